@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::fields::{Fields, KNOWN, quoted};
 use super::position::Places;
-use crate::agent::sandbox::{Engine, Home};
+use crate::agent::sandbox::Home;
 use crate::agent::spec::{AgentSpec, Prompt, Restart};
 use crate::config::{DefaultType, Finding, Options, Severity};
 
@@ -214,11 +214,6 @@ fn sandbox(fields: &mut Fields<'_>, spec: &AgentSpec) {
         let at = fields.place(key);
         fields
             .warn(at, format!("{} makes {name} sandbox its commands, which fails in a sandbox; {right}", quoted(word)));
-    }
-    if name == "claude-code" && sandbox.engine == Engine::Runsc {
-        let at = fields.place(if fields.is_set("sandbox") { "sandbox" } else { "type" });
-        let right = "write `sandbox = \"bwrap\"` if it does";
-        fields.warn(at, format!("versions of {name} from 2.1.49 on may hang or end at once under runsc; {right}"));
     }
     if sandbox.home == Home::Fresh && !spec.harness.is_custom() && spec.policy.restart != Restart::No {
         let at = fields.place("sandbox_home");

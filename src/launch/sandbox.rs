@@ -238,6 +238,11 @@ pub(super) fn is_relayed(engine: Engine) -> bool {
     engine == Engine::Runsc
 }
 
+/// Whether every sandbox shows this path.
+pub(super) fn is_of_system(path: &Path) -> bool {
+    mounts::SYSTEM.iter().any(|system| path.starts_with(system))
+}
+
 /// What another agent could have replaced since it was examined.
 fn expected(sandbox: &Sandbox, facts: &Facts) -> Vec<Expected> {
     let repository =

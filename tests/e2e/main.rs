@@ -22,6 +22,7 @@ mod environment;
 mod escapes;
 mod excess;
 mod failures;
+mod harnesses;
 mod history;
 mod hostile;
 mod idle;

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use rstest::rstest;
 
 use crate::skip::skip;
-use crate::support::{Daemon, Process, Setup, agent, is_root, path};
+use crate::support::{Daemon, Process, Setup, agent, as_user, is_root, path};
 
 const NOTHING: &str = "# nothing\n[other]\n";
 
@@ -139,9 +139,11 @@ fn a_sandboxed_agent_is_adopted_and_its_end_is_seen(#[case] engine: &str) {
 }
 
 #[rstest]
-#[case("bwrap")]
-#[case("crun")]
-fn the_pid_of_a_sandboxed_agent_is_its_harness(#[case] engine: &str) {
+#[case("bwrap", Signal::SIGTERM)]
+#[case("bwrap", Signal::SIGKILL)]
+#[case("crun", Signal::SIGTERM)]
+#[case("crun", Signal::SIGKILL)]
+fn the_pid_of_a_sandboxed_agent_is_its_harness(#[case] engine: &str, #[case] signal: Signal) {
     if !has(engine) {
         return;
     }
@@ -150,8 +152,11 @@ fn the_pid_of_a_sandboxed_agent_is_its_harness(#[case] engine: &str) {
     daemon.wait_for_file("ready");
     let argv = Process(pid).argv();
     assert!(argv.iter().any(|word| word.ends_with("fake-harness")), "{argv:?}");
-    Process(pid).signal(Signal::SIGTERM);
-    assert_eq!(exit_of(&daemon, "a"), ExitStatus::of_signal(15));
+    // SIGKILL is what the kernel sends for lack of memory.
+    Process(pid).signal(signal);
+    assert_eq!(exit_of(&daemon, "a"), ExitStatus::of_signal(signal as i32));
+    let reason = daemon.agent("a").unwrap().reason.unwrap_or_default();
+    assert!(reason.starts_with(&format!("ended by {signal}")), "{reason}");
 }
 
 #[rstest]
@@ -206,6 +211,7 @@ fn a_sandboxed_agent_receives_a_prompt_of_the_greatest_length(#[case] engine: &s
 #[rstest]
 #[case("bwrap")]
 #[case("crun")]
+#[case("runsc")]
 fn a_sandboxed_agent_is_restarted_and_times_out(#[case] engine: &str) {
     if !has(engine) {
         return;
@@ -311,6 +317,44 @@ fn a_missing_engine_or_path_is_said_and_nothing_is_started() {
     assert_eq!(daemon.starts("log"), 0);
 }
 
+/// As installers put programs into a home: a link in one folder, versions in another.
+#[rstest]
+#[case("bwrap", "kept")]
+#[case("bwrap", "fresh")]
+#[case("crun", "kept")]
+#[case("runsc", "kept")]
+fn a_program_of_the_home_runs_as_its_error_says(#[case] engine: &str, #[case] kind: &str) {
+    if !is_root() || !has(engine) {
+        return skip("it needs the home of a lent user");
+    }
+    let setup = Setup::new();
+    let (user, name) = (setup.agent_account(), format!("tool-{engine}-{kind}-{}", std::process::id()));
+    let install = format!(
+        "mkdir -p ~/{name}/bin ~/{name}/versions && cp /bin/sleep ~/{name}/versions/1 && ln -s ../versions/1 ~/{name}/bin/{name}"
+    );
+    assert!(as_user(&user.name, &["bash", "-c", &install]).env("HOME", &user.dir).status().unwrap().success());
+    let (bin, versions) = (user.dir.join(&name).join("bin"), user.dir.join(&name).join("versions"));
+    let entry = |more: &str| {
+        boxed(
+            &name,
+            engine,
+            "1000",
+            &format!("sandbox_home = {kind:?}\nenv = {{ PATH = \"{}:/usr/bin\" }}\n{more}", bin.display()),
+        )
+        .replace("sandbox_read = [\"@DIR/bin\"]\n", "")
+        .replace("command = \"@HARNESS\"", &format!("command = {name:?}"))
+    };
+    let daemon = setup.start(&entry(""));
+    let error = daemon.wait_until(&name, "failed", |agent| agent.error.is_some()).error.unwrap_or_default();
+    let right = format!("sandbox_read = [{bin:?}, {versions:?}]");
+    assert!(error.contains(&format!("; write `{right}`, or install")), "{error}");
+    daemon.edit_jcard(&entry(&right));
+    daemon.wait_until_running(&name);
+    drop(daemon);
+    fs::remove_dir_all(user.dir.join(&name)).unwrap();
+    let _ = fs::remove_dir_all(user.dir.join(".local/state/agentd/homes").join(&name));
+}
+
 #[test]
 fn an_agent_waits_for_a_missing_engine() {
     if !is_root() {
@@ -333,6 +377,7 @@ fn an_agent_waits_for_a_missing_engine() {
 #[rstest]
 #[case("bwrap")]
 #[case("crun")]
+#[case("runsc")]
 fn git_works_and_its_hooks_stay(#[case] engine: &str) {
     if !has(engine) {
         return;

@@ -6,6 +6,7 @@ use super::*;
 use crate::agent::changes::{Marking, Marks};
 use crate::agent::declaration::{Missing, WaitingFor};
 use crate::agent::orders::Override;
+use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
 use crate::agent::seen::Problem;
 use crate::agent::spec::{Limits, Restart};
 use crate::agent::user::AgentUser;
@@ -2240,6 +2241,32 @@ mod what_is_shown {
         assert_eq!(ended(1, Some(2 << 30)), (one.to_owned(), Some(1)));
         let many = "ended by SIGKILL; the kernel killed 3 of its processes for lack of memory";
         assert_eq!(ended(3, None), (many.to_owned(), Some(3)));
+    }
+
+    #[test]
+    fn names_a_lack_of_memory_in_a_sandbox() {
+        let sandbox = Sandbox {
+            engine: Engine::Bwrap,
+            program: None,
+            read: Vec::new(),
+            write: Vec::new(),
+            home: Home::Kept,
+            seed: Vec::new(),
+            network: Network::Host,
+        };
+        let limited = declaration(|policy| policy.limits.memory = Some(2 << 30));
+        let mut life = Life::running(Declaration { kind: Kind::Sandboxed(sandbox), ..limited });
+        // The harness has ended as the process inside the sandbox says. The control group counts what the kernel killed in it.
+        let usage = Usage { oom_kills: 2, ..Usage::default() };
+        life.tell(Event::Ended { attempt: 1, how: ExitStatus::of_signal(9), at: life.now, usage });
+        let status = life.status();
+        assert_eq!(status.kind.as_deref(), Some("sandboxed"));
+        assert_eq!(
+            status.reason.as_deref(),
+            Some(
+                "ended by SIGKILL; the kernel killed 2 of its processes for lack of memory, of which it may have 2 GiB"
+            )
+        );
     }
 
     #[test]

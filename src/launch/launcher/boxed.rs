@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
@@ -90,12 +90,40 @@ fn of_outside(order: &Order, login: &Login) -> Option<String> {
     let found = find(program, declared.or(login.variable("PATH")).unwrap_or_default()).ok()?;
     let real = found.canonicalize().unwrap_or_else(|_| found.clone());
     let place = if real == found { String::new() } else { format!(", a link to {}", real.display()) };
-    Some(format!(
-        "{} is not in the sandbox: it is {}{place}; install it for all users (as in /usr/local), or name what it consists of in \
-         `sandbox_read`",
-        program.display(),
-        found.display()
-    ))
+    let folder = found.parent().and_then(|folder| folder.canonicalize().ok());
+    let home = Path::new(login.variable("HOME").unwrap_or_default());
+    let home = home.canonicalize().unwrap_or_else(|_| home.to_owned());
+    let right = match folder.map(|folder| needed(&folder, &real, &home)) {
+        Some(paths) if !paths.is_empty() => {
+            let paths: Vec<String> = paths.iter().map(|path| format!("\"{}\"", path.display())).collect();
+            format!("write `sandbox_read = [{}]`, or install it for all users (as in /usr/local)", paths.join(", "))
+        }
+        _ => "install it for all users (as in /usr/local)".to_owned(),
+    };
+    let (program, found) = (program.display(), found.display());
+    Some(format!("{program} is not in the sandbox: it is {found}{place}; {right}"))
+}
+
+/// What a sandbox has to show, so that a program that is found in this folder and really is that file can run in it.
+///
+/// That is the folder, because it holds the link, and often the interpreter; and the folder of the file, or all packages of npm beside
+/// its own, because packages use each other. Empty if that would show too much, such as all of the home.
+fn needed(folder: &Path, real: &Path, home: &Path) -> Vec<PathBuf> {
+    let packages = real.ancestors().filter(|path| path.ends_with("node_modules")).last();
+    let Some(own) = packages.or(real.parent()) else { return Vec::new() };
+    let shows_too_much = |path: &Path| path.parent().is_none() || home.starts_with(path);
+    if shows_too_much(folder) || shows_too_much(own) {
+        return Vec::new();
+    }
+    let mut paths = if own.starts_with(folder) {
+        vec![folder]
+    } else if folder.starts_with(own) {
+        vec![own]
+    } else {
+        vec![folder, own]
+    };
+    paths.retain(|path| !sandbox::is_of_system(path));
+    paths.into_iter().map(Path::to_owned).collect()
 }
 
 impl Boxed {
@@ -238,7 +266,25 @@ fn without_word(engine: Engine, end: Ending) -> Ending {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
+
+    #[rstest]
+    #[case::installer("/home/a/.local/bin", "/home/a/.local/share/x/versions/2", &["/home/a/.local/bin", "/home/a/.local/share/x/versions"])]
+    #[case::npm("/home/a/.npm/bin", "/home/a/.npm/lib/node_modules/@x/y/bin/y.js", &["/home/a/.npm/bin", "/home/a/.npm/lib/node_modules"])]
+    #[case::project("/srv/p/node_modules/.bin", "/srv/p/node_modules/x/node_modules/y/z", &["/srv/p/node_modules"])]
+    #[case::one_folder("/home/a/bin", "/home/a/bin/x", &["/home/a/bin"])]
+    #[case::below("/srv/tools", "/srv/tools/x-1/bin/x", &["/srv/tools"])]
+    #[case::link_of_the_system("/usr/local/bin", "/srv/x/bin/x", &["/srv/x/bin"])]
+    #[case::link_to_the_system("/home/a/bin", "/opt/x/x", &["/home/a/bin"])]
+    #[case::home("/home/a", "/home/a/x", &[])]
+    #[case::above_the_home("/home/a/bin", "/home/x", &[])]
+    #[case::root("/", "/x", &[])]
+    fn what_a_program_needs_shows_no_home(#[case] folder: &str, #[case] real: &str, #[case] expected: &[&str]) {
+        let paths = needed(Path::new(folder), Path::new(real), Path::new("/home/a"));
+        assert_eq!(paths, expected.iter().map(PathBuf::from).collect::<Vec<_>>());
+    }
 
     #[test]
     fn an_engine_tells_what_killed_everything_inside() {
