@@ -10,6 +10,7 @@ use rstest::rstest;
 use super::*;
 use crate::agent::name::{InvalidName, Name};
 use crate::agent::packages::Package;
+use crate::agent::harness::Harness;
 use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
 use crate::agent::spec::{Kind, Limits, Policy, Prompt, Restart, Workdir};
 use crate::agent::user::UserName;
@@ -616,14 +617,17 @@ mod fields {
     }
 
     #[rstest]
-    #[case("claude-code", &[".claude", ".claude.json"])]
-    #[case("codex", &[".codex"])]
-    #[case("gemini-cli", &[".gemini"])]
-    #[case("opencode", &[".local/share/opencode", ".config/opencode"])]
+    #[case("claude-code", &[".claude.json", ".claude/.credentials.json", ".claude/settings.json", ".claude/CLAUDE.md"])]
+    #[case("codex", &[".codex/auth.json", ".codex/config.toml"])]
+    #[case("gemini-cli", &[".gemini/oauth_creds.json", ".gemini/settings.json", ".gemini/installation_id"])]
+    #[case("opencode", &[".local/share/opencode/auth.json", ".config/opencode/opencode.json"])]
     #[case("custom", &[])]
-    fn a_home_is_filled_with_what_its_harness_needs(#[case] harness: &str, #[case] seed: &[&str]) {
+    fn a_home_is_filled_with_what_its_harness_needs(#[case] harness: &str, #[case] among: &[&str]) {
         let spec = agent(&format!("[agent]\nharness = \"{harness}\"\ntype = \"sandboxed\"\n"));
-        assert_eq!(spec.kind.sandbox().unwrap().seed, seed.iter().map(PathBuf::from).collect::<Vec<_>>());
+        let seed = &spec.kind.sandbox().unwrap().seed;
+        let all: Vec<PathBuf> = Harness::find(harness).unwrap().seed.iter().map(PathBuf::from).collect();
+        assert_eq!(*seed, all);
+        assert!(among.iter().all(|path| seed.contains(&PathBuf::from(path))), "{seed:?}");
     }
 
     #[rstest]

@@ -20,6 +20,7 @@ mod control;
 mod explain;
 mod filter;
 mod homes;
+mod identity;
 pub mod inner;
 mod machine;
 mod mounts;
@@ -153,16 +154,21 @@ impl Request<'_> {
     }
 
     fn make_home(&self, home: &Path, bundle: &Path) -> Result<Option<PathBuf>, Failure> {
-        let seed = &self.sandbox.seed;
+        let Sandbox { seed, read, write, .. } = self.sandbox;
+        let fill = |new: &Path| {
+            let seed = homes::not_shown(home, seed, read.iter().chain(write));
+            homes::fill(home, new, &seed)?;
+            let identity = identity::of(home, |name| self.of_login(name));
+            identity.map_or(Ok(()), |identity| homes::write_git_config(new, &identity.config()))
+        };
         let made = match self.sandbox.home {
             Home::Real => return Ok(None),
-            Home::Kept => homes::kept(home, self.agent, seed),
-            Home::Fresh if seed.is_empty() => return Ok(None),
+            Home::Kept => homes::kept(home, self.agent, fill),
             Home::Fresh => {
                 let folder = bundle.join(SEED);
                 let made = fs::DirBuilder::new().mode(0o700).create(&folder);
                 made.map_err(|error| failure("the home cannot be made", &error))?;
-                homes::fill(home, &folder, seed).map(|()| folder)
+                fill(&folder).map(|()| folder)
             }
         };
         made.map(Some).map_err(|error| refused(format!("the home of the sandbox cannot be made: {error}")))
