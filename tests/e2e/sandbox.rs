@@ -12,7 +12,7 @@ use nix::unistd::User;
 use rstest::rstest;
 
 use crate::skip::skip;
-use crate::support::{Daemon, Process, Setup, agent, is_root, path};
+use crate::support::{Daemon, Process, Setup, agent, is_root, path, run};
 
 const NOTHING: &str = "# nothing\n[other]\n";
 
@@ -302,6 +302,73 @@ fn a_fresh_home_is_filled_and_forgotten(#[case] engine: &str) {
     assert_eq!(daemon.lines("seen"), ["token"]);
     assert_eq!(daemon.lines("listed"), LOGIN);
     assert!(!user.dir.join("new").exists());
+}
+
+#[test]
+fn entries_without_a_type_are_what_the_daemon_says() {
+    if !has("crun") {
+        return;
+    }
+    let read = "sandbox_read = [\"@DIR/bin\"]\nsandbox_home = \"fresh\"";
+    let entries = [
+        agent("a", "sleep inf", read),
+        agent("b", "sleep inf", "type = \"native\""),
+        agent("c", "sleep inf", &format!("type = \"sandboxed\"\nsandbox = \"bwrap\"\nmemory = \"1GiB\"\n{read}")),
+    ];
+    let setup = Setup::new().args(["--default-type", "sandboxed", "--sandbox", "crun"]);
+    let daemon = setup.start(&entries.concat());
+    let running = |name: &str| {
+        daemon.wait_until_running(name);
+        let agent = daemon.agent(name).unwrap();
+        (agent.kind.unwrap(), agent.sandbox, agent.sandboxed_by_default)
+    };
+    assert_eq!(running("a"), ("sandboxed".to_owned(), Some("crun".to_owned()), true));
+    assert_eq!(running("b"), ("native".to_owned(), None, false));
+    assert_eq!(running("c"), ("sandboxed".to_owned(), Some("bwrap".to_owned()), false));
+    let explain =
+        |name: &str| run(&mut daemon.agentd(&["explain", name])).1.split_whitespace().collect::<Vec<_>>().join(" ");
+    let expected = "Runs in a sandbox, made by crun, because its entry has no `type` and agentd runs with --default-type sandboxed.";
+    assert!(explain("a").contains(expected), "{}", explain("a"));
+    assert!(explain("c").contains("Runs in a sandbox, made by bwrap.") && !explain("b").contains("sandbox"));
+    // There is no systemd that could apply limits.
+    let told = daemon.wait_until("a", "its limits", |agent| agent.default_limits_error.is_some());
+    assert_eq!(told.limits_error, None);
+    assert!(
+        explain("a").contains("limits are not applied")
+            && explain("a").contains("every sandboxed agent has by default")
+    );
+    let told = daemon.wait_until("c", "its limits", |agent| agent.limits_error.is_some());
+    assert_eq!(told.default_limits_error, None);
+    let (_, doctor) = run(&mut daemon.agentd(&["doctor", "--json"]));
+    assert!(doctor.contains("limits are not applied"), "{doctor}");
+}
+
+#[test]
+fn codex_in_a_sandbox_is_told_to_do_without_its_own() {
+    if !has("bwrap") {
+        return;
+    }
+    let of = |name: &str, more: &str| {
+        let script = format!("printf '%s\\n' \"$@\" >@WORK/{name}; sleep 1000");
+        format!(
+            "[[agents]]\nname = {name:?}\nharness = \"codex\"\nprompt = \"do it\"\nworkdir = \"@WORK\"\n\
+             command = [\"bash\", \"-c\", {script:?}, \"codex\"]\n{more}\n"
+        )
+    };
+    let boxed = "sandbox = \"bwrap\"\nsandbox_home = \"fresh\"";
+    let entries =
+        [of("confined", boxed), of("native", ""), of("own", &format!("args = [\"-s\", \"read-only\"]\n{boxed}"))];
+    let daemon = Setup::new().start(&entries.concat());
+    let begin = ["exec", "--skip-git-repo-check"];
+    for (name, middle) in
+        [("confined", &["--sandbox", "danger-full-access"][..]), ("native", &[]), ("own", &["-s", "read-only"])]
+    {
+        daemon.wait_until_running(name);
+        daemon.wait("its words", || daemon.lines(name).contains(&"do it".to_owned()).then_some(()));
+        assert_eq!(daemon.lines(name), [&begin[..], middle, &["--", "do it"]].concat(), "{name}");
+        let (_, said) = run(&mut daemon.agentd(&["explain", name]));
+        assert_eq!(said.contains("The sandbox of codex itself is off"), name != "native", "{said}");
+    }
 }
 
 #[test]

@@ -51,11 +51,7 @@ fn at(path: &Path) -> impl Fn(io::Error) -> Error {
 }
 
 /// The kept home of this agent, which is made and filled by this if it is not there.
-pub(super) fn kept(
-    home: &Path,
-    agent: &str,
-    fill: impl FnOnce(&Path) -> Result<(), Error>,
-) -> Result<PathBuf, Error> {
+pub(super) fn kept(home: &Path, agent: &str, fill: impl FnOnce(&Path) -> Result<(), Error>) -> Result<PathBuf, Error> {
     let folder = home.join(FOLDER);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(at(&folder))?;
     // Names that differ only in case are one agent.
