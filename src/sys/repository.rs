@@ -91,16 +91,21 @@ fn judge(Parts { directories, files }: &Parts, own: u32) -> Repository {
     }
     let theirs = foreign.iter().find(|&&(_, owner)| owner != 0);
     let why = theirs.map(|(path, owner)| format!("{} belongs to the user with uid {owner}", path.display()));
-    match why.or_else(|| directories.iter().find_map(|directory| replaceable(directory, &directories[0], own))) {
+    match why.or_else(|| directories.iter().find_map(|directory| replaceable(directory, &tops(directories), own))) {
         None => Repository::OfRoot(directories.clone()),
         Some(why) => Repository::OfAnother { directories: directories.clone(), why },
     }
 }
 
+/// The working trees of a repository: who may write in root's is root's to say.
+fn tops(directories: &[PathBuf]) -> Vec<&Path> {
+    let main = directories.last().filter(|common| common.ends_with(".git")).and_then(|common| common.parent());
+    directories.first().map(PathBuf::as_path).into_iter().chain(main).collect()
+}
+
 /// Why somebody who is neither root nor this user could put something else in place of this directory.
-fn replaceable(directory: &Path, top: &Path, own: u32) -> Option<String> {
-    // Who may write in root's working tree is root's to say.
-    let above = directory.ancestors().skip(1).filter(|above| !above.starts_with(top));
+fn replaceable(directory: &Path, tops: &[&Path], own: u32) -> Option<String> {
+    let above = directory.ancestors().skip(1).filter(|above| !tops.iter().any(|top| above.starts_with(top)));
     let is_open = |metadata: &Metadata| {
         let is_others = ![0, own].contains(&metadata.uid());
         is_others || metadata.mode() & WRITABLE_BY_OTHERS != 0 && metadata.mode() & STICKY == 0
@@ -161,6 +166,7 @@ mod tests {
         assert_eq!(of("repo/sub"), all(&["repo", "repo/.git"]));
         assert_eq!(of("tree"), all(&["tree", "repo/.git/worktrees/tree", "repo/.git"]));
         assert_eq!(of("repo/.git"), all(&["repo/.git"]));
+        assert_eq!(tops(&of("tree")), [root.join("tree"), root.join("repo")]);
         assert_eq!(look(&root.join("repo/sub")), Repository::Usable);
         assert_eq!(look(&root), Repository::Usable);
     }
@@ -183,13 +189,13 @@ mod tests {
     #[test]
     fn a_directory_that_others_can_replace_is_not_trusted() {
         let (_folder, root) = place();
-        assert_eq!(replaceable(&root.join("repo"), &root.join("repo"), own()), None);
+        assert_eq!(replaceable(&root.join("repo"), &[&root.join("repo")], own()), None);
         fs::set_permissions(&root, fs::Permissions::from_mode(0o777)).unwrap();
-        let why = replaceable(&root.join("repo"), &root.join("repo"), own()).unwrap();
+        let why = replaceable(&root.join("repo"), &[&root.join("repo")], own()).unwrap();
         assert!(why.ends_with(&format!("because they can write to {}", root.display())), "{why}");
         fs::set_permissions(&root, fs::Permissions::from_mode(0o1777)).unwrap();
-        assert_eq!(replaceable(&root.join("repo"), &root.join("repo"), own()), None);
+        assert_eq!(replaceable(&root.join("repo"), &[&root.join("repo")], own()), None);
         fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(replaceable(&root.join("repo"), &root.join("repo"), own() + 1).is_some() == (own() != 0));
+        assert!(replaceable(&root.join("repo"), &[&root.join("repo")], own() + 1).is_some() == (own() != 0));
     }
 }

@@ -31,7 +31,7 @@ fn prepare(setup: &Setup, owner: &User, name: &str) -> PathBuf {
     };
     git(setup.dir(), &["init", "-q", name]);
     git(&repository, &["commit", "-q", "--allow-empty", "-m", "first"]);
-    git(&repository, &["worktree", "add", "-q", &format!("../{name}-tree")]);
+    git(&repository, &["worktree", "add", "-q", setup.path(&format!("{name}-tree")).to_str().unwrap()]);
     for path in [repository.clone(), setup.path(&format!("{name}-tree"))] {
         let owner = format!("{}:{}", owner.uid, owner.gid);
         assert!(Command::new("chown").args(["-R", &owner]).arg(&path).status().unwrap().success());

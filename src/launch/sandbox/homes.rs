@@ -90,7 +90,11 @@ pub(super) fn write_git_config(home: &Path, text: &str) -> Result<(), Error> {
 /// Copies the paths below one home to the other, as far as they exist.
 pub(super) fn fill(from: &Path, to: &Path, seed: &[PathBuf]) -> Result<(), Error> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let home = nix::fcntl::open(from, flags, Mode::empty()).map_err(|errno| at(from)(errno.into()))?;
+    let home = match nix::fcntl::open(from, flags, Mode::empty()) {
+        // Who has no home has no login either.
+        Err(Errno::ENOENT) => return Ok(()),
+        home => home.map_err(|errno| at(from)(errno.into()))?,
+    };
     let mut copy = Copy { bytes: 0, files: 0 };
     for path in seed {
         let names: Vec<&OsStr> = path.components().filter_map(normal).collect();
@@ -278,6 +282,13 @@ mod tests {
         assert!(!to.path().join("link").is_dir() || fs::symlink_metadata(to.path().join("link")).unwrap().is_symlink());
         assert!(fs::symlink_metadata(to.path().join("a/secret")).unwrap().is_symlink());
         assert_eq!(fs::read_dir(to.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn who_has_no_home_gets_an_empty_one() {
+        let to = TempDir::new().unwrap();
+        fill(Path::new("/nonexistent/home"), to.path(), &paths(&[".x"])).unwrap();
+        assert_eq!(fs::read_dir(to.path()).unwrap().count(), 0);
     }
 
     #[test]
