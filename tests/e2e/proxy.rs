@@ -188,7 +188,7 @@ fn an_agent_waits_for_its_proxy_and_is_told_what_cannot_be_one() {
     }
     let setup = Setup::new();
     let (port, path) = (server(), folder(&setup));
-    std::os::unix::fs::symlink(&path, path.with_file_name("link")).unwrap();
+    std::os::unix::fs::symlink(path.with_file_name("file"), path.with_file_name("link")).unwrap();
     fs::write(path.with_file_name("file"), "").unwrap();
     let inside = UnixListener::bind(setup.work("socket")).unwrap();
     if is_root() {
