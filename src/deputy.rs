@@ -41,7 +41,7 @@ pub use worker::run;
 use keeper::{Asked, keep, start};
 use protocol::FILE_TIMEOUT;
 
-use crate::agent::seen::{SeenPrompt, SeenWorkdir};
+use crate::agent::seen::{SeenPrompt, SeenRepository, SeenWorkdir};
 use crate::sys::account::Account;
 use crate::sys::process::Identity;
 use crate::sys::watch::Target;
@@ -210,6 +210,14 @@ impl Deputy {
     pub async fn prompt(&self, path: PathBuf) -> Result<SeenPrompt, Error> {
         match self.ask(Request::Prompt(path), FILE_TIMEOUT).await? {
             Reply::Prompt(prompt) => Ok(prompt),
+            _ => Err(Error::Gone),
+        }
+    }
+
+    /// Looks for the repository around a directory, and whether git of this user works in it.
+    pub async fn repository(&self, path: PathBuf) -> Result<SeenRepository, Error> {
+        match self.ask(Request::Repository(path), FILE_TIMEOUT).await? {
+            Reply::Repository(seen) => Ok(seen),
             _ => Err(Error::Gone),
         }
     }

@@ -27,6 +27,7 @@
 //! makes the daemon act on a path or process of its choice.
 
 mod daemon_link;
+mod git;
 pub mod launcher;
 pub mod listener;
 pub mod login;

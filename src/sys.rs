@@ -23,6 +23,7 @@ pub mod pty_child;
 pub mod rate_limit;
 pub mod reaper;
 pub mod regular_file;
+pub mod repository;
 pub mod rlimit;
 pub mod safe_path;
 pub mod secret_bytes;

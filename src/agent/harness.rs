@@ -38,8 +38,8 @@ pub struct Harness {
     variables: &'static [(&'static str, &'static str)],
     /// More of them for when it stays at its terminal.
     variables_at_terminal: &'static [(&'static str, &'static str)],
-    /// What the home of a sandbox is filled with when it is made, as paths below the user's home: the login, and what it is
-    /// configured with.
+    /// What the home of a sandbox is filled with when it is made, as paths below the user's home: the login, and what its user
+    /// configured it with. Nothing that it keeps of its work, such as transcripts, and no program that it would install.
     pub seed: &'static [&'static str],
     /// The sandbox that it makes itself around the commands that it runs.
     own_sandbox: OwnSandbox,
@@ -117,6 +117,83 @@ const GEMINI_ONCE: Forms = Forms::only(form(&[], JoinedTo("--prompt")));
 const OPENCODE_ONCE: Forms = Forms::only(form(&["run"], After(&["--"])));
 const AS_IT_IS: Forms = Forms::only(form(&[], After(&[])));
 
+/// Of Claude Code 2.1. Its state (`.claude.json`) has the account, the servers of tools, and what was answered once and for all.
+const CLAUDE_SEED: &[&str] = &[
+    ".claude.json",
+    ".claude/.credentials.json",
+    ".claude/CLAUDE.md",
+    ".claude/agents",
+    ".claude/commands",
+    ".claude/hooks",
+    ".claude/keybindings.json",
+    ".claude/output-styles",
+    ".claude/rules",
+    ".claude/settings.json",
+    ".claude/skills",
+];
+/// Of codex 0.171. `.codex/.credentials.json` has the logins of tool servers.
+const CODEX_SEED: &[&str] = &[
+    ".agents/skills",
+    ".codex/.credentials.json",
+    ".codex/.env",
+    ".codex/AGENTS.md",
+    ".codex/AGENTS.override.md",
+    ".codex/agents",
+    ".codex/auth.json",
+    ".codex/config.toml",
+    ".codex/hooks.json",
+    ".codex/prompts",
+    ".codex/rules",
+    ".codex/skills",
+];
+/// Of gemini 0.61. `.gemini/gemini-credentials.json` has logins where there is no keyring.
+const GEMINI_SEED: &[&str] = &[
+    ".agents/skills",
+    ".gemini/.env",
+    ".gemini/GEMINI.md",
+    ".gemini/acknowledgments",
+    ".gemini/agents",
+    ".gemini/commands",
+    ".gemini/gemini-credentials.json",
+    ".gemini/google_accounts.json",
+    ".gemini/installation_id",
+    ".gemini/keybindings.json",
+    ".gemini/mcp-oauth-tokens.json",
+    ".gemini/mcp-server-enablement.json",
+    ".gemini/oauth_creds.json",
+    ".gemini/policies",
+    ".gemini/settings.json",
+    ".gemini/skills",
+    ".gemini/trustedFolders.json",
+    ".gemini/trusted_hooks.json",
+];
+/// Of opencode 1.18, whose folders have two names each.
+const OPENCODE_SEED: &[&str] = &[
+    ".agents/skills",
+    ".config/opencode/AGENTS.md",
+    ".config/opencode/agent",
+    ".config/opencode/agents",
+    ".config/opencode/command",
+    ".config/opencode/commands",
+    ".config/opencode/config.json",
+    ".config/opencode/mode",
+    ".config/opencode/modes",
+    ".config/opencode/opencode.json",
+    ".config/opencode/opencode.jsonc",
+    ".config/opencode/package.json",
+    ".config/opencode/plugin",
+    ".config/opencode/plugins",
+    ".config/opencode/skill",
+    ".config/opencode/skills",
+    ".config/opencode/themes",
+    ".config/opencode/tool",
+    ".config/opencode/tools",
+    ".config/opencode/tui.json",
+    ".local/share/opencode/auth.json",
+    ".local/share/opencode/mcp-auth.json",
+    ".local/state/opencode/model.json",
+];
+
 /// Every preset there is. The names of subcommands are those of Claude Code 2.1, codex 0.171, gemini 0.61 and opencode 1.18.
 pub static HARNESSES: &[Harness] = &[
     Harness {
@@ -149,7 +226,7 @@ pub static HARNESSES: &[Harness] = &[
         unspeakable: &[],
         variables: &[],
         variables_at_terminal: &[("CLAUDE_CODE_SANDBOXED", "1")],
-        seed: &[".claude", ".claude.json"],
+        seed: CLAUDE_SEED,
         own_sandbox: NO_SANDBOX,
     },
     Harness {
@@ -167,7 +244,7 @@ pub static HARNESSES: &[Harness] = &[
         unspeakable: &[],
         variables: &[],
         variables_at_terminal: &[],
-        seed: &[".local/share/opencode", ".config/opencode"],
+        seed: OPENCODE_SEED,
         own_sandbox: NO_SANDBOX,
     },
     Harness {
@@ -185,7 +262,7 @@ pub static HARNESSES: &[Harness] = &[
         // Else it asks whether the folder is to be trusted, and without a terminal interface it refuses to work.
         variables: &[("GEMINI_CLI_TRUST_WORKSPACE", "true")],
         variables_at_terminal: &[],
-        seed: &[".gemini"],
+        seed: GEMINI_SEED,
         own_sandbox: NO_SANDBOX,
     },
     Harness {
@@ -233,7 +310,7 @@ pub static HARNESSES: &[Harness] = &[
         unspeakable: &["-"],
         variables: &[],
         variables_at_terminal: &[],
-        seed: &[".codex"],
+        seed: CODEX_SEED,
         own_sandbox: CODEX_SANDBOX,
     },
     Harness {
@@ -628,9 +705,32 @@ mod tests {
 
     #[test]
     fn only_paths_below_the_home_fill_a_sandboxs_home() {
+        // What harnesses keep of their work, which grows without bound; no path of a seed is one of them, or above one.
+        let kept = [
+            ".claude/projects",
+            ".claude/history.jsonl",
+            ".claude/file-history",
+            ".claude/plugins",
+            ".codex/sessions",
+            ".codex/history.jsonl",
+            ".codex/log",
+            ".gemini/tmp",
+            ".gemini/history",
+            ".gemini/extensions",
+            ".local/share/opencode/opencode.db",
+            ".local/share/opencode/storage",
+            ".config/opencode/node_modules",
+            ".ssh",
+            ".gitconfig",
+        ];
         for harness in HARNESSES {
             assert_eq!(harness.seed.is_empty(), harness.is_custom(), "{}", harness.name);
-            assert!(harness.seed.iter().all(|path| path.starts_with('.') && !path.contains("..")));
+            assert!(harness.seed.is_sorted(), "{}", harness.name);
+            for path in harness.seed {
+                assert!(path.starts_with('.') && !path.contains("..") && !path.ends_with('/'), "{path}");
+                let shows = |kept: &&str| std::path::Path::new(kept).starts_with(path);
+                assert_eq!(kept.iter().find(|kept| shows(kept)), None, "{path}");
+            }
         }
     }
 }

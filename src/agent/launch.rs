@@ -33,6 +33,8 @@ pub struct Launch {
     pub workdir: PathBuf,
     /// The umask of the harness; `None` is the usual one.
     pub umask: Option<u32>,
+    /// Whether git in it is to trust the repository of another user.
+    pub trust_repository: bool,
     /// The sandbox that it runs in, if there is one.
     pub sandbox: Option<Sandbox>,
     /// Packages of Nix whose programs come first in its `PATH`.
@@ -62,6 +64,7 @@ impl Launch {
             secrets: BTreeSet::new(),
             workdir: "/".into(),
             umask: None,
+            trust_repository: false,
             sandbox: None,
             packages: Vec::new(),
             packages_timeout: crate::agent::packages::TIMEOUT,

@@ -28,6 +28,9 @@ pub struct Sandbox {
     pub seed: Vec<PathBuf>,
     /// `network`.
     pub network: Network,
+    /// `sandbox_proxy`: the absolute path of the Unix socket of an HTTP proxy, the only way out of a sandbox without a network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<PathBuf>,
 }
 
 /// A program that makes sandboxes.

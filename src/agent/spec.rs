@@ -37,6 +37,8 @@ pub struct AgentSpec {
     pub user: Option<UserName>,
     /// The umask of the harness; `None` is the usual one.
     pub umask: Option<u32>,
+    /// Whether git in it is to trust the repository of another user.
+    pub trust_repository: bool,
     /// Variables over the secrets.
     pub env: BTreeMap<String, SecretBytes>,
     /// The secrets that are passed: all of them, or these, which must then all be there. Variables, and the files that hold their
@@ -63,6 +65,7 @@ impl fmt::Debug for AgentSpec {
             .field("session", &self.session)
             .field("user", &self.user)
             .field("umask", &self.umask)
+            .field("trust_repository", &self.trust_repository)
             .field("env", &self.env.keys())
             .field("secrets", &self.secrets)
             .field("packages", &self.packages)
@@ -136,6 +139,7 @@ impl Kind {
                 home: Home::default(),
                 seed: Vec::new(),
                 network: Network::default(),
+                proxy: None,
             }),
             words if words == Self::Unsandboxed.in_words() => Self::Unsandboxed,
             _ => Self::Native,
@@ -184,6 +188,26 @@ pub struct Policy {
     /// What agents can be selected by: each a key with a value, which may be empty.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// What of it, and of how the agent is confined, its entry does not say.
+    #[serde(default, skip_serializing_if = "ByDefault::is_nothing")]
+    pub by_default: ByDefault,
+}
+
+/// What an entry leaves to the daemon, so that people can be told where it comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ByDefault {
+    /// Whether the agent has a sandbox only because the daemon sandboxes every entry without a `type`.
+    pub sandbox: bool,
+    /// Whether all of its limits are those of every sandboxed agent.
+    pub limits: bool,
+}
+
+impl ByDefault {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 fn yes() -> bool {
@@ -209,6 +233,7 @@ impl Default for Policy {
             enabled: true,
             generation: 0,
             labels: BTreeMap::new(),
+            by_default: ByDefault::default(),
         }
     }
 }

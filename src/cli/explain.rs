@@ -210,7 +210,10 @@ pub fn explain(agent: &AgentStatus, daemon_errors: Vec<String>) -> Explanation {
 }
 
 fn confined(agent: &AgentStatus) -> Vec<String> {
-    let Some(sentence) = confinement(agent) else { return Vec::new() };
+    let Some(mut sentence) = confinement(agent) else { return Vec::new() };
+    if agent.sandboxed_by_default {
+        sentence.push_str(", because its entry has no `type` and agentd runs with --default-type sandboxed");
+    }
     let harness = agent.harness.as_deref().and_then(Harness::find);
     let own = harness.filter(|harness| agent.sandbox.is_some() && harness.has_own_sandbox());
     let own = own.map(|harness| {
@@ -219,7 +222,9 @@ fn confined(agent: &AgentStatus) -> Vec<String> {
             harness.name
         )
     });
-    [sentence].into_iter().chain(own).collect()
+    let limits = agent.default_limits_error.as_ref();
+    let limits = limits.map(|error| format!("{error}; they are those that every sandboxed agent has by default"));
+    [sentence].into_iter().chain(own).chain(limits).collect()
 }
 
 /// The sentence that the daemon left out.

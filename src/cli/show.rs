@@ -176,6 +176,7 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         session,
         user,
         umask,
+        trust_repository,
         env,
         secrets,
         packages,
@@ -191,6 +192,7 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         backoff,
         backoff_reset,
         limits,
+        by_default: _,
         enabled,
         generation,
         labels,
@@ -242,6 +244,7 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         field("session", json!(session.as_str())),
         user,
         field("umask", json!(umask.map_or_else(|| "0022".to_owned(), |umask| format!("{umask:04o}")))),
+        field("trust_repository", json!(trust_repository)),
         field("env", variables),
         secrets,
         field("restart", json!(in_words(*restart))),
@@ -269,12 +272,12 @@ fn confinement(
     noted: impl Fn(&'static str, Value, &'static str) -> Field,
 ) -> Vec<Field> {
     const NO_SANDBOX: &str = "no sandbox";
-    let Some(Sandbox { engine, read, write, home, network, .. }) = kind.sandbox() else {
+    let Some(Sandbox { engine, read, write, home, network, proxy, .. }) = kind.sandbox() else {
         let kind = match kind {
             Kind::Unsandboxed => noted("type", json!("sandboxed"), "runs without a sandbox: --unsandboxed"),
             Kind::Native | Kind::Sandboxed(_) => field("type", json!("native")),
         };
-        let rest = ["sandbox", "sandbox_read", "sandbox_write", "sandbox_home", "network"];
+        let rest = ["sandbox", "sandbox_read", "sandbox_write", "sandbox_home", "network", "sandbox_proxy"];
         return [kind].into_iter().chain(rest.map(|name| noted(name, Value::Null, NO_SANDBOX))).collect();
     };
     let paths = |paths: &[PathBuf]| json!(paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>());
@@ -285,6 +288,10 @@ fn confinement(
         field("sandbox_write", paths(write)),
         field("sandbox_home", json!(home.word())),
         field("network", json!(network.word())),
+        match proxy {
+            Some(path) => field("sandbox_proxy", json!(format!("unix:{}", path.display()))),
+            None => noted("sandbox_proxy", Value::Null, "none"),
+        },
     ]
 }
 
@@ -404,6 +411,7 @@ workdir                 default     "/home/agent/workspace"
 session                 default     "reviewer"
 user                    default     - (the default user)
 umask                   default     "0022"
+trust_repository        default     false
 env                     line 10     { TOKEN = "[masked]" }
 secrets                 default     - (all of them)
 restart                 line 6      "on-failure"
@@ -426,6 +434,7 @@ sandbox_read            default     - (no sandbox)
 sandbox_write           default     - (no sandbox)
 sandbox_home            default     - (no sandbox)
 network                 default     - (no sandbox)
+sandbox_proxy           default     - (no sandbox)
 labels                  default     {}
 "#;
         assert_eq!(render(&found("Reviewer").unwrap(), false), expected);

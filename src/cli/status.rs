@@ -390,6 +390,8 @@ pub(super) mod tests {
             deadline: None,
             timeout_at: None,
             limits_error: None,
+            default_limits_error: None,
+            sandboxed_by_default: false,
             log_error: None,
             environment_error: None,
             waiting_for: Vec::new(),

@@ -180,13 +180,14 @@ impl<'a> Draft<'a> {
         };
         let workdir = fields.workdir("workdir").unwrap_or_else(default_workdir);
         let umask = fields.umask("umask");
+        let trust_repository = fields.boolean("trust_repository").unwrap_or_default();
         let env = fields.variables("env").unwrap_or_default();
         let secrets = fields.secrets("secrets");
         let packages = fields.packages("extra_packages").unwrap_or_default();
         let packages_timeout = read_packages_timeout(fields);
         let kind = confinement::read(fields, self.harness, options);
         let policy = read_policy(fields);
-        let policy = Policy { limits: confinement::with_defaults(policy.limits, &kind), ..policy };
+        let policy = confinement::with_defaults(fields, policy, &kind);
         fields.unknown_keys();
         let prompt = prompt_file.or(prompt);
         if let Some(harness) = self.harness {
@@ -204,6 +205,7 @@ impl<'a> Draft<'a> {
                 session: name.clone(),
                 user,
                 umask,
+                trust_repository,
                 env,
                 secrets,
                 packages,
@@ -327,6 +329,7 @@ fn read_policy(fields: &mut Fields<'_>) -> Policy {
         enabled: fields.boolean("enabled").unwrap_or(default.enabled),
         generation: generation(fields).unwrap_or(default.generation),
         labels: fields.labels("labels").unwrap_or_default(),
+        by_default: default.by_default,
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use super::fields::Fields;
 use crate::agent::harness::Harness;
 use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
-use crate::agent::spec::{Kind, Limits};
+use crate::agent::spec::{ByDefault, Kind, Limits, Policy};
 use crate::config::{DefaultType, Options};
 
 /// The memory of a sandboxed agent whose entry does not say it: that of the Go daemon.
@@ -31,13 +31,16 @@ pub(super) fn read(fields: &mut Fields<'_>, harness: Option<&Harness>, options: 
         home: fields.word("sandbox_home", "unknown agent.sandbox_home", &homes).unwrap_or_default(),
         seed: harness.map(|harness| harness.seed.iter().map(PathBuf::from).collect()).unwrap_or_default(),
         network: fields.word("network", "unknown agent.network", &networks).unwrap_or_default(),
+        proxy: read_proxy(fields),
     };
     if !is_sandboxed {
         look_at_unused(fields, &sandbox);
         return Kind::Native;
     }
-    if let Some(harness) = harness.filter(|harness| sandbox.network == Network::None && !harness.is_custom()) {
-        let right = "write `network = \"host\"`, or `harness = \"custom\"` with the `command` if it can do without";
+    look_at_proxy(fields, &sandbox);
+    let has_no_way_out = sandbox.network == Network::None && !fields.is_set("sandbox_proxy");
+    if let Some(harness) = harness.filter(|harness| has_no_way_out && !harness.is_custom()) {
+        let right = "write `network = \"host\"`, a `sandbox_proxy`, or `harness = \"custom\"` with the `command` if it can do without";
         let at = fields.place("network");
         fields.error(
             at,
@@ -78,6 +81,7 @@ fn look_at_unused(fields: &mut Fields<'_>, sandbox: &Sandbox) {
         fields.error(at, format!("`network = \"none\"` needs a sandbox, and the agent has none; {RIGHT}"));
     }
     let unused = [
+        ("sandbox_proxy", sandbox.proxy.is_some()),
         ("sandbox_read", !sandbox.read.is_empty()),
         ("sandbox_write", !sandbox.write.is_empty()),
         // Without a sandbox, the home is the real one.
@@ -88,6 +92,34 @@ fn look_at_unused(fields: &mut Fields<'_>, sandbox: &Sandbox) {
             let at = fields.place(key);
             fields.warn(at, format!("`{key}` is ignored, because the agent has no sandbox; {RIGHT}, or remove it"));
         }
+    }
+}
+
+/// Reads the socket of a proxy.
+fn read_proxy(fields: &mut Fields<'_>) -> Option<PathBuf> {
+    const KEY: &str = "sandbox_proxy";
+    let text = fields.string(KEY)?;
+    let read =
+        text.strip_prefix("unix:").ok_or("is not a Unix socket; write \"unix:\" and its absolute path").and_then(path);
+    read.map_err(|wrong| fields.error(fields.place(KEY), format!("the address in `{KEY}` {wrong}"))).ok()
+}
+
+/// Judges the proxy of a sandbox.
+fn look_at_proxy(fields: &mut Fields<'_>, sandbox: &Sandbox) {
+    if sandbox.proxy.is_none() {
+        return;
+    }
+    let at = fields.place("sandbox_proxy");
+    if sandbox.network != Network::None {
+        let right = "write `network = \"none\"`, or remove it";
+        fields.error(
+            at,
+            format!("`sandbox_proxy` keeps nothing in, because the agent has the network of the machine; {right}"),
+        );
+    }
+    if sandbox.engine == Engine::Runsc {
+        let right = "write `sandbox = \"bwrap\"` or `\"crun\"`";
+        fields.error(at, format!("`sandbox_proxy` does not work with runsc, which reaches no socket outside; {right}"));
     }
 }
 
@@ -133,14 +165,14 @@ pub(super) fn path(text: &str) -> Result<PathBuf, &'static str> {
     Ok(path)
 }
 
-/// The limits with the defaults of a sandboxed agent. 0 is not set, as for the Go daemon: writers emit it for every field.
-pub(super) fn with_defaults(limits: Limits, kind: &Kind) -> Limits {
-    match kind {
-        Kind::Sandboxed(_) => {
-            Limits { memory: limits.memory.or(Some(MEMORY)), tasks: limits.tasks.or(Some(TASKS)), ..limits }
-        }
-        Kind::Native | Kind::Unsandboxed => limits,
-    }
+/// The policy with the defaults of a sandboxed agent. 0 is not set, as for the Go daemon: writers emit it for every field.
+pub(super) fn with_defaults(fields: &Fields<'_>, policy: Policy, kind: &Kind) -> Policy {
+    let Kind::Sandboxed(_) = kind else { return policy };
+    let limits = policy.limits;
+    let by_default =
+        ByDefault { sandbox: !["type", "sandbox"].into_iter().any(|key| fields.is_set(key)), limits: !limits.is_any() };
+    let limits = Limits { memory: limits.memory.or(Some(MEMORY)), tasks: limits.tasks.or(Some(TASKS)), ..limits };
+    Policy { limits, by_default, ..policy }
 }
 
 #[cfg(test)]

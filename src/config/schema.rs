@@ -88,6 +88,11 @@ fn program_fields() -> Value {
         "session": described(name(), "the tmux session"),
         "user": user(),
         "umask": umask(),
+        "trust_repository": with_default(
+            json!({ "type": ["boolean", "string"], "maxLength": 0 }),
+            json!(false),
+            "`true`: git of the agent works in the repository of another user; see [Repositories](#repositories)",
+        ),
         "env": with_default(
             json!({
                 "type": ["object", "string"],
@@ -185,7 +190,16 @@ fn confinement_fields() -> Value {
         "network": with_default(
             json!({ "type": "string", "enum": ["host", "none", ""] }),
             json!("host"),
-            "the network in the sandbox: `host` is that of the machine; `none` is for `custom` only",
+            "the network in the sandbox: `host` is that of the machine; `none` is for `custom`, or with a `sandbox_proxy`",
+        ),
+        "sandbox_proxy": described(
+            json!({
+                "type": "string",
+                "maxLength": MAX_ARGUMENT,
+                "pattern": "^($|unix:~?/)",
+                "not": { "pattern": "(^|/)\\.\\.(/|$)|^unix:~?(/|\\./|\\.$)*$" },
+            }),
+            "`unix:` and the path of the socket of an HTTP proxy, which becomes the only way out of a sandbox with `network = \"none\"`",
         ),
         "labels": with_default(
             labels(),
@@ -306,7 +320,9 @@ pub(super) mod tests {
 
     /// Asserts that the schema refuses an error that can be judged by a value alone.
     pub fn refuses(text: &str, error: &str) {
-        const NOT_OF_A_VALUE: [&str; 9] = [
+        const NOT_OF_A_VALUE: [&str; 11] = [
+            "has the network of the machine",
+            "does not work with runsc",
             "has a NUL character",
             "bytes long",
             "contradicts",

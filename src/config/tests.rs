@@ -8,10 +8,11 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
+use crate::agent::harness::Harness;
 use crate::agent::name::{InvalidName, Name};
 use crate::agent::packages::Package;
 use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
-use crate::agent::spec::{Kind, Limits, Policy, Prompt, Restart, Workdir};
+use crate::agent::spec::{ByDefault, Kind, Limits, Policy, Prompt, Restart, Workdir};
 use crate::agent::user::UserName;
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::secret_bytes::SecretBytes;
@@ -189,6 +190,7 @@ mod defaults {
             session: "claude-code".parse().unwrap(),
             user: None,
             umask: None,
+            trust_repository: false,
             env: BTreeMap::new(),
             secrets: None,
             packages: Vec::new(),
@@ -205,6 +207,7 @@ mod defaults {
                 enabled: true,
                 generation: 0,
                 labels: BTreeMap::new(),
+                by_default: ByDefault::default(),
             },
         }
     }
@@ -245,6 +248,7 @@ mod defaults {
             "session",
             "user",
             "umask",
+            "trust_repository",
             "env",
             "secrets",
             "backoff",
@@ -329,6 +333,7 @@ mod fields {
                 session: "review".parse().unwrap(),
                 user: None,
                 umask: None,
+                trust_repository: false,
                 env: [("RUST_LOG", "debug"), ("LITERAL", "${HOME}"), ("EMPTY", "")]
                     .map(|(name, value)| (text(name), SecretBytes::from(value)))
                     .into(),
@@ -347,6 +352,7 @@ mod fields {
                     enabled: false,
                     generation: 7,
                     labels: BTreeMap::new(),
+                    by_default: ByDefault::default(),
                 },
             }
         );
@@ -563,7 +569,7 @@ mod fields {
 
     fn plain_sandbox(engine: Engine) -> Sandbox {
         let (read, write, seed) = (vec![], vec![], vec![]);
-        Sandbox { engine, program: None, read, write, home: Home::Kept, seed, network: Network::Host }
+        Sandbox { engine, program: None, read, write, home: Home::Kept, seed, network: Network::Host, proxy: None }
     }
 
     #[rstest]
@@ -615,15 +621,29 @@ mod fields {
         assert_eq!(kind(lines, &Options::default()), Kind::Sandboxed(expected));
     }
 
+    #[test]
+    fn a_proxy_lets_a_preset_do_without_a_network() {
+        let text =
+            |proxy: &str| format!("[agent]\nharness = \"codex\"\nsandbox = \"bwrap\"\nnetwork = \"none\"\n{proxy}\n");
+        let spec = agent(&text("sandbox_proxy = \"unix:~/proxy\""));
+        assert_eq!(spec.kind.sandbox().unwrap().proxy, Some("~/proxy".into()));
+        let config = parse(text("").as_bytes(), &Options::default()).unwrap();
+        let wrong = config.entries[0].spec.as_ref().unwrap_err();
+        assert!(wrong.contains("write `network = \"host\"`, a `sandbox_proxy`, or"), "{wrong}");
+    }
+
     #[rstest]
-    #[case("claude-code", &[".claude", ".claude.json"])]
-    #[case("codex", &[".codex"])]
-    #[case("gemini-cli", &[".gemini"])]
-    #[case("opencode", &[".local/share/opencode", ".config/opencode"])]
+    #[case("claude-code", &[".claude.json", ".claude/.credentials.json", ".claude/settings.json", ".claude/CLAUDE.md"])]
+    #[case("codex", &[".codex/auth.json", ".codex/config.toml"])]
+    #[case("gemini-cli", &[".gemini/oauth_creds.json", ".gemini/settings.json", ".gemini/installation_id"])]
+    #[case("opencode", &[".local/share/opencode/auth.json", ".config/opencode/opencode.json"])]
     #[case("custom", &[])]
-    fn a_home_is_filled_with_what_its_harness_needs(#[case] harness: &str, #[case] seed: &[&str]) {
+    fn a_home_is_filled_with_what_its_harness_needs(#[case] harness: &str, #[case] among: &[&str]) {
         let spec = agent(&format!("[agent]\nharness = \"{harness}\"\ntype = \"sandboxed\"\n"));
-        assert_eq!(spec.kind.sandbox().unwrap().seed, seed.iter().map(PathBuf::from).collect::<Vec<_>>());
+        let seed = &spec.kind.sandbox().unwrap().seed;
+        let all: Vec<PathBuf> = Harness::find(harness).unwrap().seed.iter().map(PathBuf::from).collect();
+        assert_eq!(*seed, all);
+        assert!(among.iter().all(|path| seed.contains(&PathBuf::from(path))), "{seed:?}");
     }
 
     #[rstest]
@@ -646,6 +666,29 @@ mod fields {
         let config = parse(text.as_bytes(), &unsandboxed).unwrap();
         let given = config.entries[0].spec.as_ref().unwrap().policy.limits;
         assert!(given.memory.is_none_or(|memory| memory == 1 << 30) && given.tasks.is_none_or(|tasks| tasks == 7));
+    }
+
+    #[rstest]
+    #[case("", false, false, false)]
+    #[case("type = \"sandboxed\"", false, false, true)]
+    #[case("sandbox = \"crun\"\nmemory = \"\"\npid_limit = 0", false, false, true)]
+    #[case("type = \"sandboxed\"\ncpu = 1", false, false, false)]
+    #[case("type = \"sandboxed\"\nmemory = \"2GiB\"", false, false, false)]
+    #[case("", true, true, true)]
+    #[case("memory = \"1GiB\"", true, true, false)]
+    #[case("sandbox = \"crun\"", true, false, true)]
+    #[case("type = \"native\"", true, false, false)]
+    fn what_an_entry_leaves_open_is_known(
+        #[case] lines: &str,
+        #[case] is_default: bool,
+        #[case] sandbox: bool,
+        #[case] limits: bool,
+    ) {
+        let default_type = if is_default { DefaultType::Sandboxed } else { DefaultType::Native };
+        let text = format!("[agent]\nharness = \"custom\"\n{lines}\n");
+        let config = parse(text.as_bytes(), &Options { default_type, ..Options::default() }).unwrap();
+        let by_default = config.entries[0].spec.as_ref().unwrap().policy.by_default;
+        assert_eq!(by_default, ByDefault { sandbox, limits });
     }
 
     #[rstest]
@@ -705,6 +748,23 @@ mod fields {
         "4:16: unknown agent.sandbox_home \"mine\"; write kept, fresh or real"
     )]
     #[case("type = \"sandboxed\"\nnetwork = \"nome\"", "4:11: unknown agent.network \"nome\"; did you mean \"none\"?")]
+    #[case(
+        "type = \"sandboxed\"\nsandbox_proxy = \"unix:/run/p\"",
+        "4:17: `sandbox_proxy` keeps nothing in, because the agent has the network of the machine; write `network = \"none\"`, or remove it"
+    )]
+    #[case(
+        "sandbox = \"runsc\"\nnetwork = \"none\"\nsandbox_proxy = \"unix:/run/p\"",
+        "5:17: `sandbox_proxy` does not work with runsc, which reaches no socket outside; write `sandbox = \"bwrap\"` or `\"crun\"`"
+    )]
+    #[case(
+        "type = \"sandboxed\"\nnetwork = \"none\"\nsandbox_proxy = \"http://localhost:3128\"",
+        "5:17: the address in `sandbox_proxy` is not a Unix socket; write \"unix:\" and its absolute path"
+    )]
+    #[case(
+        "type = \"sandboxed\"\nnetwork = \"none\"\nsandbox_proxy = \"unix:/run/../p\"",
+        "5:17: the address in `sandbox_proxy` has a `..`; write where it leads"
+    )]
+    #[case("trust_repository = \"yes\"", "3:20: `trust_repository` is a string; write true or false, without quotes")]
     #[case(
         "network = \"none\"",
         "3:11: `network = \"none\"` needs a sandbox, and the agent has none; write `type = \"sandboxed\"`"
@@ -1284,6 +1344,8 @@ fn any_line() -> impl Strategy<Value = String> {
         "sandbox_write",
         "sandbox_home",
         "network",
+        "sandbox_proxy",
+        "trust_repository",
         "labels",
         "memory",
         "promt",

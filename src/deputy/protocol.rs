@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::terminal::Wanted;
-use crate::agent::seen::{SeenPrompt, SeenWorkdir};
+use crate::agent::seen::{SeenPrompt, SeenRepository, SeenWorkdir};
 use crate::sys::process::Identity;
 use crate::sys::watch::Target;
 
@@ -34,6 +34,8 @@ pub(crate) enum Request {
     Prompt(PathBuf),
     /// Examine a working directory.
     Workdir(PathBuf),
+    /// Look for the repository around a directory.
+    Repository(PathBuf),
     /// Set the mode of a file that the agent user owns.
     SetMode { path: PathBuf, mode: u32 },
     /// Find out whether the terminal of this process is in canonical mode.
@@ -56,6 +58,8 @@ pub(crate) enum Reply {
     Remind(Result<bool, String>),
     Prompt(SeenPrompt),
     Workdir(SeenWorkdir),
+    /// What git has to do with the repository.
+    Repository(SeenRepository),
     SetMode(Result<(), String>),
     LineMode(Result<bool, String>),
     /// Rendering has started.

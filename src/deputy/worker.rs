@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use super::protocol::{FILE_TIMEOUT, Input, MAX_FRAME, Numbered, Output, Program, Reply, Request, RunError};
 use super::tmux_server;
 use super::{line_mode, terminal};
-use crate::agent::seen::{Problem, SeenPrompt, SeenWorkdir};
+use crate::agent::seen::{Problem, SeenPrompt, SeenRepository, SeenWorkdir};
 use crate::logs::renderer;
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;
@@ -36,6 +36,7 @@ use crate::sys::inheritance;
 use crate::sys::memory;
 use crate::sys::panics;
 use crate::sys::regular_file;
+use crate::sys::repository::{self, Repository};
 use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::watch::Watcher;
 use crate::text::printable::without_byte_order_mark;
@@ -202,6 +203,10 @@ fn work_on_file(request: Request) -> Option<Reply> {
     Some(match request {
         Request::Prompt(path) => Reply::Prompt(read_prompt(&path)),
         Request::Workdir(path) => Reply::Workdir(look_at_workdir(&path)),
+        Request::Repository(path) => Reply::Repository(match repository::look(&path) {
+            Repository::OfAnother { why, .. } => SeenRepository::Distrusted(why),
+            Repository::Usable | Repository::OfRoot(_) => SeenRepository::Usable,
+        }),
         Request::SetMode { path, mode } => Reply::SetMode(
             fs::set_permissions(&path, fs::Permissions::from_mode(mode))
                 .map_err(|error| format!("failed to set the mode of {}: {error}", path.display())),

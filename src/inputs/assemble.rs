@@ -238,6 +238,7 @@ fn declare(
             secrets: secrets_given,
             workdir,
             umask: spec.umask,
+            trust_repository: spec.trust_repository,
             sandbox: spec.kind.sandbox().map(|sandbox| in_place(sandbox, home)),
             packages: spec.packages.clone(),
             packages_timeout: spec.packages_timeout,
@@ -263,7 +264,12 @@ fn declare(
 fn in_place(sandbox: &Sandbox, home: &Path) -> Sandbox {
     let absolute = |path: &PathBuf| path.strip_prefix("~").map_or_else(|_| path.clone(), |rest| home.join(rest));
     let all = |paths: &[PathBuf]| paths.iter().map(absolute).collect();
-    Sandbox { read: all(&sandbox.read), write: all(&sandbox.write), ..sandbox.clone() }
+    Sandbox {
+        read: all(&sandbox.read),
+        write: all(&sandbox.write),
+        proxy: sandbox.proxy.as_ref().map(absolute),
+        ..sandbox.clone()
+    }
 }
 
 /// The words, the first of which may begin with the home of the agent user.
@@ -308,6 +314,9 @@ impl KnownMarks {
         if let Some(umask) = spec.umask {
             marks.field("umask", umask);
         }
+        if spec.trust_repository {
+            marks.field("trust_repository", 1);
+        }
         let mut mark = |name: &str, values: &[&[u8]]| marks.field(name, self.marker.mark(name, values.iter().copied()));
         for (name, words) in [("command", &spec.command), ("args", &spec.args)] {
             // What is empty has no mark.
@@ -315,7 +324,7 @@ impl KnownMarks {
                 mark(name, &words.iter().map(String::as_bytes).collect::<Vec<_>>());
             }
         }
-        if let Some(Sandbox { engine, program, read, write, home, seed: _, network }) = &launch.sandbox {
+        if let Some(Sandbox { engine, program, read, write, home, seed: _, network, proxy }) = &launch.sandbox {
             let bytes = |path: &'_ PathBuf| path.as_os_str().as_encoded_bytes().to_vec();
             let mut sandbox = vec![engine.name().as_bytes().to_vec()];
             sandbox.extend(program.as_ref().map(bytes));
@@ -327,6 +336,7 @@ impl KnownMarks {
                 ("sandbox_read", of(read)),
                 ("sandbox_write", of(write)),
                 ("sandbox_home", word((*home != Home::default()).then_some(home.word()))),
+                ("sandbox_proxy", proxy.iter().map(bytes).collect()),
                 ("network", word((*network != Network::default()).then_some(network.word()))),
             ] {
                 if !values.is_empty() {
@@ -660,6 +670,12 @@ mod tests {
     #[case("env = { KEY = \"b\" }", "", "env.KEY|KEY")]
     #[case("umask = \"0002\"", "", "umask")]
     #[case("umask = \"0002\"", "umask = \"0077\"", "umask")]
+    #[case("trust_repository = true", "trust_repository = false", "trust_repository")]
+    #[case(
+        "sandbox = \"bwrap\"\nnetwork = \"none\"\nsandbox_proxy = \"unix:/run/o\"",
+        "sandbox = \"bwrap\"\nnetwork = \"none\"\nsandbox_proxy = \"unix:/run/p\"",
+        "sandbox_proxy"
+    )]
     #[case("secrets = [\"KEY\"]", "", "|TOKEN")]
     fn marks_name_what_differs(#[case] before: &str, #[case] after: &str, #[case] expected: &str) {
         let of = |lines| launched(&one(lines), SECRETS, text("from the file")).marks.clone();
@@ -714,6 +730,7 @@ mod tests {
     #[case::prompt("", SECRETS, "b")]
     #[case::session("session = \"b\"", SECRETS, "p")]
     #[case::umask("umask = \"0002\"", SECRETS, "p")]
+    #[case::trust("trust_repository = true", SECRETS, "p")]
     #[case::env("env = { B = \"b\" }", SECRETS, "p")]
     #[case::env_of_a_secret("env = { KEY = \"b\" }", SECRETS, "p")]
     #[case::secret_changed("", &[("KEY", "k"), ("TOKEN", "b")], "p")]

@@ -33,6 +33,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGTERM, SIGWINCH};
 use boxed::Boxed;
 
 use super::daemon_link::{DAEMON_TIMEOUT, DaemonLink, Said, readable};
+use super::git;
 use super::login::{self, Asked, Login};
 use super::packages::{self, Building};
 use super::protocol::{End, Ending, Failure, FromLauncher, Harness, Log, ProgramNotFound, Progress, ToLauncher};
@@ -180,6 +181,7 @@ fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) ->
         kept_size,
         login_patience,
         umask: declared,
+        trust_repository,
         sandbox,
         packages,
         packages_timeout,
@@ -202,6 +204,7 @@ fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) ->
             arguments,
             environment,
             workdir,
+            trust_repository,
             sandbox: sandbox.map(|sandbox| *sandbox),
             packages,
             packages_timeout,
@@ -346,6 +349,8 @@ struct Order {
     arguments: Vec<SecretBytes>,
     environment: BTreeMap<String, SecretBytes>,
     workdir: PathBuf,
+    /// Whether git is to trust the repository of another user.
+    trust_repository: bool,
     sandbox: Option<Sandbox>,
     packages: Vec<Package>,
     packages_timeout: Duration,
@@ -459,8 +464,11 @@ fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<Running,
             Err(error) => faults.push(format!("it has no folder of its own for temporary files: {error}")),
         }
     }
+    let mut environment = environment(&order, &login, temporary.as_deref());
+    let home = environment.get(OsStr::new("HOME")).cloned();
+    faults.extend(git::trust(&mut environment, workdir, order.trust_repository, home.as_deref()));
     say_faults(&faults, daemon);
-    command.envs(environment(&order, &login, temporary.as_deref()));
+    command.envs(environment);
     let terminal = Terminal::open(order.log).map_err(|error| no_terminal(&error))?;
     let at = Timestamp::now().boot();
     let child = terminal.spawn(command).map_err(|error| match error.kind() {

@@ -137,6 +137,9 @@ pub enum ToLauncher {
         /// The umask of everything that is started; 0022 if it is absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         umask: Option<u32>,
+        /// Whether git is to trust the repository of another user.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        trust_repository: bool,
         /// The sandbox to start it in, if there is to be one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         sandbox: Option<Box<Sandbox>>,

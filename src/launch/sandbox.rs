@@ -19,11 +19,14 @@ mod bwrap;
 mod control;
 mod explain;
 mod filter;
+mod forward;
 mod homes;
+mod identity;
 pub mod inner;
 mod machine;
 mod mounts;
 mod oci;
+mod proxy;
 mod repository;
 mod trial;
 
@@ -47,6 +50,8 @@ use control::{Expected, Order};
 use machine::{Owner, Prepared};
 pub(super) use mounts::TEMPORARY;
 use mounts::{Facts, Item, Plan};
+use proxy::Gate;
+pub(super) use proxy::add_proxy;
 
 use crate::agent::sandbox::{Engine, Home, Sandbox};
 use crate::launch::launcher::find;
@@ -100,6 +105,8 @@ pub(super) struct Ready {
     pub size: Option<Size>,
     command: Command,
     order: Order,
+    /// The way to the proxy, if there is one.
+    gate: Option<Gate>,
     /// The folders that it consists of, which last as long as it does.
     pub scratch: Vec<Scratch>,
 }
@@ -136,33 +143,46 @@ impl Request<'_> {
             std::env::current_exe().map_err(|error| failure("the launcher does not find its program", &error))?;
         let user = self.of_login("USER").or(self.of_login("LOGNAME")).and_then(OsStr::to_str).unwrap_or("agent");
         let shell = Path::new(self.of_login("SHELL").unwrap_or(OsStr::new("/bin/sh")));
-        let prepared = Prepared { made_home, temporary: temporary.path().to_owned(), launcher };
+        let hidden = self.hidden(home);
+        let proxy = self.sandbox.proxy.as_deref();
+        proxy.map_or(Ok(()), |proxy| proxy::look(proxy, &hidden))?;
+        let gate = proxy.map(|proxy| Gate::open(bundle.path(), proxy)).transpose();
+        let gate = gate.map_err(|error| failure("the sandbox has no way to its proxy", &error))?;
+        let (gate_path, gate) = gate.unzip();
+        let prepared = Prepared { made_home, temporary: temporary.path().to_owned(), launcher, gate: gate_path };
         let owner = Owner { user, home, shell };
-        let mut facts =
-            machine::look(self.sandbox, owner, self.workdir, prepared, self.hidden(home)).map_err(refused)?;
+        let mut facts = machine::look(self.sandbox, owner, self.workdir, prepared, hidden).map_err(refused)?;
         if let Some(closure) = &mut facts.closure {
             let missing: Vec<PathBuf> = self.closure.iter().filter(|path| !closure.contains(path)).cloned().collect();
             closure.extend(missing);
         }
         let plan = mounts::plan(self.sandbox, &facts);
+        if let Some(why) = proxy.and_then(|proxy| proxy::replaceable(proxy, &plan)) {
+            return Err(refused(why));
+        }
         let root = bundle.path().join("rootfs");
         make_root(&root, &plan.items).map_err(|error| failure("the root of the sandbox cannot be made", &error))?;
         let command = self.command(&program, &plan, bundle.path(), &root, (facts.uid, facts.gid))?;
         let order = self.order(&facts);
-        Ok(Ready { engine, size: None, command, order, scratch: vec![bundle, temporary] })
+        Ok(Ready { engine, size: None, command, order, gate, scratch: vec![bundle, temporary] })
     }
 
     fn make_home(&self, home: &Path, bundle: &Path) -> Result<Option<PathBuf>, Failure> {
-        let seed = &self.sandbox.seed;
+        let Sandbox { seed, read, write, .. } = self.sandbox;
+        let fill = |new: &Path| {
+            let seed = homes::not_shown(home, seed, read.iter().chain(write));
+            homes::fill(home, new, &seed)?;
+            let identity = identity::of(home, |name| self.of_login(name));
+            identity.map_or(Ok(()), |identity| homes::write_git_config(new, &identity.config()))
+        };
         let made = match self.sandbox.home {
             Home::Real => return Ok(None),
-            Home::Kept => homes::kept(home, self.agent, seed),
-            Home::Fresh if seed.is_empty() => return Ok(None),
+            Home::Kept => homes::kept(home, self.agent, fill),
             Home::Fresh => {
                 let folder = bundle.join(SEED);
                 let made = fs::DirBuilder::new().mode(0o700).create(&folder);
                 made.map_err(|error| failure("the home cannot be made", &error))?;
-                homes::fill(home, &folder, seed).map(|()| folder)
+                fill(&folder).map(|()| folder)
             }
         };
         made.map(Some).map_err(|error| refused(format!("the home of the sandbox cannot be made: {error}")))
@@ -229,6 +249,7 @@ impl Request<'_> {
             seeded: seeded.map(|_| secret(facts.home.as_os_str())),
             ids: is_relayed.then_some((facts.uid, facts.gid)),
             size: None,
+            has_proxy: self.sandbox.proxy.is_some(),
         }
     }
 }
@@ -266,7 +287,8 @@ impl Ready {
     ///
     /// It is in a process group of its own, and leads no session: the process inside leads that of the terminal.
     pub fn start(self, stdin: OwnedFd, stdout: OwnedFd) -> io::Result<Begun> {
-        let Self { engine, size, mut command, order, scratch } = self;
+        let Self { engine, size, mut command, order, gate, scratch } = self;
+        gate.map_or(Ok(()), Gate::serve)?;
         let order = Order { size, ..order };
         let (near, far) = UnixStream::pair()?;
         command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::from(OwnedFd::from(far)));

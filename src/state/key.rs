@@ -131,6 +131,9 @@ impl Marker {
             hash.text(b"umask");
             hash.text(&umask.to_le_bytes());
         }
+        if launch.trust_repository {
+            hash.text(b"trust_repository");
+        }
         if let Some(sandbox) = &launch.sandbox {
             hash.text(b"sandbox");
             // What a new home is filled with changes nothing about one that is there. Nothing here can fail to be written.
@@ -324,6 +327,7 @@ mod tests {
             Launch { session: "b".parse().unwrap(), ..launch(&["a"], &[]) },
             Launch { umask: Some(2), ..launch(&["a"], &[]) },
             Launch { umask: Some(0), ..launch(&["a"], &[]) },
+            Launch { trust_repository: true, ..launch(&["a"], &[]) },
             as_user("b", 7),
             as_user("c", 7),
             // A user of the same name is another one.

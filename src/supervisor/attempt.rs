@@ -721,6 +721,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             kept_size: files.is_some().then(|| self.resources.log_files.size()),
             login_patience: Some(self.resources.login_patience),
             umask: launch.umask,
+            trust_repository: launch.trust_repository,
             sandbox: launch.sandbox.clone().map(Box::new),
             packages: launch.packages.clone(),
             packages_timeout: (!launch.packages.is_empty()).then_some(launch.packages_timeout),

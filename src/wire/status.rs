@@ -313,6 +313,12 @@ pub struct AgentStatus {
     /// Why declared limits are not applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits_error: Option<String>,
+    /// Why the limits that every sandboxed agent has are not applied, if the entry declares none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_limits_error: Option<String>,
+    /// Whether the agent has a sandbox only because agentd sandboxes every entry without a `type`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sandboxed_by_default: bool,
     /// Why the agent's output is not kept, or not as it should be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_error: Option<String>,

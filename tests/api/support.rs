@@ -136,6 +136,8 @@ pub fn running(name: &str) -> AgentStatus {
         deadline: None,
         timeout_at: None,
         limits_error: None,
+        default_limits_error: None,
+        sandboxed_by_default: false,
         log_error: None,
         environment_error: None,
         waiting_for: Vec::new(),

@@ -3,14 +3,16 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 
 use agentd::wire::exit_status::ExitStatus;
 use agentd::wire::status::{Outcome, State};
 use nix::sys::signal::Signal;
+use nix::unistd::User;
 use rstest::rstest;
 
 use crate::skip::skip;
-use crate::support::{Daemon, Process, Setup, agent, as_user, is_root, path};
+use crate::support::{Daemon, Process, Setup, agent, as_user, is_root, path, run};
 
 const NOTHING: &str = "# nothing\n[other]\n";
 
@@ -34,9 +36,33 @@ pub fn boxed(name: &str, engine: &str, script: &str, more: &str) -> String {
     agent(name, script, &format!("type = \"sandboxed\"\nsandbox = {engine:?}\n{home}{read}{more}"))
 }
 
-/// The same entry of a preset whose home is filled with `~/.claude`.
+/// The same entry of a preset whose home is filled with the login in `~/.claude`, among others.
 fn logged_in(entry: &str) -> String {
     entry.replace("harness = \"custom\"", "harness = \"claude-code\"")
+}
+
+/// What of [`give_login`] a sandbox has in its home.
+const LOGIN: [&str; 3] = ["./.claude/.credentials.json", "./.claude/settings.json", "./.claude/skills/review/SKILL.md"];
+
+/// Gives the user a login of Claude Code, settings, and transcripts that are too much for a home.
+fn give_login(user: &User) {
+    let files = [
+        (".claude/.credentials.json", "token"),
+        (".claude/settings.json", "{}"),
+        (".claude/skills/review/SKILL.md", "x"),
+        (".claude/history.jsonl", "private"),
+        (".claude/projects/-srv-other/1.jsonl", "private"),
+        (".claude/file-history/1/2", "private"),
+    ];
+    let claude = user.dir.join(".claude");
+    for (path, text) in files {
+        let path = user.dir.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    fs::File::create(claude.join("projects/large.jsonl")).unwrap().set_len(1 << 40).unwrap();
+    let owner = format!("{}:{}", user.uid, user.gid);
+    assert!(Command::new("chown").args(["-R", &owner]).arg(claude).status().unwrap().success());
 }
 
 /// An entry whose harness is this script for bash.
@@ -241,23 +267,20 @@ fn a_kept_home_outlives_attempts_and_is_filled_from_the_users() {
     let setup = Setup::new();
     let home = setup.agent_account().dir;
     let name = format!("kept-{}", std::process::id());
-    fs::create_dir_all(home.join(".claude")).unwrap();
-    fs::write(home.join(".claude/login"), "token").unwrap();
-    fs::write(home.join("secret-notes"), "private").unwrap();
     let user = setup.agent_account();
-    for path in [".claude", ".claude/login", "secret-notes"] {
-        std::os::unix::fs::chown(home.join(path), Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
-    }
-    let script = "cat ~/.claude/login >seen; ls -A ~ >listed; test -e ~/mark && cp ~/mark again; echo kept >~/mark; mv ~/.claude/login ~/.claude/moved; sleep 1000";
+    give_login(&user);
+    fs::write(home.join("secret-notes"), "private").unwrap();
+    let script = "cat ~/.claude/.credentials.json >seen; (cd ~; find . -type f | sort) >listed; test -e ~/mark && cp ~/mark again; echo kept >~/mark; mv ~/.claude/.credentials.json ~/.claude/moved; sleep 1000";
     let more = "sandbox_home = \"kept\"";
     let mut daemon = setup.start(&logged_in(&shell(&name, "bwrap", script, more)));
     daemon.wait("the list", || (!daemon.lines("listed").is_empty()).then_some(()));
     daemon.wait_until_running(&name);
-    assert_eq!((daemon.lines("seen"), daemon.lines("listed")), (vec!["token".to_owned()], vec![".claude".to_owned()]));
+    assert_eq!(daemon.lines("seen"), ["token"]);
+    assert_eq!(daemon.lines("listed"), LOGIN);
     let kept = home.join(".local/state/agentd/homes").join(&name);
     daemon.wait("the mark", || kept.join("mark").exists().then_some(()));
     assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o7777, 0o700);
-    assert_eq!(fs::read_to_string(home.join(".claude/login")).unwrap(), "token");
+    assert_eq!(fs::read_to_string(home.join(".claude/.credentials.json")).unwrap(), "token");
     daemon.edit_jcard(NOTHING);
     daemon.wait_until_removed(&name);
     daemon.edit_jcard(&logged_in(&shell(&name, "bwrap", script, more)));
@@ -276,18 +299,87 @@ fn a_fresh_home_is_filled_and_forgotten(#[case] engine: &str) {
     }
     let setup = Setup::new();
     let user = setup.agent_account();
-    fs::create_dir_all(user.dir.join(".claude")).unwrap();
-    fs::write(user.dir.join(".claude/fresh"), "token").unwrap();
-    for path in [".claude", ".claude/fresh"] {
-        std::os::unix::fs::chown(user.dir.join(path), Some(user.uid.as_raw()), None).unwrap();
-    }
+    give_login(&user);
     // ls(1) does not work in runsc of 2022.
-    let script = "cat ~/.claude/fresh >seen; cd ~; for f in .[!.]* *; do test -e \"$f\" && echo \"$f\"; done >$OLDPWD/listed; echo x >new; sleep 1000";
+    let script = "cat ~/.claude/.credentials.json >seen; cd ~; shopt -s globstar dotglob; for f in ./**; do test -f \"$f\" && echo \"$f\"; done >$OLDPWD/listed; echo x >new; sleep 1000";
     let daemon = setup.start(&logged_in(&shell("a", engine, script, "sandbox_home = \"fresh\"")));
     daemon.wait_until_running("a");
     daemon.wait("the list", || (!daemon.lines("listed").is_empty()).then_some(()));
-    assert_eq!((daemon.lines("seen"), daemon.lines("listed")), (vec!["token".to_owned()], vec![".claude".to_owned()]));
+    assert_eq!(daemon.lines("seen"), ["token"]);
+    assert_eq!(daemon.lines("listed"), LOGIN);
     assert!(!user.dir.join("new").exists());
+}
+
+#[test]
+fn entries_without_a_type_are_what_the_daemon_says() {
+    if !has("crun") {
+        return;
+    }
+    let read = "sandbox_read = [\"@DIR/bin\"]\nsandbox_home = \"fresh\"";
+    let entries = [
+        agent("a", "sleep inf", read),
+        agent("b", "sleep inf", "type = \"native\""),
+        agent("c", "sleep inf", &format!("type = \"sandboxed\"\nsandbox = \"bwrap\"\nmemory = \"1GiB\"\n{read}")),
+    ];
+    let setup = Setup::new().args(["--default-type", "sandboxed", "--sandbox", "crun"]);
+    let daemon = setup.start(&entries.concat());
+    let running = |name: &str| {
+        daemon.wait_until_running(name);
+        let agent = daemon.agent(name).unwrap();
+        (agent.kind.unwrap(), agent.sandbox, agent.sandboxed_by_default)
+    };
+    assert_eq!(running("a"), ("sandboxed".to_owned(), Some("crun".to_owned()), true));
+    assert_eq!(running("b"), ("native".to_owned(), None, false));
+    assert_eq!(running("c"), ("sandboxed".to_owned(), Some("bwrap".to_owned()), false));
+    let explain = |name: &str| {
+        run(&mut daemon.agentd(&["explain", name]).env("AGENTD_API_SOCKET", daemon.api_socket()))
+            .1
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let expected = "Runs in a sandbox, made by crun, because its entry has no `type` and agentd runs with --default-type sandboxed.";
+    assert!(explain("a").contains(expected), "{}", explain("a"));
+    assert!(explain("c").contains("Runs in a sandbox, made by bwrap.") && !explain("b").contains("sandbox"));
+    // There is no systemd that could apply limits.
+    let told = daemon.wait_until("a", "its limits", |agent| agent.default_limits_error.is_some());
+    assert_eq!(told.limits_error, None);
+    assert!(
+        explain("a").contains("limits are not applied")
+            && explain("a").contains("every sandboxed agent has by default")
+    );
+    let told = daemon.wait_until("c", "its limits", |agent| agent.limits_error.is_some());
+    assert_eq!(told.default_limits_error, None);
+    let (_, doctor) = run(&mut daemon.agentd(&["doctor", "--json"]).env("AGENTD_API_SOCKET", daemon.api_socket()));
+    assert!(doctor.contains("limits are not applied"), "{doctor}");
+}
+
+#[test]
+fn codex_in_a_sandbox_is_told_to_do_without_its_own() {
+    if !has("bwrap") {
+        return;
+    }
+    let of = |name: &str, more: &str| {
+        let script = format!("printf '%s\\n' \"$@\" >@WORK/{name}; sleep 1000");
+        format!(
+            "[[agents]]\nname = {name:?}\nharness = \"codex\"\nprompt = \"do it\"\nworkdir = \"@WORK\"\n\
+             command = [\"bash\", \"-c\", {script:?}, \"codex\"]\n{more}\n"
+        )
+    };
+    let boxed = "sandbox = \"bwrap\"\nsandbox_home = \"fresh\"";
+    let entries =
+        [of("confined", boxed), of("native", ""), of("own", &format!("args = [\"-s\", \"read-only\"]\n{boxed}"))];
+    let daemon = Setup::new().start(&entries.concat());
+    let begin = ["exec", "--skip-git-repo-check"];
+    for (name, middle) in
+        [("confined", &["--sandbox", "danger-full-access"][..]), ("native", &[]), ("own", &["-s", "read-only"])]
+    {
+        daemon.wait_until_running(name);
+        daemon.wait("its words", || daemon.lines(name).contains(&"do it".to_owned()).then_some(()));
+        assert_eq!(daemon.lines(name), [&begin[..], middle, &["--", "do it"]].concat(), "{name}");
+        let (_, said) = run(&mut daemon.agentd(&["explain", name]).env("AGENTD_API_SOCKET", daemon.api_socket()));
+        assert_eq!(said.contains("The sandbox of codex itself is off"), name != "native", "{said}");
+    }
 }
 
 #[test]

@@ -34,6 +34,8 @@ impl Machine {
         let (waiting_for, stopping) = (self.waiting_for(), self.stopping());
         let reason = self.reason(&waiting_for, stopping.as_ref());
         let (stopping_because, stop_stage) = stopping.unzip();
+        let by_default = life.map(|life| life.policy.by_default).unwrap_or_default();
+        let limits_error = life.and_then(|life| life.limits_error.clone());
         AgentStatus {
             name: self.name.to_string(),
             running: pid.is_some(),
@@ -80,7 +82,9 @@ impl Machine {
                 _ => None,
             },
             timeout_at: self.timeout_at().map(time),
-            limits_error: life.and_then(|life| life.limits_error.clone()),
+            limits_error: limits_error.clone().filter(|_| !by_default.limits),
+            default_limits_error: limits_error.filter(|_| by_default.limits),
+            sandboxed_by_default: by_default.sandbox,
             log_error: life.and_then(|life| life.log_error.clone()),
             environment_error: life.and_then(|life| life.environment_error.clone()),
             waiting_for,

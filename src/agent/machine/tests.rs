@@ -8,7 +8,7 @@ use crate::agent::declaration::{Missing, WaitingFor};
 use crate::agent::orders::Override;
 use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
 use crate::agent::seen::Problem;
-use crate::agent::spec::{Limits, Restart};
+use crate::agent::spec::{ByDefault, Limits, Restart};
 use crate::agent::user::AgentUser;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::wire::reason::{Changes, MissingPackages, MissingProgram, StopStage, StoppingBecause};
@@ -2006,6 +2006,15 @@ mod limits {
         assert_eq!((life.state(), life.status().limits_error), (Starting, None));
         life.tell(limited(1, Some("late")));
         assert_eq!(life.status().limits_error, None);
+    }
+
+    #[test]
+    fn that_nobody_asked_for_are_no_error_of_the_agent() {
+        let by_default = ByDefault { limits: true, ..ByDefault::default() };
+        let mut life = Life::running(declaration(|policy| policy.by_default = by_default));
+        life.tell(Event::Limited { attempt: 1, error: Some("no systemd".to_owned()) });
+        let status = life.status();
+        assert_eq!((status.limits_error, status.default_limits_error.as_deref()), (None, Some("no systemd")));
     }
 }
 

@@ -14,7 +14,7 @@ use nix::sys::stat::SFlag;
 use nix::unistd::{AccessFlags, Uid, eaccess};
 
 use super::{Found, Level};
-use crate::agent::seen::{SeenPrompt, SeenWorkdir};
+use crate::agent::seen::{SeenPrompt, SeenRepository, SeenWorkdir};
 use crate::agent::spec::{AgentSpec, Prompt, Workdir};
 use crate::agent::user::UserName;
 use crate::cli::output;
@@ -55,6 +55,8 @@ enum Seen {
 enum Need {
     Program(String),
     Workdir(PathBuf),
+    /// Git that works in the repository around this workdir.
+    Git(PathBuf),
     PromptFile(PathBuf),
     Secret(String),
     Sandbox(Chosen),
@@ -162,6 +164,13 @@ impl Looker {
                 Ok(SeenWorkdir::Unusable(problem)) => Seen::Bad(problem.to_string()),
                 Err(error) => Seen::Unknown(error.to_string()),
             },
+            (Need::Git(path), Some(deputy)) => match deputy.repository(path.clone()).await {
+                Ok(SeenRepository::Usable) => Seen::Good,
+                Ok(SeenRepository::Distrusted(why)) => Seen::Bad(format!("refuses to work there: {why}")),
+                Err(error) => Seen::Unknown(error.to_string()),
+            },
+            // Only the agent user's own git counts.
+            (Need::Git(_), None) => Seen::Good,
             (Need::PromptFile(path), Some(deputy)) => match deputy.prompt(path.clone()).await {
                 Ok(SeenPrompt::Text(text)) if text.as_slice().is_empty() => Seen::Bad("is empty".to_owned()),
                 Ok(SeenPrompt::Text(_)) => Seen::Good,
@@ -232,7 +241,8 @@ fn needs_of(spec: &AgentSpec, account: &Account, folder: &Path) -> Vec<Need> {
         Workdir::Absolute(path) => path.clone(),
         Workdir::Home(rest) => account.home.join(rest),
     };
-    let mut needs = vec![Need::Workdir(workdir)];
+    let git = (!spec.trust_repository).then(|| Need::Git(workdir.clone()));
+    let mut needs: Vec<Need> = [Need::Workdir(workdir)].into_iter().chain(git).collect();
     needs.extend(spec.command.first().map(|program| {
         let below_home = program.strip_prefix("~/").map(|rest| account.home.join(rest.trim_start_matches('/')));
         Need::Program(below_home.map_or_else(|| program.clone(), |path| path.display().to_string()))
@@ -265,6 +275,13 @@ fn judge(need: &Need, agents: &[&str], seen: &Seen, account: &Account) -> Option
         Need::Workdir(path) => {
             (format!("the workdir {}", path.display()), format!("make it, so that {} can enter it", account.name))
         }
+        Need::Git(path) => (
+            format!("git in the workdir {}", path.display()),
+            format!(
+                "write `trust_repository = true` if {} is to trust what git runs there, unless its git has `safe.directory`",
+                account.name
+            ),
+        ),
         Need::PromptFile(path) => {
             (format!("the prompt_file {}", path.display()), format!("write it, so that {} can read it", account.name))
         }

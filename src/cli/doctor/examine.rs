@@ -15,6 +15,7 @@ use super::{Check, Verdict, installation};
 use crate::agent::name::Key;
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::SeenWorkdir;
+use crate::agent::spec::Policy;
 use crate::agent::user::UserName;
 use crate::cli::sandbox::{self, Attempt, Chosen};
 use crate::cli::target::{Daemon, Target, holder};
@@ -916,10 +917,21 @@ fn is_mounted() -> bool {
         .any(|path| statfs(*path).is_ok_and(|system| system.filesystem_type() == CGROUP2_SUPER_MAGIC))
 }
 
+/// What sandboxed agents are limited to if their entries say nothing of it.
+const DEFAULT_LIMITS: &str =
+    "the limits that every sandboxed agent has by default, 2 GiB of memory and 512 processes and threads,";
+
 fn limits(target: &Target, answers: &Answers, jcard: &Jcard) -> Check {
     const NAME: &str = "limits";
     if let Some(errors) = answers.errors(|agent| agent.limits_error.as_deref()) {
         return Check::warning(NAME, errors, "run agentd as a systemd unit, as root; or remove the limits");
+    }
+    if let Some(errors) = answers.errors(|agent| agent.default_limits_error.as_deref()) {
+        return Check::warning(
+            NAME,
+            format!("{errors}; they are the limits that every sandboxed agent has by default"),
+            "run agentd as a systemd unit, as root",
+        );
     }
     let lacking = if !target.is_system {
         Some("agentd does not run as root")
@@ -931,13 +943,19 @@ fn limits(target: &Target, answers: &Answers, jcard: &Jcard) -> Check {
         None
     };
     let specs = jcard.config().into_iter().flat_map(|config| &config.entries).flat_map(|entry| &entry.spec);
-    let are_declared = specs.into_iter().any(|spec| spec.policy.limits.is_any());
+    let with_limits: Vec<&Policy> = specs.map(|spec| &spec.policy).filter(|policy| policy.limits.is_any()).collect();
+    let are_declared = with_limits.iter().any(|policy| !policy.by_default.limits);
     match lacking {
         None => Check::ok(NAME, "`memory`, `pid_limit` and `cpu` are applied: each agent is a systemd scope"),
         Some(why) if are_declared => Check::warning(
             NAME,
             format!("`memory`, `pid_limit` and `cpu` are declared but not applied: {why}"),
             "run agentd as a systemd unit, as root; or remove the limits",
+        ),
+        Some(why) if !with_limits.is_empty() => Check::warning(
+            NAME,
+            format!("{DEFAULT_LIMITS} are not applied: {why}"),
+            "run agentd as a systemd unit, as root",
         ),
         Some(why) => Check::ok(NAME, format!("no limits are declared; they would not be applied: {why}")),
     }

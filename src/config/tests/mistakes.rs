@@ -173,6 +173,10 @@ fn answer(lines: &str) -> String {
     "sandbox_write = [\"/srv\"]",
     "3:17: warning: `sandbox_write` is ignored, because the agent has no sandbox; write `type = \"sandboxed\"`, or remove it"
 )]
+#[case::unused_proxy(
+    "sandbox_proxy = \"unix:/run/p\"",
+    "3:17: warning: `sandbox_proxy` is ignored, because the agent has no sandbox; write `type = \"sandboxed\"`, or remove it"
+)]
 #[case::unused_home(
     "sandbox_home = \"fresh\"",
     "3:16: warning: `sandbox_home` is ignored, because the agent has no sandbox; write `type = \"sandboxed\"`, or remove it"

@@ -14,9 +14,10 @@ use nix::unistd::Pid;
 use super::{
     Caught, Order, Running, environment, failure, find, no_terminal, not_yet, reap, say_faults, signal_foreground,
 };
-use crate::agent::sandbox::Engine;
+use crate::agent::sandbox::{Engine, Home};
 use crate::contain::marker;
 use crate::launch::daemon_link::{DaemonLink, readable};
+use crate::launch::git;
 use crate::launch::login::Login;
 use crate::launch::protocol::{Ending, Failure, Harness, ToLauncher};
 use crate::launch::sandbox::{self, Begun, Channel, FromInside, Request, ToInside};
@@ -52,8 +53,12 @@ pub(super) struct Boxed {
 pub(super) fn start(order: Order, login: &Login, daemon: &mut DaemonLink) -> Result<Running, Failure> {
     let Order { arguments, environment: declared, workdir, sandbox, .. } = &order;
     let Some(sandbox) = sandbox else { return Err(not_yet("it has no sandbox".to_owned())) };
-    say_faults(&login.warning.iter().cloned().collect::<Vec<_>>(), daemon);
-    let temporary = Path::new(sandbox::TEMPORARY);
+    let mut environment = environment(&order, login, Some(Path::new(sandbox::TEMPORARY)));
+    // Another home has none of the user's configuration.
+    let home = (sandbox.home == Home::Real).then(|| login.variable("HOME")).flatten();
+    let refusal = git::trust(&mut environment, workdir, order.trust_repository, home);
+    say_faults(&login.warning.iter().cloned().chain(refusal).collect::<Vec<_>>(), daemon);
+    sandbox::add_proxy(&mut environment, sandbox, declared.keys());
     let request = Request {
         sandbox,
         agent: &daemon.name,
@@ -61,7 +66,7 @@ pub(super) fn start(order: Order, login: &Login, daemon: &mut DaemonLink) -> Res
         closure: &order.closure,
         arguments,
         login: &login.environment,
-        environment: sandbox::of_inside(environment(&order, login, Some(temporary)), declared.keys()),
+        environment: sandbox::of_inside(environment, declared.keys()),
         mark: declared.get(marker::VARIABLE).map(|mark| (marker::VARIABLE, mark)),
         launch_socket: &daemon.socket,
     };

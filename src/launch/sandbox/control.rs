@@ -64,6 +64,8 @@ pub(in crate::launch) struct Order {
     pub ids: Option<(u32, u32)>,
     /// The size of the terminal inside, if it is made there.
     pub size: Option<Size>,
+    /// Whether there is a way to a proxy.
+    pub has_proxy: bool,
 }
 
 /// A path inside, and the file that was examined outside.

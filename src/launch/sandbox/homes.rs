@@ -36,7 +36,12 @@ pub(super) enum Error {
     Io { path: PathBuf, source: io::Error },
     #[error("{} is not a folder of this user", .0.display())]
     NotOwn(PathBuf),
-    #[error("{} is more than a home is filled with ({} MiB, {MOST_FILES} files)", .0.display(), MOST_BYTES >> 20)]
+    #[error(
+        "{} is more than a home is filled with ({} MiB, {MOST_FILES} files); make its folder smaller, or name the folder in \
+         `sandbox_read`, which shows it instead of a copy",
+        .0.display(),
+        MOST_BYTES >> 20
+    )]
     TooMuch(PathBuf),
 }
 
@@ -45,8 +50,8 @@ fn at(path: &Path) -> impl Fn(io::Error) -> Error {
     move |source| Error::Io { path: path.clone(), source }
 }
 
-/// The kept home of this agent, which is made and filled if it is not there.
-pub(super) fn kept(home: &Path, agent: &str, seed: &[PathBuf]) -> Result<PathBuf, Error> {
+/// The kept home of this agent, which is made and filled by this if it is not there.
+pub(super) fn kept(home: &Path, agent: &str, fill: impl FnOnce(&Path) -> Result<(), Error>) -> Result<PathBuf, Error> {
     let folder = home.join(FOLDER);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(at(&folder))?;
     // Names that differ only in case are one agent.
@@ -59,17 +64,37 @@ pub(super) fn kept(home: &Path, agent: &str, seed: &[PathBuf]) -> Result<PathBuf
     }
     // No agent has a name with a dot.
     let new = mkdtemp(&folder.join(".new-XXXXXX")).map_err(|errno| at(&folder)(errno.into()))?;
-    let filled = fill(home, &new, seed).and_then(|()| fs::rename(&new, &path).map_err(at(&path)));
+    let filled = fill(&new).and_then(|()| fs::rename(&new, &path).map_err(at(&path)));
     if filled.is_err() {
         let _ = fs::remove_dir_all(&new);
     }
     filled.map(|()| path)
 }
 
+/// What of a seed is copied: not what the sandbox shows itself.
+pub(super) fn not_shown<'a>(home: &Path, seed: &[PathBuf], shown: impl Iterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
+    let shown: Vec<&PathBuf> = shown.collect();
+    let is_copied = |path: &&PathBuf| !shown.iter().any(|shown| home.join(path).starts_with(shown));
+    seed.iter().filter(is_copied).cloned().collect()
+}
+
+/// Writes git's configuration for a new home, unless that has been copied.
+pub(super) fn write_git_config(home: &Path, text: &str) -> Result<(), Error> {
+    let path = home.join(".gitconfig");
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        file => file.and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes())).map_err(at(&path)),
+    }
+}
+
 /// Copies the paths below one home to the other, as far as they exist.
 pub(super) fn fill(from: &Path, to: &Path, seed: &[PathBuf]) -> Result<(), Error> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let home = nix::fcntl::open(from, flags, Mode::empty()).map_err(|errno| at(from)(errno.into()))?;
+    let home = match nix::fcntl::open(from, flags, Mode::empty()) {
+        // Who has no home has no login either.
+        Err(Errno::ENOENT) => return Ok(()),
+        home => home.map_err(|errno| at(from)(errno.into()))?,
+    };
     let mut copy = Copy { bytes: 0, files: 0 };
     for path in seed {
         let names: Vec<&OsStr> = path.components().filter_map(normal).collect();
@@ -202,6 +227,27 @@ mod tests {
         paths.iter().map(PathBuf::from).collect()
     }
 
+    fn kept(home: &Path, agent: &str, seed: &[PathBuf]) -> Result<PathBuf, Error> {
+        super::kept(home, agent, |new| fill(home, new, seed))
+    }
+
+    #[test]
+    fn what_a_sandbox_shows_is_not_copied() {
+        let (seed, shown) = (paths(&[".x/skills", ".x/login", ".y"]), paths(&["/home/a/.x/skills", "/home/a/.y/z"]));
+        assert_eq!(not_shown(Path::new("/home/a"), &seed, shown.iter()), paths(&[".x/login", ".y"]));
+        assert_eq!(not_shown(Path::new("/home/a"), &seed, paths(&["/home/a/.x"]).iter()), paths(&[".y"]));
+    }
+
+    #[test]
+    fn a_git_config_that_was_copied_is_kept() {
+        let home = TempDir::new().unwrap();
+        write_git_config(home.path(), "first").unwrap();
+        write_git_config(home.path(), "second").unwrap();
+        let path = home.path().join(".gitconfig");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "first");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+    }
+
     #[test]
     fn a_kept_home_is_filled_once() {
         let home = TempDir::new().unwrap();
@@ -236,6 +282,13 @@ mod tests {
         assert!(!to.path().join("link").is_dir() || fs::symlink_metadata(to.path().join("link")).unwrap().is_symlink());
         assert!(fs::symlink_metadata(to.path().join("a/secret")).unwrap().is_symlink());
         assert_eq!(fs::read_dir(to.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn who_has_no_home_gets_an_empty_one() {
+        let to = TempDir::new().unwrap();
+        fill(Path::new("/nonexistent/home"), to.path(), &paths(&[".x"])).unwrap();
+        assert_eq!(fs::read_dir(to.path()).unwrap().count(), 0);
     }
 
     #[test]

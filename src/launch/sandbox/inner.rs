@@ -41,7 +41,7 @@ use rustix::process::{WaitOptions, wait};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::control::{Expected, FromInside, MARKER, MAX_TO_INSIDE, Order, Size, ToInside};
-use super::{filter, homes, mounts};
+use super::{filter, forward, homes, mounts};
 use crate::launch::launcher::{ending, find};
 use crate::launch::protocol::{Ending, Failure};
 use crate::sys::frame::{self, Decoder};
@@ -166,6 +166,9 @@ impl Inside {
         if order.ids.is_none() {
             leave_keyring().map_err(|error| failed("the session keyring cannot be left", error))?;
             filter::apply().map_err(|error| failed("system calls cannot be restricted", io::Error::other(error)))?;
+        }
+        if order.has_proxy {
+            forward::start().map_err(|error| failed("the way to the proxy cannot be made", error))?;
         }
         self.spawn(&order).map(Some)
     }

@@ -39,6 +39,8 @@ pub(super) struct Prepared {
     pub made_home: Option<PathBuf>,
     pub temporary: PathBuf,
     pub launcher: PathBuf,
+    /// The socket behind which the proxy is.
+    pub gate: Option<PathBuf>,
 }
 
 /// Finds the facts. Fails, in words for an operator, if the sandbox must not be made.
@@ -68,6 +70,7 @@ pub(super) fn look(
     let mut files: BTreeSet<PathBuf> =
         sandbox.read.iter().chain(&sandbox.write).filter(|path| path.is_file()).cloned().collect();
     files.insert(prepared.launcher.clone());
+    files.extend(prepared.gate.clone());
     let protected = repository.iter().flat_map(|repository| &repository.read_only);
     files.extend(protected.filter(|path| path.is_file()).cloned());
     let system: Vec<(PathBuf, Found)> = system();
@@ -90,6 +93,7 @@ pub(super) fn look(
         made_home: prepared.made_home,
         temporary: prepared.temporary,
         launcher: prepared.launcher,
+        gate: prepared.gate,
         hidden,
         files,
     })

@@ -16,6 +16,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::forward;
 use super::repository::Repository;
 use crate::agent::sandbox::{Home, Sandbox};
 
@@ -113,6 +114,8 @@ pub(super) struct Facts {
     pub temporary: PathBuf,
     /// The launcher's program.
     pub launcher: PathBuf,
+    /// The socket behind which the proxy is, if there is one.
+    pub gate: Option<PathBuf>,
     /// Folders that no sandbox may reach.
     pub hidden: Vec<PathBuf>,
     /// Which of the paths are files.
@@ -174,6 +177,7 @@ pub(super) fn plan(sandbox: &Sandbox, facts: &Facts) -> Plan {
         plan.mounts.extend(below.as_ref().map(|path| bind(path, path, false)));
     }
     plan.mounts.push(bind(Path::new(PROGRAM), &facts.launcher, false));
+    plan.mounts.extend(facts.gate.iter().map(|gate| bind(Path::new(forward::SOCKET), gate, false)));
     plan.mounts.push(bind(Path::new(TEMPORARY), &facts.temporary, true));
     plan.add_home(sandbox.home, facts);
     plan.mounts.extend(sandbox.read.iter().map(|path| bind(path, path, false)));
@@ -319,6 +323,7 @@ pub(super) mod tests {
             made_home: Some("/home/agent/.local/state/agentd/homes/a".into()),
             temporary: "/tmp/agentd-t1".into(),
             launcher: "/usr/libexec/agentd-launcher".into(),
+            gate: None,
             hidden: vec!["/run/agentd".into(), "/home/agent/.local/state/agentd/homes".into()],
             files: ["/etc/hosts", "/usr/libexec/agentd-launcher"].map(PathBuf::from).into(),
         }
@@ -333,6 +338,7 @@ pub(super) mod tests {
             home,
             seed: Vec::new(),
             network: Network::Host,
+            proxy: None,
         }
     }
 

@@ -36,6 +36,7 @@ pub fn try_engine(engine: Engine, program: Option<PathBuf>) -> Result<(), Failur
         home: Home::Fresh,
         seed: Vec::new(),
         network: Network::Host,
+        proxy: None,
     };
     let socket = Path::new("/nonexistent/agentd-try");
     let workdir =

@@ -87,6 +87,7 @@ impl Choices {
             limits: Limits { tasks: self.one_of(&[None, None, Some(9)]), ..Limits::default() },
             enabled: self.below(8) != 7,
             generation: self.one_of(&[0, 0, 0, 1, 2, 5]),
+            by_default: ByDefault::default(),
             labels: self.one_of(&[BTreeMap::new(), [("team".to_owned(), "x".to_owned())].into()]),
         }
     }
