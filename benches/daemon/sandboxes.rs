@@ -54,7 +54,7 @@ pub fn measure(setting: &Setting, tries: usize, agents: usize, table: &mut Table
         let what = format!("PSS of launcher, engine, and process inside, each of {}", number_of(agents, "agent"));
         table.single(format!("{what}, {kind}"), Unit::Bytes, bytes);
         if *kind != NATIVE {
-            table.remark(format!("{:+} KiB beside native", (bytes as i64 - memory[0] as i64) / 1024));
+            table.remark(format!("{:+} KiB beside native", (bytes.cast_signed() - memory[0].cast_signed()) / 1024));
         }
     }
     for (kind, why) in missing {

@@ -332,7 +332,7 @@ fn entries_without_a_type_are_what_the_daemon_says() {
     assert_eq!(running("b"), ("native".to_owned(), None, false));
     assert_eq!(running("c"), ("sandboxed".to_owned(), Some("bwrap".to_owned()), false));
     let explain = |name: &str| {
-        run(&mut daemon.agentd(&["explain", name]).env("AGENTD_API_SOCKET", daemon.api_socket()))
+        run(daemon.agentd(&["explain", name]).env("AGENTD_API_SOCKET", daemon.api_socket()))
             .1
             .split_whitespace()
             .collect::<Vec<_>>()
@@ -350,7 +350,7 @@ fn entries_without_a_type_are_what_the_daemon_says() {
     );
     let told = daemon.wait_until("c", "its limits", |agent| agent.limits_error.is_some());
     assert_eq!(told.default_limits_error, None);
-    let (_, doctor) = run(&mut daemon.agentd(&["doctor", "--json"]).env("AGENTD_API_SOCKET", daemon.api_socket()));
+    let (_, doctor) = run(daemon.agentd(&["doctor", "--json"]).env("AGENTD_API_SOCKET", daemon.api_socket()));
     assert!(doctor.contains("limits are not applied"), "{doctor}");
 }
 
@@ -377,7 +377,7 @@ fn codex_in_a_sandbox_is_told_to_do_without_its_own() {
         daemon.wait_until_running(name);
         daemon.wait("its words", || daemon.lines(name).contains(&"do it".to_owned()).then_some(()));
         assert_eq!(daemon.lines(name), [&begin[..], middle, &["--", "do it"]].concat(), "{name}");
-        let (_, said) = run(&mut daemon.agentd(&["explain", name]).env("AGENTD_API_SOCKET", daemon.api_socket()));
+        let (_, said) = run(daemon.agentd(&["explain", name]).env("AGENTD_API_SOCKET", daemon.api_socket()));
         assert_eq!(said.contains("The sandbox of codex itself is off"), name != "native", "{said}");
     }
 }

@@ -2262,6 +2262,7 @@ mod what_is_shown {
             home: Home::Kept,
             seed: Vec::new(),
             network: Network::Host,
+            proxy: None,
         };
         let limited = declaration(|policy| policy.limits.memory = Some(2 << 30));
         let mut life = Life::running(Declaration { kind: Kind::Sandboxed(sandbox), ..limited });
