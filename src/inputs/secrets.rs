@@ -728,7 +728,7 @@ mod tests {
 
     #[test]
     fn files_that_no_entry_names_are_redacted_and_in_no_ones_way() {
-        let large = vec![b'x'; ROOM as usize + 1];
+        let large = vec![b'x'; MAX_ARGUMENT + 2000];
         let directory = directory(&[("A", b"a"), ("x-y", b"v\n"), ("z.z", &large), (".hidden", b"h")]);
         mkfifo(&directory.path().join("p.p"), Mode::S_IRWXU).unwrap();
         let reading = read(directory.path(), &Named::default(), &Secrets::default());

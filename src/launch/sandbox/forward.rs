@@ -243,10 +243,11 @@ mod tests {
 
     fn connect(address: SocketAddr) -> TcpStream {
         let client = TcpStream::connect(address).unwrap();
-        client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        client.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
         client
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "as the other servers of these tests")]
     fn echo(connection: UnixStream) {
         let _ = io::copy(&mut &connection, &mut &connection);
     }

@@ -211,7 +211,7 @@ mod tests {
             let failure = wrong(name, &hidden);
             assert!(!failure.missing && failure.message.contains(expected), "{}", failure.message);
         }
-        fs::set_permissions(root.join("p"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(root.join("p"), fs::Permissions::from_mode(0o0)).unwrap();
         if !nix::unistd::Uid::effective().is_root() {
             assert!(wrong("p", &[]).message.contains("Permission denied"));
         }
