@@ -49,6 +49,9 @@ const USUAL_FOLDERS: [&str; 2] = ["/nix/var/nix/profiles/default/bin", "/run/cur
 /// How much of what Nix says last is kept, to find its reason in.
 const KEPT: usize = 16 << 10;
 
+/// How much a program of Nix may print: the paths of a large closure take some hundred kilobytes.
+const MOST_PRINTED: u64 = 16 << 20;
+
 /// How much is read at a time.
 const PIECE: usize = 4096;
 
@@ -232,7 +235,7 @@ impl Nix {
             self.run("nix-store", &[&options[..], &[link.as_os_str(), path.as_os_str()]].concat())?;
             outputs.push(fs::read_link(&link).map_err(|error| Error::State { path: link, error })?);
         }
-        if let Some(absent) = outputs.iter().find(|output| !output.exists()) {
+        if let Some(absent) = outputs.iter().find(|output| !is_store_path(output) || !output.exists()) {
             return Err(Error::Elsewhere(absent.clone()));
         }
         let query =
@@ -256,8 +259,14 @@ impl Nix {
         let mut child = command.spawn().map_err(failed)?;
         let stdout = child.stdout.take();
         let printed = std::thread::spawn(move || {
+            let Some(mut stdout) = stdout else { return Ok(Vec::new()) };
             let mut printed = Vec::new();
-            stdout.map(|mut stdout| stdout.read_to_end(&mut printed)).transpose().map(|_| printed)
+            stdout.by_ref().take(MOST_PRINTED).read_to_end(&mut printed)?;
+            // It may go on and say what is wrong, but nobody keeps what it prints.
+            match io::copy(&mut stdout, &mut io::sink())? {
+                0 => Ok(printed),
+                _ => Err(io::Error::other(format!("it printed more than {} MiB", MOST_PRINTED >> 20))),
+            }
         });
         let said = relay(&mut child).map_err(failed)?;
         let end = child.wait().map_err(failed)?;
