@@ -368,7 +368,7 @@ fn reason(said: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use tempfile::TempDir;
 
@@ -396,6 +396,18 @@ mod tests {
         assert_eq!(reason(nested).unwrap(), "undefined variable 'y'");
         assert_eq!(reason("it crashed\n\n").unwrap(), "it crashed");
         assert_eq!(reason("\n"), None);
+    }
+
+    #[test]
+    fn what_a_program_of_nix_prints_is_bounded() {
+        let folder = TempDir::new().unwrap();
+        let program = folder.path().join("nix");
+        fs::write(&program, "#!/bin/sh\n/usr/bin/head -c \"$1\" /dev/zero\n").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let nix = Nix { path: folder.path().into(), interrupted: Arc::default() };
+        assert_eq!(nix.run("nix", &["1000"]).unwrap().len(), 1000);
+        let error = nix.run("nix", &[(MOST_PRINTED + 1).to_string()]).unwrap_err();
+        assert!(error.to_string().ends_with("it printed more than 16 MiB"), "{error}");
     }
 
     #[test]
