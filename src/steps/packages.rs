@@ -57,7 +57,8 @@ const PIECE: usize = 4096;
 
 /// Why the packages are not there. Shown to people as what the agent waits for.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum Error {
     #[error("root builds no packages; run agents as a user")]
     Root,
     #[error("{0:?} is no agent")]
@@ -92,6 +93,15 @@ pub fn run(agent: &str, names: &[&OsString], out: &mut impl Write) -> ExitCode {
     };
     let told = serde_json::to_vec(&outcome).map_err(io::Error::from).and_then(|text| out.write_all(&text));
     if told.is_ok() && matches!(outcome, Outcome::Built(_)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Looks for Nix in the login of this user.
+///
+/// # Errors
+///
+/// There is none.
+pub fn look() -> Result<(), Error> {
+    Nix::find().map(drop)
 }
 
 fn build(agent: &str, names: &[&OsString]) -> Result<Built, Error> {

@@ -373,6 +373,8 @@ fn doctor_and_check_find_an_engine_that_works() {
         return;
     }
     let daemon = Setup::new().start(&agent("a", "sleep inf", "type = \"sandboxed\"\nenabled = false"));
+    // No agent starts that would wait for the server.
+    daemon.wait("the tmux server", || daemon.tmux_socket().exists().then_some(()));
     let found = doctor(&daemon);
     let is_said = |said: &str| found.checks.iter().any(|check| check.0 == "sandbox" && check.2.contains(said));
     assert!(is_said("bwrap makes sandboxes, for 1 sandboxed agent"), "{:#?}", found.checks);
