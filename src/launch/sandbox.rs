@@ -84,6 +84,8 @@ pub(super) struct Request<'a> {
     /// The agent's name.
     pub agent: &'a str,
     pub workdir: &'a Path,
+    /// Whether the repository of another user may be shown.
+    pub trust_repository: bool,
     /// What its packages need of the store, should the sandbox not have all of the store.
     pub closure: &'a [PathBuf],
     /// The program and its arguments.
@@ -150,7 +152,7 @@ impl Request<'_> {
         let gate = gate.map_err(|error| failure("the sandbox has no way to its proxy", &error))?;
         let (gate_path, gate) = gate.unzip();
         let prepared = Prepared { made_home, temporary: temporary.path().to_owned(), launcher, gate: gate_path };
-        let owner = Owner { user, home, shell };
+        let owner = Owner { user, home, shell, trusts: self.trust_repository };
         let mut facts = machine::look(self.sandbox, owner, self.workdir, prepared, hidden).map_err(refused)?;
         if let Some(closure) = &mut facts.closure {
             let missing: Vec<PathBuf> = self.closure.iter().filter(|path| !closure.contains(path)).cloned().collect();

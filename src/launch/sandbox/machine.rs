@@ -31,6 +31,8 @@ pub(super) struct Owner<'a> {
     pub user: &'a str,
     pub home: &'a Path,
     pub shell: &'a Path,
+    /// Whether the entry trusts repositories of other users.
+    pub trusts: bool,
 }
 
 /// What was made for the attempt.
@@ -66,7 +68,7 @@ pub(super) fn look(
     }
     sandbox.read.iter().try_for_each(|path| refuse("sandbox_read", path, &hidden, None))?;
     sandbox.write.iter().try_for_each(|path| refuse("sandbox_write", path, &hidden, Some(uid)))?;
-    let repository = repository::find(&real_workdir, &real_home)?;
+    let repository = repository::find(&real_workdir, &real_home, owner.trusts)?;
     let mut files: BTreeSet<PathBuf> =
         sandbox.read.iter().chain(&sandbox.write).filter(|path| path.is_file()).cloned().collect();
     files.insert(prepared.launcher.clone());

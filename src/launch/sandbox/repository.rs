@@ -2,7 +2,7 @@
 //!
 //! The agent commits, so the git directory is writable. Its hooks and configuration are not: git runs what they name, also as
 //! another user who uses the repository later. Neither are the git directories of other worktrees and submodules in it, which have
-//! configurations of their own. Each git directory is a mount of its own, so that it cannot be renamed and replaced by another one
+//! configurations of their own; only submodules of the agent's own working tree are writable, without hooks and configuration. Each git directory is a mount of its own, so that it cannot be renamed and replaced by another one
 //! with other hooks. What git would obey if it were there is made first, because only what exists can be mounted over.
 //!
 //! A `.git` file names a git directory anywhere, and an agent may have written that file. So it counts only if the git directory
@@ -13,9 +13,11 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::sys::regular_file;
+use crate::sys::repository as owners;
 
 /// The longest file that names a path.
 const MOST: u64 = 8 << 10;
@@ -62,28 +64,52 @@ pub(super) struct Repository {
 
 /// Finds the repository that the working directory is in.
 ///
-/// Both paths have no links. The home and what is above it are nobody's working tree here: all of it would be shown.
-pub(super) fn find(workdir: &Path, home: &Path) -> Result<Option<Repository>, String> {
-    if is_git_dir(workdir) {
-        let mut bare = Repository::default();
-        bare.add(workdir)?;
-        return Ok(Some(bare));
-    }
+/// Both paths have no links. The home and what is above it are nobody's working tree here: all of it would be shown. Neither is a
+/// folder above that is another user's, unless the entry `trusts` that, or one that everybody can write to: whoever made the
+/// repository there would decide what git runs.
+pub(super) fn find(workdir: &Path, home: &Path, trusts: bool) -> Result<Option<Repository>, String> {
     for top in workdir.ancestors() {
         if home.starts_with(top) {
-            return Ok(None);
+            break;
         }
         let git = top.join(".git");
         let Ok(metadata) = fs::symlink_metadata(&git) else { continue };
+        if top != workdir && (is_everybodys(top) || !trusts && is_anothers(workdir)) {
+            break;
+        }
+        if metadata.is_symlink() {
+            return Err(is_link(&git));
+        }
         let mut repository = Repository { top: Some(top.to_owned()), ..Repository::default() };
         let is_found = if metadata.is_dir() {
-            is_git_dir(&git) && repository.add(&git)?
+            is_git_dir(&git) && repository.add_with_modules(&git)?
         } else {
             metadata.is_file() && repository.add_named(top, &git, home)?
         };
         return Ok(is_found.then_some(repository));
     }
+    // An agent can make its working directory look like this, but only where it is in no other repository.
+    if is_git_dir(workdir) {
+        let mut bare = Repository::default();
+        bare.add(workdir)?;
+        return Ok(Some(bare));
+    }
     Ok(None)
+}
+
+fn is_everybodys(folder: &Path) -> bool {
+    fs::metadata(folder).map_or(true, |metadata| metadata.mode() & 0o002 != 0)
+}
+
+fn is_anothers(directory: &Path) -> bool {
+    matches!(owners::look(directory), owners::Repository::OfAnother { .. })
+}
+
+fn is_link(path: &Path) -> String {
+    format!(
+        "{} is a link, which cannot be kept from being replaced; make it a file or folder of its own",
+        path.display()
+    )
 }
 
 /// Whether this looks like a git directory to git itself.
@@ -92,12 +118,18 @@ fn is_git_dir(path: &Path) -> bool {
 }
 
 impl Repository {
-    /// Adds a git directory with those of its submodules.
+    /// Adds a git directory.
     fn add(&mut self, git: &Path) -> Result<bool, String> {
         self.writable.push(git.to_owned());
         for (name, absent) in RUN_BY_GIT {
             self.protect(git, name, absent)?;
         }
+        Ok(true)
+    }
+
+    /// Adds a git directory with those of its submodules.
+    fn add_with_modules(&mut self, git: &Path) -> Result<bool, String> {
+        self.add(git)?;
         self.add_modules(&git.join("modules"), 0)?;
         Ok(true)
     }
@@ -124,7 +156,7 @@ impl Repository {
             if self.writable.len() > MOST_MODULES || depth > DEEPEST_MODULE {
                 return Ok(());
             } else if is_git_dir(&folder) {
-                self.add(&folder)?;
+                self.add_with_modules(&folder)?;
             } else {
                 self.add_modules(&folder, depth + 1)?;
             }
@@ -147,6 +179,7 @@ impl Repository {
             if !names_back() {
                 return Ok(false);
             }
+            // Its submodules are of the main worktree.
             self.add(common)?;
             keep_main(common)?;
             self.protect(common, "commondir", Absent::Stays)?;
@@ -160,7 +193,7 @@ impl Repository {
             return Ok(false);
         };
         self.top = Some(above.to_owned());
-        self.add(&git)?;
+        self.add_with_modules(&git)?;
         self.read_only.push(file.to_owned());
         Ok(true)
     }
@@ -170,10 +203,7 @@ impl Repository {
         let path = git.join(name);
         match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_symlink() => {
-                return Err(format!(
-                    "{} is a link, which cannot be kept from being replaced; make it a file or folder of its own",
-                    path.display()
-                ));
+                return Err(is_link(&path));
             }
             Ok(_) => self.read_only.push(path),
             Err(error) if error.kind() == io::ErrorKind::NotFound && absent != Absent::Stays => {
@@ -241,8 +271,10 @@ fn named_in(file: &Path, word: &[u8]) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt, chown};
     use std::process::Command;
 
+    use nix::unistd::Uid;
     use tempfile::TempDir;
 
     use super::*;
@@ -281,7 +313,7 @@ mod tests {
     impl Place {
         fn find(&self, workdir: &str) -> Option<Repository> {
             assert!(self.folder.path().is_dir());
-            find(&self.root.join(workdir), &self.root.join("home")).unwrap()
+            find(&self.root.join(workdir), &self.root.join("home"), false).unwrap()
         }
 
         fn paths(&self, paths: &[&str]) -> Vec<PathBuf> {
@@ -372,6 +404,10 @@ mod tests {
             let path = place.root.join("repo/.git/modules/deep/module").join(name);
             assert!(around.read_only.contains(&path), "{name} in {around:?}");
         }
+        git(&place.root.join("repo"), &["commit", "-q", "-m", "modules"]);
+        git(&place.root.join("repo"), &["worktree", "add", "-q", "../tree"]);
+        let linked = place.find("tree").unwrap().writable;
+        assert_eq!(linked, place.paths(&["repo/.git", "repo/.git/worktrees/tree"]), "these are of the main worktree");
     }
 
     #[test]
@@ -392,11 +428,56 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_in_a_repository_is_no_bare_repository() {
+        let place = place();
+        let repository = place.root.join("repo");
+        let before = place.find("repo");
+        for folder in ["objects", "refs", "sub/objects", "sub/refs"] {
+            fs::create_dir(repository.join(folder)).unwrap();
+        }
+        for head in ["HEAD", "sub/HEAD"] {
+            fs::write(repository.join(head), "ref: refs/heads/x\n").unwrap();
+        }
+        assert_eq!((place.find("repo"), place.find("repo/sub")), (before.clone(), before));
+        git(&place.root, &["clone", "-q", "--bare", "repo", "bare.git"]);
+        assert_eq!(place.find("bare.git").unwrap().writable, place.paths(&["bare.git"]));
+    }
+
+    #[test]
+    fn a_git_dir_that_is_a_link_is_refused() {
+        let place = place();
+        fs::rename(place.root.join("repo/.git"), place.root.join("repo/git")).unwrap();
+        std::os::unix::fs::symlink("git", place.root.join("repo/.git")).unwrap();
+        let error = find(&place.root.join("repo/sub"), &place.root.join("home"), false).unwrap_err();
+        assert!(error.contains("repo/.git is a link"), "{error}");
+    }
+
+    #[test]
+    fn a_repository_that_anybody_could_have_made_is_not_shown() {
+        let place = place();
+        let top = place.root.join("repo");
+        for (mode, is_shown) in [(0o777, false), (0o1777, false), (0o775, true)] {
+            fs::set_permissions(&top, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(place.find("repo/sub").is_some(), is_shown, "{mode:o}");
+        }
+        if Uid::effective().is_root() {
+            for path in [top.clone(), top.join(".git")] {
+                chown(&path, Some(4321), None).unwrap();
+            }
+            let find =
+                |workdir: &str, trusts| find(&place.root.join(workdir), &place.root.join("home"), trusts).unwrap();
+            assert_eq!(find("repo/sub", false), None);
+            assert!(find("repo/sub", true).is_some());
+            assert!(find("repo", false).is_some(), "what is in the working directory is kept from being changed");
+        }
+    }
+
+    #[test]
     fn a_home_is_no_working_tree() {
         let place = place();
         let workdir = place.root.join("repo/sub");
-        assert_eq!(find(&workdir, &place.root.join("repo")).unwrap(), None);
-        assert_eq!(find(&workdir, &place.root.join("repo/home")).unwrap(), None);
+        assert_eq!(find(&workdir, &place.root.join("repo"), false).unwrap(), None);
+        assert_eq!(find(&workdir, &place.root.join("repo/home"), false).unwrap(), None);
     }
 
     #[test]
@@ -404,7 +485,7 @@ mod tests {
         let place = place();
         fs::remove_dir_all(place.root.join("repo/.git/hooks")).unwrap();
         std::os::unix::fs::symlink("/etc", place.root.join("repo/.git/hooks")).unwrap();
-        let error = find(&place.root.join("repo"), &place.root.join("home")).unwrap_err();
+        let error = find(&place.root.join("repo"), &place.root.join("home"), false).unwrap_err();
         assert!(error.contains("repo/.git/hooks is a link"), "{error}");
     }
 }

@@ -52,6 +52,7 @@ pub fn try_engine(engine: Engine, program: Option<PathBuf>) -> Result<(), Failur
         sandbox: &sandbox,
         agent: "try",
         workdir: workdir.path(),
+        trust_repository: false,
         closure: &[],
         arguments: &arguments,
         environment: login.clone(),
