@@ -85,6 +85,8 @@ pub(super) struct Request<'a> {
     pub agent: &'a str,
     pub workdir: &'a Path,
     /// What its packages need of the store, should the sandbox not have all of the store.
+    /// The umask of the harness.
+    pub umask: u32,
     pub closure: &'a [PathBuf],
     /// The program and its arguments.
     pub arguments: &'a [SecretBytes],
@@ -250,6 +252,7 @@ impl Request<'_> {
             ids: is_relayed.then_some((facts.uid, facts.gid)),
             size: None,
             has_proxy: self.sandbox.proxy.is_some(),
+            umask: self.umask,
         }
     }
 }

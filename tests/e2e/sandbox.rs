@@ -310,6 +310,22 @@ fn a_fresh_home_is_filled_and_forgotten(#[case] engine: &str) {
     assert!(!user.dir.join("new").exists());
 }
 
+#[rstest]
+#[case("bwrap")]
+#[case("crun")]
+#[case("runsc")]
+fn a_sandboxed_agent_has_the_umask_of_its_entry(#[case] engine: &str) {
+    if !has(engine) {
+        return;
+    }
+    let entry = |name, more: &str| {
+        shell(name, engine, &format!("umask >@WORK/{name}.new; mv @WORK/{name}.new @WORK/{name}; sleep 1000"), more)
+    };
+    let daemon = Setup::new().start(&(entry("a", "umask = \"0077\"") + &entry("b", "")));
+    assert_eq!(daemon.wait_for_file("a"), b"0077\n");
+    assert_eq!(daemon.wait_for_file("b"), b"0022\n");
+}
+
 #[test]
 fn entries_without_a_type_are_what_the_daemon_says() {
     if !has("crun") {

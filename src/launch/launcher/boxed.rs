@@ -63,6 +63,7 @@ pub(super) fn start(order: Order, login: &Login, daemon: &mut DaemonLink) -> Res
         sandbox,
         agent: &daemon.name,
         workdir,
+        umask: order.umask,
         closure: &order.closure,
         arguments,
         login: &login.environment,
