@@ -196,6 +196,7 @@ impl Request<'_> {
         // The socket's path, the server, and a session.
         let tmux = tmux.as_ref().and_then(|tmux| tmux.as_bytes().split(|&byte| byte == b',').next());
         let sockets = [Some(self.launch_socket), tmux.map(|path| Path::new(OsStr::from_bytes(path)))];
+        let _ = homes::make_folder_of_all(home);
         let folders = sockets.into_iter().flatten().filter_map(|socket| socket.parent()?.canonicalize().ok());
         folders.chain(home.join(homes::FOLDER).canonicalize().ok()).collect()
     }
@@ -338,4 +339,32 @@ fn failure(what: &str, error: &io::Error) -> Failure {
 /// A failure that a person has to see to.
 fn refused(message: String) -> Failure {
     Failure { message, errno: Some(Errno::EPERM as i32), missing: false, program: None, packages: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn kept_homes_are_hidden_before_there_are_any() {
+        let folder = TempDir::new().unwrap();
+        let home = folder.path().canonicalize().unwrap();
+        let sandbox = mounts::tests::sandbox(Home::Real);
+        let request = Request {
+            sandbox: &sandbox,
+            agent: "a",
+            workdir: &home,
+            umask: 0o022,
+            closure: &[],
+            arguments: &[],
+            login: &[],
+            environment: Vec::new(),
+            mark: None,
+            launch_socket: Path::new("/nonexistent/launch.sock"),
+        };
+        assert!(request.hidden(&home).contains(&home.join(homes::FOLDER)));
+        assert!(request.hidden(Path::new("/proc/nonexistent")).iter().all(|path| !path.ends_with("homes")));
+    }
 }

@@ -53,7 +53,7 @@ fn at(path: &Path) -> impl Fn(io::Error) -> Error {
 /// The kept home of this agent, which is made and filled by this if it is not there.
 pub(super) fn kept(home: &Path, agent: &str, fill: impl FnOnce(&Path) -> Result<(), Error>) -> Result<PathBuf, Error> {
     let folder = home.join(FOLDER);
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(at(&folder))?;
+    make_folder_of_all(home).map_err(at(&folder))?;
     // Names that differ only in case are one agent.
     let path = folder.join(agent.to_ascii_lowercase());
     match fs::symlink_metadata(&path) {
@@ -76,6 +76,11 @@ pub(super) fn not_shown<'a>(home: &Path, seed: &[PathBuf], shown: impl Iterator<
     let shown: Vec<&PathBuf> = shown.collect();
     let is_copied = |path: &&PathBuf| !shown.iter().any(|shown| home.join(path).starts_with(shown));
     seed.iter().filter(is_copied).cloned().collect()
+/// Makes the folder of all kept homes, if the home itself is there.
+pub(super) fn make_folder_of_all(home: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(home.join(FOLDER))
+}
+
 }
 
 /// Writes git's configuration for a new home, unless that has been copied.
