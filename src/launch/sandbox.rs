@@ -57,6 +57,7 @@ use crate::agent::sandbox::{Engine, Home, Sandbox};
 use crate::launch::launcher::find;
 use crate::launch::protocol::Failure;
 use crate::launch::temporary_dir::{self, Scratch};
+use crate::sys::regular_file;
 use crate::sys::secret_bytes::SecretBytes;
 
 /// Variables of a login that name what no sandbox has.
@@ -84,9 +85,9 @@ pub(super) struct Request<'a> {
     /// The agent's name.
     pub agent: &'a str,
     pub workdir: &'a Path,
-    /// What its packages need of the store, should the sandbox not have all of the store.
     /// The umask of the harness.
     pub umask: u32,
+    /// What its packages need of the store, should the sandbox not have all of the store.
     pub closure: &'a [PathBuf],
     /// The program and its arguments.
     pub arguments: &'a [SecretBytes],
@@ -191,12 +192,15 @@ impl Request<'_> {
     }
 
     /// The folders of agentd that no agent may reach from inside.
+    ///
+    /// That of kept homes is made if it is absent, because only what is there can be covered, and a home may be kept there later. In
+    /// a home where it cannot be made, none is kept.
     fn hidden(&self, home: &Path) -> Vec<PathBuf> {
+        let _ = homes::make_folder_of_all(home);
         let tmux = std::env::var_os("TMUX");
         // The socket's path, the server, and a session.
         let tmux = tmux.as_ref().and_then(|tmux| tmux.as_bytes().split(|&byte| byte == b',').next());
         let sockets = [Some(self.launch_socket), tmux.map(|path| Path::new(OsStr::from_bytes(path)))];
-        let _ = homes::make_folder_of_all(home);
         let folders = sockets.into_iter().flatten().filter_map(|socket| socket.parent()?.canonicalize().ok());
         folders.chain(home.join(homes::FOLDER).canonicalize().ok()).collect()
     }
@@ -248,12 +252,12 @@ impl Request<'_> {
             arguments: self.arguments.to_vec(),
             environment,
             workdir: secret(self.workdir.as_os_str()),
+            umask: self.umask,
             expected,
             seeded: seeded.map(|_| secret(facts.home.as_os_str())),
             ids: is_relayed.then_some((facts.uid, facts.gid)),
             size: None,
             has_proxy: self.sandbox.proxy.is_some(),
-            umask: self.umask,
         }
     }
 }
@@ -320,10 +324,19 @@ fn make_root(root: &Path, items: &[Item]) -> io::Result<()> {
             Item::Folder(path) => fs::create_dir_all(place(path)?)?,
             Item::Blank(path) => fs::write(place(path)?, "")?,
             Item::File(path, text) => fs::write(place(path)?, text)?,
+            Item::Copy(path) => copy(path, &place(path)?)?,
             Item::Link(path, to) => symlink(to, place(path)?)?,
         }
     }
     Ok(())
+}
+
+/// Copies a file of the machine. One that has been replaced or removed meanwhile is left out.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    match regular_file::read(from, mounts::MOST_COPIED) {
+        Ok((text, _)) => fs::write(to, text.as_slice()),
+        Err(_) => Ok(()),
+    }
 }
 
 fn failure(what: &str, error: &io::Error) -> Failure {
