@@ -270,7 +270,7 @@ fn a_kept_home_outlives_attempts_and_is_filled_from_the_users() {
     let user = setup.agent_account();
     give_login(&user);
     fs::write(home.join("secret-notes"), "private").unwrap();
-    let script = "cat ~/.claude/.credentials.json >seen; (cd ~; find . -type f | sort) >listed; test -e ~/mark && cp ~/mark again; echo kept >~/mark; mv ~/.claude/.credentials.json ~/.claude/moved; sleep 1000";
+    let script = "cat ~/.claude/.credentials.json >seen; (cd ~; find . -type f | sort) >listed.new; mv listed.new listed; test -e ~/mark && cp ~/mark again.new && mv again.new again; echo kept >~/mark; mv ~/.claude/.credentials.json ~/.claude/moved; sleep 1000";
     let more = "sandbox_home = \"kept\"";
     let mut daemon = setup.start(&logged_in(&shell(&name, "bwrap", script, more)));
     daemon.wait("the list", || (!daemon.lines("listed").is_empty()).then_some(()));
