@@ -270,7 +270,7 @@ fn a_kept_home_outlives_attempts_and_is_filled_from_the_users() {
     let user = setup.agent_account();
     give_login(&user);
     fs::write(home.join("secret-notes"), "private").unwrap();
-    let script = "cat ~/.claude/.credentials.json >seen; (cd ~; find . -type f | sort) >listed; test -e ~/mark && cp ~/mark again; echo kept >~/mark; mv ~/.claude/.credentials.json ~/.claude/moved; sleep 1000";
+    let script = "cat ~/.claude/.credentials.json >seen; (cd ~; find . -type f | sort) >listed.new; mv listed.new listed; test -e ~/mark && cp ~/mark again.new && mv again.new again; echo kept >~/mark; mv ~/.claude/.credentials.json ~/.claude/moved; sleep 1000";
     let more = "sandbox_home = \"kept\"";
     let mut daemon = setup.start(&logged_in(&shell(&name, "bwrap", script, more)));
     daemon.wait("the list", || (!daemon.lines("listed").is_empty()).then_some(()));
@@ -308,6 +308,22 @@ fn a_fresh_home_is_filled_and_forgotten(#[case] engine: &str) {
     assert_eq!(daemon.lines("seen"), ["token"]);
     assert_eq!(daemon.lines("listed"), LOGIN);
     assert!(!user.dir.join("new").exists());
+}
+
+#[rstest]
+#[case("bwrap")]
+#[case("crun")]
+#[case("runsc")]
+fn a_sandboxed_agent_has_the_umask_of_its_entry(#[case] engine: &str) {
+    if !has(engine) {
+        return;
+    }
+    let entry = |name, more: &str| {
+        shell(name, engine, &format!("umask >@WORK/{name}.new; mv @WORK/{name}.new @WORK/{name}; sleep 1000"), more)
+    };
+    let daemon = Setup::new().start(&(entry("a", "umask = \"0077\"") + &entry("b", "")));
+    assert_eq!(daemon.wait_for_file("a"), b"0077\n");
+    assert_eq!(daemon.wait_for_file("b"), b"0022\n");
 }
 
 #[test]

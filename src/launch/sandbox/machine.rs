@@ -161,7 +161,14 @@ fn system() -> Vec<(PathBuf, Found)> {
     let etc = Path::new("/etc");
     let settings = mounts::SETTINGS.iter().map(|name| etc.join(name));
     let paths = mounts::SYSTEM.iter().map(PathBuf::from).chain(settings);
-    paths.filter_map(|path| Some((path.clone(), found(&path)?))).collect()
+    paths.filter_map(|path| Some((path.clone(), copied(&path, found(&path)?)))).collect()
+}
+
+/// A small file is copied.
+fn copied(path: &Path, found: Found) -> Found {
+    let is_live = mounts::LIVE.iter().any(|name| path == Path::new("/etc").join(name));
+    let is_small = || path.metadata().is_ok_and(|metadata| metadata.len() <= mounts::MOST_COPIED);
+    if found == Found::File && !is_live && is_small() { Found::Small } else { found }
 }
 
 fn found(path: &Path) -> Option<Found> {

@@ -87,6 +87,12 @@ pub(super) const SETTINGS: [&str; 37] = [
     "zoneinfo",
 ];
 
+/// The longest file of [`SETTINGS`] that is copied. Each mount costs more time than that.
+pub(super) const MOST_COPIED: u64 = 256 << 10;
+
+/// What of [`SETTINGS`] is edited in place, and shown as it is while the agent runs.
+pub(super) const LIVE: [&str; 1] = ["hosts"];
+
 /// What was found on the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Facts {
@@ -127,6 +133,8 @@ pub(super) struct Facts {
 pub(super) enum Found {
     Folder,
     File,
+    /// A file that is copied. Programs that change it replace it, which a mount would not show either.
+    Small,
     /// A link that leads there.
     Link(PathBuf),
 }
@@ -139,6 +147,8 @@ pub(super) enum Item {
     Blank(PathBuf),
     Link(PathBuf, PathBuf),
     File(PathBuf, String),
+    /// What the machine has there.
+    Copy(PathBuf),
 }
 
 /// A mount.
@@ -211,6 +221,7 @@ impl Plan {
 
     fn show(&mut self, path: &Path, found: &Found) {
         match found {
+            Found::Small => self.items.push(Item::Copy(path.to_owned())),
             Found::Link(to) => self.items.push(Item::Link(path.to_owned(), to.clone())),
             Found::Folder | Found::File => self.mounts.push(bind(path, path, false)),
         }
@@ -316,6 +327,7 @@ pub(super) mod tests {
                 ("/bin".into(), link("usr/bin")),
                 ("/nix/store".into(), Found::Folder),
                 ("/etc/hosts".into(), Found::File),
+                ("/etc/services".into(), Found::Small),
             ],
             resolver: Some((link("../run/systemd/resolve/stub-resolv.conf"), Some("/run/systemd/resolve".into()))),
             closure: None,
@@ -375,6 +387,7 @@ pub(super) mod tests {
         has(Item::Link("/bin".into(), "usr/bin".into()));
         has(Item::Link("/etc/resolv.conf".into(), "../run/systemd/resolve/stub-resolv.conf".into()));
         has(Item::Blank("/etc/hosts".into()));
+        has(Item::Copy("/etc/services".into()));
         has(Item::Folder("/home/agent".into()));
         assert!(!plan.items.contains(&Item::Folder("/home/agent/work".into())), "it is made in the home");
         let passwd = plan.items.iter().find_map(|item| match item {
