@@ -371,6 +371,7 @@ mod tests {
             sandbox: &sandbox,
             agent: "a",
             workdir: &home,
+            trust_repository: false,
             umask: 0o022,
             closure: &[],
             arguments: &[],
