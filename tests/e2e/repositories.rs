@@ -26,20 +26,23 @@ const SCRIPT: &str = "export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTE
 static GIT_CONFIG: RwLock<()> = RwLock::new(());
 
 /// A configuration of git that a user has for a while.
-struct GitConfig(PathBuf, RwLockWriteGuard<'static, ()>);
+struct GitConfig {
+    path: PathBuf,
+    _alone: RwLockWriteGuard<'static, ()>,
+}
 
 impl GitConfig {
     fn of(user: &User, text: &str) -> Self {
         let path = user.dir.join(".gitconfig");
-        let guard = GIT_CONFIG.write().unwrap_or_else(PoisonError::into_inner);
+        let alone = GIT_CONFIG.write().unwrap_or_else(PoisonError::into_inner);
         fs::write(&path, text).unwrap();
-        Self(path, guard)
+        Self { path, _alone: alone }
     }
 }
 
 impl Drop for GitConfig {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        let _ = fs::remove_file(&self.path);
     }
 }
 
