@@ -618,11 +618,13 @@ fn read_config(path: &Path) -> (Result<Jcard, String>, Option<SystemTime>) {
 fn report_sandbox(path: &Path, config: &Config, before: &mut usize) {
     let count = config.sandbox_expected.len();
     if count > 0 && count != *before {
+        let (entries, run, lines_are) =
+            if count == 1 { ("entry", "runs", "line") } else { ("entries", "run", "lines") };
         let lines: Vec<String> =
             config.sandbox_expected.iter().take(10).map(|finding| finding.line.to_string()).collect();
         let more = if count > lines.len() { ", …" } else { "" };
         tracing::warn!(
-            "{}: {count} entries without a `type` run without a sandbox, which the Go daemon would use (lines {}{more}); start agentd with --default-type sandboxed to have it, or write `type = \"native\"` if none is meant",
+            "{}: {count} {entries} without a `type` {run} without a sandbox, which the Go daemon would use ({lines_are} {}{more}); start agentd with --default-type sandboxed to have it, or write `type = \"native\"` if none is meant",
             path.display(),
             lines.join(", ")
         );
