@@ -115,8 +115,11 @@ pub struct Outlets {
 pub struct Supervisor {
     agents: BTreeMap<Key, Agent>,
     desired: Desired,
-    /// Sessions that were found before the first reading of the inputs, which says whose agents they can be.
-    found: Option<Vec<(Option<AgentUser>, BTreeSet<Key>)>>,
+    /// Sessions that were found, of agents of which it is not known yet whether they can be of that user: before the first reading of
+    /// the inputs, and of nobody's agents as long as not every entry is known.
+    found: Vec<(Option<AgentUser>, BTreeSet<Key>)>,
+    /// Whether what is desired was read at least once.
+    knows_desired: bool,
     /// What attempts wait to hear once it is on record.
     to_note: Vec<Note>,
     /// The latest version that was put on record.
@@ -258,7 +261,8 @@ impl Supervisor {
         Self {
             agents: BTreeMap::new(),
             desired: Desired::default(),
-            found: Some(Vec::new()),
+            found: Vec::new(),
+            knows_desired: false,
             to_note: Vec::new(),
             version: 0,
             recorded: 0,
@@ -363,8 +367,9 @@ impl Supervisor {
                 self.desired = desired;
                 self.redactions = None;
                 self.afterwards.publish = true;
-                for (user, owners) in self.found.take().into_iter().flatten() {
-                    self.find_all(user.as_ref(), &owners);
+                self.knows_desired = true;
+                for (user, owners) in std::mem::take(&mut self.found) {
+                    self.find_all(user, owners);
                 }
                 self.reconcile();
             }
@@ -424,10 +429,7 @@ impl Supervisor {
                 let version = self.version;
                 self.to_note.extend(to_note.map(|(attempt, command)| Note { version, key, attempt, command }));
             }
-            Event::Sessions { user, owners } => match &mut self.found {
-                Some(found) => found.push((user, owners)),
-                None => self.find_all(user.as_ref(), &owners),
-            },
+            Event::Sessions { user, owners } => self.find_all(user, owners),
             Event::Recorded(Report { tried, error }) => self.recorded(tried, error),
             Event::Detach => {
                 self.course = Course::Detaching;
@@ -454,20 +456,29 @@ impl Supervisor {
     }
 
     /// The tmux server of this user has sessions of these agents that were there before any was opened.
-    fn find_all(&mut self, user: Option<&AgentUser>, owners: &BTreeSet<Key>) {
-        for key in owners.iter().filter(|key| self.may_be_of(user, key)).cloned().collect::<Vec<_>>() {
-            self.find(user, &key);
+    fn find_all(&mut self, user: Option<AgentUser>, owners: BTreeSet<Key>) {
+        let mut undecided = BTreeSet::new();
+        for key in owners {
+            match self.may_be_of(user.as_ref(), &key) {
+                Some(true) => self.find(user.as_ref(), &key),
+                Some(false) => {}
+                None => _ = undecided.insert(key),
+            }
+        }
+        if !undecided.is_empty() {
+            self.found.push((user, undecided));
         }
     }
 
-    /// Whether the tmux server of this user can have a session of this agent. Users say what they like about sessions on their own
-    /// servers, and must not be able to pass something off as another user's agent.
-    fn may_be_of(&self, user: Option<&AgentUser>, key: &Key) -> bool {
+    /// Whether the tmux server of this user can have a session of this agent; `None` if that is not known yet. Users say what they like
+    /// about sessions on their own servers, and must not be able to pass something off as another user's agent.
+    fn may_be_of(&self, user: Option<&AgentUser>, key: &Key) -> Option<bool> {
         let name = user.map(|user| &user.name);
         match self.desired.agents.get(key) {
-            Some(agent) => agent.user.as_ref() == name,
+            _ if !self.knows_desired => None,
+            Some(agent) => Some(agent.user.as_ref() == name),
             // Nobody's agent, or one that an earlier daemon ran and that is to be stopped.
-            None => user.is_none() || self.desired.complete,
+            None => (user.is_none() || self.desired.complete).then_some(true),
         }
     }
 

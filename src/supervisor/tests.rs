@@ -588,6 +588,18 @@ mod users {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn have_sessions_that_wait_until_every_entry_is_known() {
+        let (mut house, fakes) = house();
+        house.take_in(Event::Desired(Desired { complete: false, ..Desired::default() })).await;
+        house.take_in(Event::Sessions { user: Some(other()), owners: [key("a")].into() }).await;
+        house.take_in(Event::Desired(Desired { complete: false, ..Desired::default() })).await;
+        assert_eq!((fakes.sessions.calls.count("close a"), house.state("a")), (0, None));
+        house.declare(&[]).await;
+        house.settle().await;
+        assert_eq!((fakes.sessions.calls.count("close a"), house.state("a")), (1, None));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn may_have_sessions_of_the_same_name() {
         let (mut house, fakes) = house();
         let mut second = agent("c", "a", patient());
