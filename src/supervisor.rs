@@ -890,7 +890,7 @@ impl Agent {
     }
 
     fn held(&self) -> HeldAgent {
-        HeldAgent { desired: self.desired.clone(), in_force: self.machine.in_force() }
+        HeldAgent { desired: self.desired.clone(), in_force: self.machine.in_force(), place: self.machine.place() }
     }
 }
 

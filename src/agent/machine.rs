@@ -54,7 +54,7 @@ use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;
 use crate::agent::name::Name;
 use crate::agent::orders::{Giver, Orders};
-use crate::agent::reconcile::InForce;
+use crate::agent::reconcile::{InForce, Place};
 use crate::agent::restart::{self, Verdict};
 use crate::agent::spec::{Kind, Policy};
 use crate::agent::user::{AgentUser, UserName};
@@ -399,6 +399,11 @@ impl Machine {
             Some(session) => session.user.as_ref(),
             None => self.launch()?.user.as_ref(),
         }
+    }
+
+    /// Where its session is.
+    pub fn place(&self) -> Place {
+        self.session.as_ref().map_or(Place::Nowhere, |session| Place::With(session.user.clone()))
     }
 
     fn offer_shell(&self) -> Option<Effect> {
