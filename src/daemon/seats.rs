@@ -33,7 +33,7 @@ use crate::supervisor::Event;
 use crate::supervisor::resources::{Seat, Seats};
 use crate::sys::account::Account;
 use crate::sys::blocking;
-use crate::sys::safe_path;
+use crate::sys::safe_path::{self, version_at};
 use crate::sys::systemd;
 use crate::sys::unix_socket;
 use crate::tmux::desks::{Desk, Desks};
@@ -145,6 +145,10 @@ impl SeatMaker {
 
     fn remove_launch_sockets(&self) {
         for (path, account) in self.made.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // Neither is the folder of a former user made again for nothing, nor that of a later one of the same name looked into.
+            if version_at(&path).is_none() || self.names.is_anothers(&account) {
+                continue;
+            }
             let removed = SocketDir::of(&path, &account, Some(self.group)).and_then(|folder| {
                 folder.remove_launch_socket().map_err(|error| {
                     socket_dir::Error::System(crate::sys::PathError::new("remove", path.clone(), error))
