@@ -687,7 +687,10 @@ impl Supervisor {
             Effect::Interrupt { attempt } => self.command(key, attempt, Command::Interrupt),
             Effect::InterruptAgain { attempt } => self.command(key, attempt, Command::InterruptAgain),
             Effect::Kill { attempt } => self.command(key, attempt, Command::Kill),
-            Effect::Account(past) => self.outlets.histories.add(key, past),
+            Effect::Account(past) => {
+                let user = self.agents.get(key).and_then(|agent| agent.machine.user());
+                self.outlets.histories.add(key, user, past);
+            }
             Effect::Close { session, user } => {
                 let (seat, tell, key) = (self.resources.seats.of(user.as_ref()), self.teller(key), key.clone());
                 tokio::spawn(async move {

@@ -246,14 +246,7 @@ pub fn is_default(name: &UserName, default: &Account) -> bool {
 
 /// A user of whom nothing is known but the name and the id: it was deleted, and something of it may still run.
 pub fn former(user: &AgentUser) -> Account {
-    Account {
-        name: user.name.to_string(),
-        uid: Uid::from_raw(user.uid),
-        gid: Gid::from_raw(u32::MAX - 1),
-        groups: Vec::new(),
-        home: "/nonexistent".into(),
-        shell: "/bin/sh".into(),
-    }
+    Account::known_as(user.name.as_str(), Uid::from_raw(user.uid))
 }
 
 #[cfg(test)]
