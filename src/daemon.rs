@@ -556,7 +556,7 @@ fn spawn_upkeep(
     let (kept, rounds) = (tmux.clone(), round.clone());
     tokio::spawn(async move { kept.keep(rounds).await });
     tokio::spawn(reaper::reap());
-    tokio::spawn(find_sessions(tmux.clone(), None, events.clone()));
+    tokio::spawn(find_sessions(tmux.clone(), None, events.clone(), round.clone()));
 }
 
 /// An agent, and when its latest attempt started.
@@ -639,7 +639,12 @@ async fn histories(state_dir: &Path) -> Histories {
 }
 
 /// Asks for the sessions that an earlier daemon may have left, until tmux answers.
-async fn find_sessions(tmux: Tmux, user: Option<AgentUser>, events: mpsc::UnboundedSender<Event>) {
+async fn find_sessions(
+    tmux: Tmux,
+    user: Option<AgentUser>,
+    events: mpsc::UnboundedSender<Event>,
+    mut rounds: watch::Receiver<()>,
+) {
     loop {
         match tmux.owners().await {
             // Fails only when the daemon is ending.
@@ -647,6 +652,7 @@ async fn find_sessions(tmux: Tmux, user: Option<AgentUser>, events: mpsc::Unboun
             // Every launch reports the same error.
             Err(error) => tracing::debug!("failed to look for sessions: {error}; trying again"),
         }
+        tmux.until_owner_is_back(&mut rounds).await;
         tokio::time::sleep(SESSIONS_RETRY).await;
     }
 }

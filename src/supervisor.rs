@@ -53,7 +53,7 @@ use crate::wire::reason;
 use crate::wire::status::{AgentStatus, Errors, State};
 
 use crate::supervisor::attempt::{Brakes, Command, Start};
-use crate::supervisor::resources::Resources;
+use crate::supervisor::resources::{Resources, Seat};
 
 /// An event that the supervisor reacts to.
 #[derive(Debug)]
@@ -692,10 +692,12 @@ impl Supervisor {
                 self.outlets.histories.add(key, user, past);
             }
             Effect::Close { session, user } => {
+                let is_last =
+                    !self.agents.iter().any(|(other, agent)| other != key && agent.machine.stays_with(user.as_ref()));
                 let (seat, tell, key) = (self.resources.seats.of(user.as_ref()), self.teller(key), key.clone());
                 tokio::spawn(async move {
                     let closed = match seat {
-                        Some(seat) => seat.sessions.close(&key).await.map_err(|error| error.to_string()),
+                        Some(seat) => close(&seat, &key, is_last).await,
                         None => Err(NO_SEAT.to_owned()),
                     };
                     tell(machine::Event::Closed(closed.map_err(|error| format!("the session {session}: {error}"))));
@@ -895,6 +897,19 @@ impl Agent {
     fn held(&self) -> HeldAgent {
         HeldAgent { desired: self.desired.clone(), in_force: self.machine.in_force(), place: self.machine.place() }
     }
+}
+
+/// Closes the session of an agent. That of a user who was deleted, as whom nothing can be done, ends with the server, once no other
+/// agent needs it.
+async fn close(seat: &Seat, key: &Key, is_last: bool) -> Result<(), String> {
+    let Err(error) = seat.sessions.close(key).await else { return Ok(()) };
+    if !seat.sessions.is_orphaned().await {
+        return Err(error.to_string());
+    }
+    if is_last {
+        seat.sessions.end_orphan().await.map_err(|error| format!("failed to end the tmux server: {error}"))?;
+    }
+    Ok(())
 }
 
 async fn tick(watchdog: &mut Option<Interval>) {

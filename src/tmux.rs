@@ -17,6 +17,7 @@
 mod client;
 pub mod desks;
 mod memory;
+mod orphan;
 #[cfg(not(fuzzing))]
 mod parse;
 #[cfg(fuzzing)]
@@ -41,6 +42,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::client::Arguments;
+use self::orphan::Owner;
 use self::sessions::ToClose;
 use crate::agent::name::Name;
 use crate::deputy::{self, Deputy, RunError, Server};
@@ -186,6 +188,8 @@ pub struct Tmux {
     origin: Origin,
     /// The unit that starts the server, if agentd is to ask for it.
     unit: Option<ServerUnit>,
+    /// The user, unless that is the default one.
+    owner: Option<Owner>,
     executable: String,
     shell: String,
     /// Whether tmux refused the account's shell.
@@ -223,6 +227,7 @@ impl Tmux {
             socket,
             origin,
             unit: None,
+            owner: None,
             executable,
             shell,
             is_shell_refused: Arc::default(),
@@ -252,6 +257,13 @@ impl Tmux {
         let (mut pause, mut complaint, brake) = (Duration::from_secs(1), OnChange::default(), Brake::new());
         // In advance: each launch starts the server if necessary.
         while let Err(error) = self.start_server().await {
+            if self.is_orphaned().await {
+                self.until_owner_is_back(&mut rounds).await;
+                if rounds.has_changed().is_err() {
+                    return;
+                }
+                continue;
+            }
             let error = error.to_string();
             // The message may come from an impostor, which can vary it each time.
             if complaint.pass(&error)
@@ -268,7 +280,9 @@ impl Tmux {
             // A server whose socket is in its place is not signaled.
             if there.is_none() || there != tended {
                 // A failure here also occurs for the caller that needs the server, and is reported there.
-                let _ = self.tend().await;
+                if self.tend().await.is_err() {
+                    self.until_owner_is_back(&mut rounds).await;
+                }
                 tended = version_at(&self.socket);
             }
         }

@@ -406,6 +406,12 @@ impl Machine {
         self.session.as_ref().map_or(Place::Nowhere, |session| Place::With(session.user.clone()))
     }
 
+    /// Whether it holds a session of this user, and is not about to give it up; `None` is the default user.
+    pub fn stays_with(&self, user: Option<&AgentUser>) -> bool {
+        let is_closing = matches!(self.state, State::Closing { .. });
+        !is_closing && self.session.as_ref().is_some_and(|session| session.user.as_ref() == user)
+    }
+
     fn offer_shell(&self) -> Option<Effect> {
         let Session { name, user, .. } = self.session.as_ref()?;
         Some(Effect::OfferShell { session: name.clone(), user: user.clone() })

@@ -33,6 +33,7 @@ use crate::supervisor::Event;
 use crate::supervisor::resources::{Seat, Seats};
 use crate::sys::account::Account;
 use crate::sys::blocking;
+use crate::sys::presence::Inquiry;
 use crate::sys::safe_path::{self, version_at};
 use crate::sys::systemd;
 use crate::sys::unix_socket;
@@ -92,7 +93,11 @@ impl SeatMaker {
         let deputy = deputy(account, self.nudges.clone());
         let memory = Memory::on_record(&self.record, &socket, Some(user)).await;
         let (origin, executable) = (self.settings.tmux_origin, self.executable.clone());
-        let tmux = Tmux::new(deputy.clone(), socket.clone(), origin, executable, account).with_memory(memory);
+        let tmux = Tmux::new(deputy.clone(), socket.clone(), origin, executable, account).with_memory(memory).owned_by(
+            &account.name,
+            account.uid,
+            Inquiry::about(&account.name, account.uid),
+        );
         let tmux = match origin {
             Origin::Elsewhere if systemd::is_booted() => {
                 tmux.with_unit(ServerUnit::of(&user.name, self.trees.systemd()))
@@ -135,7 +140,7 @@ impl SeatMaker {
         }
         let (kept, rounds) = (tmux.clone(), self.rounds.clone());
         tokio::spawn(async move { kept.keep(rounds).await });
-        tokio::spawn(find_sessions(tmux.clone(), Some(user.clone()), self.events.clone()));
+        tokio::spawn(find_sessions(tmux.clone(), Some(user.clone()), self.events.clone(), self.rounds.clone()));
     }
 
     /// Removes the launch sockets, for at most this long.

@@ -2,6 +2,7 @@ pub(super) mod fakes;
 pub(super) mod journal;
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 
 use rstest::rstest;
 use tempfile::TempDir;
@@ -521,7 +522,12 @@ mod users {
 
     /// Agent `a` as that user.
     fn agent_as(user: &AgentUser) -> DesiredAgent {
-        let DesiredAgent { name, harness, mut declaration, .. } = agent("a", "a", patient());
+        named_as("a", user)
+    }
+
+    /// An agent as that user.
+    fn named_as(name: &str, user: &AgentUser) -> DesiredAgent {
+        let DesiredAgent { name, harness, mut declaration, .. } = agent(name, name, patient());
         if let Ok(declaration) = &mut declaration {
             let launch = declaration.launch.as_ref().map(|launch| Launch::clone(launch)).unwrap();
             declaration.launch = Ok(Arc::new(Launch { user: Some(user.clone()), ..launch }));
@@ -585,6 +591,26 @@ mod users {
         house.settle().await;
         assert_eq!((fakes.sessions.calls.count("close a"), house.state("a")), (1, None));
         assert_eq!(house.fakes.sessions.calls.count(""), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_were_deleted_keep_no_agent() {
+        let (mut house, fakes) = house();
+        house.declare(&[named_as("a", &other()), named_as("c", &other())]).await;
+        assert_eq!(fakes.sessions.calls.count("open "), 2);
+        fakes.sessions.close.set(Err(Trouble::Words("there is no user b")));
+        house.declare(&[named_as("a", &other())]).await;
+        assert_eq!(house.state("c"), Some(State::Stopping), "it is not known that there is no such user");
+        fakes.sessions.is_orphaned.store(true, Ordering::Relaxed);
+        // The agent's clock is not that of the tests.
+        std::thread::sleep(Duration::from_millis(1100));
+        house.take_in(Event::Groups).await;
+        assert_eq!((house.state("c"), fakes.sessions.calls.count("end_orphan")), (None, 0), "the other one goes on");
+        let closes = fakes.sessions.calls.count("close ");
+        house.declare(&[agent("a", "a", patient())]).await;
+        assert_eq!(fakes.sessions.calls.count("end_orphan"), 1);
+        assert_eq!(house.fakes.sessions.calls.count("open a"), 1, "it is launched as its new user");
+        assert_eq!(fakes.sessions.calls.count("close "), closes + 1, "once");
     }
 
     #[tokio::test(start_paused = true)]
