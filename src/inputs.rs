@@ -29,7 +29,7 @@ use crate::agent::seen::{Seen, SeenPrompt};
 use crate::agent::user::{AgentUser, UserName};
 use crate::config::{self, Config};
 use crate::deputy::{self, Deputy};
-use crate::inputs::assemble::{DeclarationContext, Paths, desired, folder_of, located, named_users, paths};
+use crate::inputs::assemble::{DeclarationContext, Paths, desired, folder_of, located, paths, users_to_judge};
 use crate::inputs::secrets::{Known, Named};
 use crate::inputs::users::{Rules, Standing, Standings, View, Views};
 use crate::state;
@@ -126,7 +126,7 @@ struct Last {
 /// The users who look at the paths that `config` names.
 #[derive(Default)]
 struct Onlookers {
-    /// Those that it names beside the default one.
+    /// Those that it names beside the default one, or that it named before.
     named: BTreeSet<UserName>,
     standings: Standings,
     /// The paths, by the user who looks at them.
@@ -310,7 +310,7 @@ impl Inputs {
         let config = last.config.as_ref().unwrap_or(&empty);
         if is_edited {
             report_sandbox(&self.place.file, config, &mut last.unsandboxed);
-            last.onlookers.named = named_users(config, &self.place.account);
+            last.onlookers.named = users_to_judge(config, &self.place.account, &last.onlookers.named);
         }
         let onlookers = &mut last.onlookers;
         let standings = self.judge_users(&onlookers.named, &onlookers.standings).await;

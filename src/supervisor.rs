@@ -501,6 +501,8 @@ impl Supervisor {
         }
         let from = Instant::now();
         self.hand_on_orders();
+        // Before anything is launched, and lifted once everything is as it is declared now.
+        self.bar(false);
         let staying = self.agents.iter().filter(|(_, agent)| !agent.machine.is_leaving());
         let held: Held = staying.map(|(key, agent)| (key.clone(), agent.held())).collect();
         for action in plan(&self.desired, &held) {
@@ -530,6 +532,7 @@ impl Supervisor {
                 }
             }
         }
+        self.bar(true);
         for (_, agent) in self.agents.iter_mut().filter(|(_, agent)| !agent.machine.is_leaving()) {
             agent.note_generation(&self.desired);
         }

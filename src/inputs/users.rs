@@ -124,6 +124,14 @@ impl Views {
         }
     }
 
+    /// The users who must not be agent users, and why.
+    pub fn unfit(&self) -> impl Iterator<Item = (&UserName, &str)> {
+        self.others.iter().filter_map(|(user, view)| match view {
+            View::Unfit(error) => Some((user, error.as_str())),
+            View::Of { .. } | View::Missing(_) => None,
+        })
+    }
+
     /// What each user sees, as far as that is known.
     pub fn all(&self) -> impl Iterator<Item = (Option<&UserName>, &Seen)> {
         let others = self.others.keys().filter_map(|user| Some((Some(user), self.of(Some(user))?)));

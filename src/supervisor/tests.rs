@@ -14,7 +14,7 @@ use crate::agent::declaration::Declaration;
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::key;
 use crate::agent::orders::{Override, Overrides};
-use crate::agent::spec::{Kind, Policy};
+use crate::agent::spec::{Kind, Policy, Restart};
 use crate::contain::cgroup::Whose;
 use crate::launch::launcher as launch_command;
 use crate::launch::protocol::{Ending, FromLauncher, Harness};
@@ -623,6 +623,33 @@ mod users {
         house.declare(&[]).await;
         house.settle().await;
         assert_eq!((fakes.sessions.calls.count("close a"), house.state("a")), (1, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_have_become_unfit_get_no_further_attempt() {
+        let (mut house, fakes) = house();
+        let mut launcher = FakeLauncher::start();
+        fakes.sessions.open.set(Ok(launcher.pid()));
+        let mut restarting = agent_as(&other());
+        let policy = &mut restarting.declaration.as_mut().unwrap().policy;
+        (policy.restart, policy.backoff) = (Restart::Always, vec![Duration::ZERO]);
+        house.declare(std::slice::from_ref(&restarting)).await;
+        let visitor = launcher.report("a", Progress::New);
+        house.take_in(Event::Visitor { user: Some(other()), visitor }).await;
+        house.say(&mut launcher, FromLauncher::Started(harness())).await;
+        assert_eq!(house.state("a"), Some(State::Running));
+        let refused = DesiredAgent { declaration: Err("b is in group admin".to_owned()), ..restarting.clone() };
+        let agents = [(key("a"), refused)].into();
+        let unfit = [(other().name, "b is in group admin".to_owned())].into();
+        house.take_in(Event::Desired(Desired { agents, complete: true, unfit, ..Desired::default() })).await;
+        assert_eq!(house.state("a"), Some(State::Running), "what runs goes on");
+        house.say(&mut launcher, FromLauncher::Ended(end(Ending::Code(1)))).await;
+        house.die(&mut launcher).await;
+        let status = house.snapshot.borrow().agent(&key("a")).unwrap().clone();
+        assert_eq!((status.state, fakes.sessions.calls.count("open a")), (State::Waiting, 1), "{status:?}");
+        assert_eq!(status.reason.as_deref(), Some("b is in group admin"));
+        house.declare(&[restarting]).await;
+        assert_eq!(fakes.sessions.calls.count("open a"), 2, "it may be launched again");
     }
 
     #[tokio::test(start_paused = true)]
