@@ -30,7 +30,7 @@ use crate::contain::server_scope::ServerScope;
 use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
 use crate::inputs::assemble::DeclarationContext;
-use crate::inputs::users::{Banned, Rules};
+use crate::inputs::users::{Banned, Database, Rules};
 use crate::inputs::{Inputs, News, Nudge, overrides};
 use crate::launch::socket_dir::{self, LaunchSocketKeeper, Names, SocketDir};
 use crate::launch::{listener, program};
@@ -425,6 +425,7 @@ async fn serve(
     spawn_upkeep(&tmux, trees, store, &round, &events);
     let inputs = Inputs {
         rules: rules(settings, group, operators, &place.account),
+        database: Database::default(),
         place,
         secret_dir: settings.secret_dir.clone(),
         overrides,

@@ -34,8 +34,8 @@ pub use typing::{Paste, Typist};
 pub use unit::ServerUnit;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -172,6 +172,11 @@ pub enum Error {
     },
 }
 
+/// The shell for windows that operators open.
+fn shell_of(account: &Account) -> String {
+    if account.refuses_logins() { USUAL_SHELL.to_owned() } else { account.shell.to_string_lossy().into_owned() }
+}
+
 fn of_process(pid: Option<i32>) -> String {
     pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
@@ -191,7 +196,8 @@ pub struct Tmux {
     /// The user, unless that is the default one.
     owner: Option<Owner>,
     executable: String,
-    shell: String,
+    /// The user's. It is not known while nobody knows the user.
+    shell: Arc<Mutex<String>>,
     /// Whether tmux refused the account's shell.
     is_shell_refused: Arc<AtomicBool>,
     /// Whether the server does not understand the installed program.
@@ -217,11 +223,6 @@ pub enum Origin {
 impl Tmux {
     /// The server at `socket`. `executable` is agentd's own, as the agent user finds it.
     pub fn new(deputy: Deputy, socket: PathBuf, origin: Origin, executable: String, account: &Account) -> Self {
-        let shell = if account.refuses_logins() {
-            USUAL_SHELL.to_owned()
-        } else {
-            account.shell.to_string_lossy().into_owned()
-        };
         Self {
             deputy,
             socket,
@@ -229,7 +230,7 @@ impl Tmux {
             unit: None,
             owner: None,
             executable,
-            shell,
+            shell: Arc::new(Mutex::new(shell_of(account))),
             is_shell_refused: Arc::default(),
             is_apart: Arc::default(),
             to_close: Arc::default(),
@@ -238,6 +239,15 @@ impl Tmux {
             is_given_up: Arc::default(),
             recovered_often: Arc::default(),
         }
+    }
+
+    /// Notes which shell the user has: when the handle was made, that may not have been known.
+    pub fn note_shell(&self, account: &Account) {
+        *self.shell.lock().unwrap_or_else(PoisonError::into_inner) = shell_of(account);
+    }
+
+    fn shell(&self) -> String {
+        self.shell.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Adds what `memory` knows.
@@ -329,7 +339,7 @@ impl Tmux {
         // A client's environment is the operator's; agents get theirs from their launcher.
         arguments.command(&["set-option", "-g", "update-environment", ""]);
         arguments.command(&["set-option", "-g", "history-limit", HISTORY_LIMIT]);
-        arguments.command(&["set-option", "-g", DEFAULT_SHELL, &self.shell]);
+        arguments.command(&["set-option", "-g", DEFAULT_SHELL, &self.shell()]);
         arguments.command(&["set-hook", "-g", HOOK, &hook]);
         for words in FOR_AGENTS {
             arguments.command(words);

@@ -3,7 +3,7 @@
 //! A seat is made when its user is first needed, and lives as long as the daemon. Its sockets are in a folder of the user's, below a
 //! folder that only root can change: no user can put another socket in the place of somebody else's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -24,7 +24,8 @@ use crate::contain::server_scope::ServerScope;
 use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
 use crate::deputy::renderer::Renderers;
-use crate::inputs::{Deputies, Nudge, users};
+use crate::inputs::users::Entry;
+use crate::inputs::{Deputies, LOOK_UP_TIMEOUT, Nudge, users};
 use crate::launch::listener::{self, UnverifiedLauncher};
 use crate::launch::socket_dir::{self, LaunchSocketKeeper, Names, SocketDir, launch_socket_beside};
 use crate::settings::{Settings, TMUX_SOCKET};
@@ -71,21 +72,25 @@ impl SeatMaker {
     pub async fn restore(&self, on_record: BTreeSet<AgentUser>) {
         let folder = self.settings.users_dir();
         let serving = blocking::run(move || serving(&folder)).await.unwrap_or_default();
-        for user in &on_record | &serving {
-            let name = user.name.clone();
-            let found = blocking::run(move || Account::find(name.as_str())).await;
-            let account = match found {
-                Ok(Ok(account)) if account.uid.as_raw() == user.uid => account,
-                _ if on_record.contains(&user) => users::former(&user),
-                _ => continue,
-            };
-            self.make(&user, &account).await;
+        let all = &on_record | &serving;
+        let names: BTreeSet<UserName> = all.iter().map(|user| user.name.clone()).collect();
+        let answers = timeout(LOOK_UP_TIMEOUT, blocking::run(move || users::look_up_all(&names))).await;
+        let mut answers = answers.ok().and_then(Result::ok).unwrap_or_else(|| {
+            tracing::warn!("the user database does not answer; who the agents' users are is found out later");
+            BTreeMap::new()
+        });
+        for user in all {
+            if let Some(account) = account_of(&user, answers.remove(&user.name), on_record.contains(&user)) {
+                self.make(&user, &account).await;
+            }
         }
     }
 
+    /// Makes the seat of a user, unless there is one. That may have been made before it could be found out who the user is.
     async fn make(&self, user: &AgentUser, account: &Account) -> Deputy {
         self.names.note(account);
         if let Some(desk) = self.desks.of(Some(user)) {
+            desk.tmux.note_shell(account);
             return desk.deputy;
         }
         tracing::info!(user = user.name.as_str(), uid = user.uid, "agents can run as this user");
@@ -163,6 +168,17 @@ impl SeatMaker {
                 tracing::warn!("{error}");
             }
         }
+    }
+}
+
+/// For whom to make the seat of a user whose agents an earlier daemon may have run, by what the user database says; `None` for nobody.
+///
+/// What it does not say proves nothing, and somebody else of that name is somebody else.
+fn account_of(user: &AgentUser, answer: Option<Entry>, is_on_record: bool) -> Option<Account> {
+    match answer {
+        Some(Entry::Found { account, .. }) if account.uid.as_raw() == user.uid => Some(account),
+        Some(Entry::Found { .. } | Entry::Absent) if !is_on_record => None,
+        Some(Entry::Found { .. } | Entry::Absent | Entry::Unknown(_)) | None => Some(users::former(user)),
     }
 }
 
@@ -245,6 +261,26 @@ mod tests {
     use nix::unistd::Uid;
 
     use super::*;
+
+    #[test]
+    fn a_user_of_whom_nothing_could_be_found_out_has_a_seat() {
+        let user = AgentUser { name: "b".parse().unwrap(), uid: 47_000 };
+        let found = |uid| {
+            let account = Account { uid: Uid::from_raw(uid), shell: "/bin/zsh".into(), ..users::former(&user) };
+            Some(Entry::Found { account, groups: BTreeSet::new() })
+        };
+        let unknown = || Some(Entry::Unknown("no answer".to_owned()));
+        let shell = |answer, is_on_record| Some(account_of(&user, answer, is_on_record)?.shell);
+        for is_on_record in [false, true] {
+            assert_eq!(shell(found(47_000), is_on_record), Some("/bin/zsh".into()));
+            for answer in [None, unknown()] {
+                assert_eq!(shell(answer, is_on_record), Some("/bin/sh".into()), "it has a server, or agents");
+            }
+            for answer in [found(47_001), Some(Entry::Absent)] {
+                assert_eq!(shell(answer, is_on_record).is_some(), is_on_record, "it was deleted");
+            }
+        }
+    }
 
     #[test]
     fn users_with_a_server_are_found_by_their_folders() {
