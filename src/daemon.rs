@@ -387,6 +387,7 @@ async fn serve(
         nudges: nudges.clone(),
         rounds: round.clone(),
         names: Names::default(),
+        named: watch::Sender::default(),
         made: Mutex::default(),
     });
     let resources = Resources {
@@ -416,6 +417,7 @@ async fn serve(
     // Before any request can arrive.
     supervisor.resume(agents);
 
+    tokio::spawn(Arc::clone(&seat_maker).forget_former(snapshot.clone()));
     let sources = sources(snapshot, happening, &desks, &store);
     let terminals = Terminals::start(doors.terminal, &sources, store.clone(), &desks, agent_uids)?;
     let api = Api::start(doors.api, sources, round.clone());

@@ -320,6 +320,7 @@ impl Inputs {
         if is_edited {
             report_sandbox(&self.place.file, config, &mut last.unsandboxed);
             last.onlookers.named = users_to_judge(config, &self.place.account, &last.onlookers.named);
+            self.deputies.name(&last.onlookers.named);
         }
         let onlookers = &mut last.onlookers;
         let standings = self.judge_users(onlookers).await;
@@ -503,6 +504,9 @@ pub trait Deputies: Debug + Send + Sync {
     /// The deputy of this user, who may be an agent user. Whatever else an agent of this user needs exists afterwards.
     fn of<'a>(&'a self, user: &'a AgentUser, account: &'a Account)
     -> Pin<Box<dyn Future<Output = Deputy> + Send + 'a>>;
+
+    /// Notes whom entries name from now on.
+    fn name(&self, users: &BTreeSet<UserName>);
 }
 
 /// Looks at paths with the rights of a user. `before` replaces what cannot be looked at now.
@@ -717,6 +721,8 @@ mod tests {
         fn of<'a>(&'a self, user: &'a AgentUser, _: &'a Account) -> Pin<Box<dyn Future<Output = Deputy> + Send + 'a>> {
             unreachable!("{user:?}")
         }
+
+        fn name(&self, _: &BTreeSet<UserName>) {}
     }
 
     impl World {

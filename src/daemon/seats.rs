@@ -28,6 +28,7 @@ use crate::inputs::users::Entry;
 use crate::inputs::{Deputies, LOOK_UP_TIMEOUT, Nudge, users};
 use crate::launch::listener::{self, UnverifiedLauncher};
 use crate::launch::socket_dir::{self, LaunchSocketKeeper, Names, SocketDir, launch_socket_beside};
+use crate::observe::snapshot::Snapshot;
 use crate::settings::{Settings, TMUX_SOCKET};
 use crate::state::record::Record;
 use crate::supervisor::Event;
@@ -62,6 +63,8 @@ pub(super) struct SeatMaker {
     pub rounds: watch::Receiver<()>,
     /// Which users their names mean now.
     pub names: Names,
+    /// Whom entries name.
+    pub named: watch::Sender<BTreeSet<UserName>>,
     /// Where launch sockets are, and whose.
     pub made: Mutex<Vec<(PathBuf, Account)>>,
 }
@@ -89,6 +92,8 @@ impl SeatMaker {
     /// Makes the seat of a user, unless there is one. That may have been made before it could be found out who the user is.
     async fn make(&self, user: &AgentUser, account: &Account) -> Deputy {
         self.names.note(account);
+        // Before anything runs as the user, whatever was forgotten meanwhile.
+        self.agents.send_if_modified(|agents| agents.insert(user.uid));
         if let Some(desk) = self.desks.of(Some(user)) {
             desk.tmux.note_shell(account);
             return desk.deputy;
@@ -109,8 +114,6 @@ impl SeatMaker {
             }
             Origin::Elsewhere | Origin::Own => tmux,
         };
-        // Before anything runs as the user.
-        self.agents.send_modify(|agents| _ = agents.insert(user.uid));
         let trouble = self.receive(user, account, &socket);
         self.seats.add(user.clone(), seat(account, &tmux, &socket, &self.trees.of_user(account.uid), trouble));
         self.desks.add(user.clone(), desk(&deputy, &tmux));
@@ -148,6 +151,25 @@ impl SeatMaker {
         tokio::spawn(find_sessions(tmux.clone(), Some(user.clone()), self.events.clone(), self.rounds.clone()));
     }
 
+    /// Forgets, at each of the rounds, who is an agent user no more: no entry names it, and no agent is held that runs as it.
+    ///
+    /// Whoever is one must not operate agents, and whoever was one may be made an operator.
+    pub async fn forget_former(self: Arc<Self>, snapshot: watch::Receiver<Arc<Snapshot>>) {
+        let mut rounds = self.rounds.clone();
+        while rounds.changed().await.is_ok() {
+            let known = self.desks.users();
+            let snapshot = Arc::clone(&snapshot.borrow());
+            let named = self.named.borrow().clone();
+            let is_one = |user: &AgentUser| named.contains(&user.name) || snapshot.users().any(|held| held == user);
+            let former = former_uids(&known, is_one);
+            self.agents.send_if_modified(|agents| {
+                let before = agents.len();
+                agents.retain(|uid| !former.contains(uid));
+                agents.len() != before
+            });
+        }
+    }
+
     /// Removes the launch sockets, for at most this long.
     pub async fn end(self: Arc<Self>, patience: Duration) {
         let _ = timeout(patience, blocking::run(move || self.remove_launch_sockets())).await;
@@ -169,6 +191,12 @@ impl SeatMaker {
             }
         }
     }
+}
+
+/// Those of these users who are not agent users. A uid that one who is has, too, is none of them.
+fn former_uids(known: &[AgentUser], is_one: impl Fn(&AgentUser) -> bool) -> BTreeSet<u32> {
+    let (present, former): (Vec<&AgentUser>, Vec<&AgentUser>) = known.iter().partition(|user| is_one(user));
+    former.into_iter().map(|user| user.uid).filter(|uid| present.iter().all(|user| user.uid != *uid)).collect()
 }
 
 /// For whom to make the seat of a user whose agents an earlier daemon may have run, by what the user database says; `None` for nobody.
@@ -251,6 +279,10 @@ impl Deputies for SeatMaker {
     ) -> Pin<Box<dyn Future<Output = Deputy> + Send + 'a>> {
         Box::pin(self.make(user, account))
     }
+
+    fn name(&self, users: &BTreeSet<UserName>) {
+        self.named.send_replace(users.clone());
+    }
 }
 
 #[cfg(test)]
@@ -261,6 +293,15 @@ mod tests {
     use nix::unistd::Uid;
 
     use super::*;
+
+    #[test]
+    fn who_is_an_agent_user_no_more_is_forgotten() {
+        let user = |name: &str, uid| AgentUser { name: name.parse().unwrap(), uid };
+        let known = [user("a", 1), user("b", 2), user("b", 3), user("c", 3)];
+        let is_one = |user: &AgentUser| user.name.as_str() == "c" || user.uid == 1;
+        assert_eq!(former_uids(&known, is_one), [2].into());
+        assert_eq!(former_uids(&known, |_| true), BTreeSet::new());
+    }
 
     #[test]
     fn a_user_of_whom_nothing_could_be_found_out_has_a_seat() {

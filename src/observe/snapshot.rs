@@ -125,6 +125,11 @@ impl Snapshot {
         self.parts.is_read
     }
 
+    /// Whom agents run as that do not run as the default user.
+    pub fn users(&self) -> impl Iterator<Item = &AgentUser> {
+        self.parts.users.values()
+    }
+
     /// Whom an agent runs as; `None` is the default user.
     pub fn user_of(&self, agent: &Key) -> Option<&AgentUser> {
         self.parts.users.get(agent)
