@@ -30,7 +30,7 @@ use crate::contain::server_scope::ServerScope;
 use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
 use crate::inputs::assemble::DeclarationContext;
-use crate::inputs::users::{Banned, Rules};
+use crate::inputs::users::{Banned, Database, Rules};
 use crate::inputs::{Inputs, News, Nudge, overrides};
 use crate::launch::socket_dir::{self, LaunchSocketKeeper, Names, SocketDir};
 use crate::launch::{listener, program};
@@ -387,6 +387,7 @@ async fn serve(
         nudges: nudges.clone(),
         rounds: round.clone(),
         names: Names::default(),
+        named: watch::Sender::default(),
         made: Mutex::default(),
     });
     let resources = Resources {
@@ -416,6 +417,7 @@ async fn serve(
     // Before any request can arrive.
     supervisor.resume(agents);
 
+    tokio::spawn(Arc::clone(&seat_maker).forget_former(snapshot.clone()));
     let sources = sources(snapshot, happening, &desks, &store);
     let terminals = Terminals::start(doors.terminal, &sources, store.clone(), &desks, agent_uids)?;
     let api = Api::start(doors.api, sources, round.clone());
@@ -425,6 +427,7 @@ async fn serve(
     spawn_upkeep(&tmux, trees, store, &round, &events);
     let inputs = Inputs {
         rules: rules(settings, group, operators, &place.account),
+        database: Database::default(),
         place,
         secret_dir: settings.secret_dir.clone(),
         overrides,
@@ -557,7 +560,7 @@ fn spawn_upkeep(
     let (kept, rounds) = (tmux.clone(), round.clone());
     tokio::spawn(async move { kept.keep(rounds).await });
     tokio::spawn(reaper::reap());
-    tokio::spawn(find_sessions(tmux.clone(), None, events.clone()));
+    tokio::spawn(find_sessions(tmux.clone(), None, events.clone(), round.clone()));
 }
 
 /// An agent, and when its latest attempt started.
@@ -640,7 +643,12 @@ async fn histories(state_dir: &Path) -> Histories {
 }
 
 /// Asks for the sessions that an earlier daemon may have left, until tmux answers.
-async fn find_sessions(tmux: Tmux, user: Option<AgentUser>, events: mpsc::UnboundedSender<Event>) {
+async fn find_sessions(
+    tmux: Tmux,
+    user: Option<AgentUser>,
+    events: mpsc::UnboundedSender<Event>,
+    mut rounds: watch::Receiver<()>,
+) {
     loop {
         match tmux.owners().await {
             // Fails only when the daemon is ending.
@@ -648,6 +656,7 @@ async fn find_sessions(tmux: Tmux, user: Option<AgentUser>, events: mpsc::Unboun
             // Every launch reports the same error.
             Err(error) => tracing::debug!("failed to look for sessions: {error}; trying again"),
         }
+        tmux.until_owner_is_back(&mut rounds).await;
         tokio::time::sleep(SESSIONS_RETRY).await;
     }
 }

@@ -17,6 +17,7 @@ pub mod memory;
 pub mod panics;
 mod path_error;
 pub mod poll;
+pub mod presence;
 pub mod process;
 pub mod procfs;
 pub mod pty_child;

@@ -37,6 +37,15 @@ pub fn named_users(config: &Config, default: &Account) -> BTreeSet<UserName> {
     named.cloned().collect()
 }
 
+/// The same, and those `before` who may be named by an entry that cannot be read now: what runs of it was declared before.
+pub fn users_to_judge(config: &Config, default: &Account, before: &BTreeSet<UserName>) -> BTreeSet<UserName> {
+    let mut named = named_users(config, default);
+    if !config.complete || config.entries.iter().any(|entry| entry.spec.is_err()) {
+        named.extend(before.iter().cloned());
+    }
+    named
+}
+
 /// The user that an entry names, unless that is the default one.
 fn other_user<'a>(entry: &'a Entry, default: &Account) -> Option<&'a UserName> {
     entry.spec.as_ref().ok()?.user.as_ref().filter(|user| !users::is_default(user, default))
@@ -112,6 +121,7 @@ pub fn desired(config: &Config, secrets: &Secrets, views: &Views, place: &Declar
         config_error: config.error().map(|findings| located(file, &findings)),
         config_read: None,
         reading: None,
+        unfit: views.unfit().map(|(user, error)| (user.clone(), error.to_owned())).collect(),
         secrets_error: None,
         overrides: None,
         override_dir: None,

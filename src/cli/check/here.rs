@@ -22,7 +22,7 @@ use crate::cli::sandbox::{self, Attempt, Chosen};
 use crate::cli::target::Target;
 use crate::config::Entry;
 use crate::deputy::Deputy;
-use crate::inputs::users::{self, Rules, Standing, Standings};
+use crate::inputs::users::{self, Rules, Standing};
 use crate::sys::account::Account;
 use crate::sys::safe_path;
 
@@ -97,7 +97,7 @@ impl Looker {
     fn look_as_other(&self, user: &UserName, entries: &[&Entry], folder: &Path) -> Vec<Found> {
         let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
         let who = who(&names);
-        match users::judge_all(&[user.clone()].into(), &self.rules, &Standings::new()).remove(user) {
+        match users::judge_now(&[user.clone()].into(), &self.rules).remove(user) {
             Some(Standing::Fit { account, dangers }) => {
                 let danger = users::warning(user, &dangers).map(|warning| found(Level::Warning, warning));
                 let all = danger.into_iter().chain(self.look_at_home(user, &account, &who));
