@@ -937,7 +937,7 @@ mod tests {
     async fn a_user_database_that_hangs_holds_up_only_its_users() {
         let entry = "[[agents]]\nname = \"b\"\nharness = \"custom\"\nuser = \"agent2\"\n";
         let mut world = World::new(&format!("{JCARD}{entry}"), true);
-        world.inputs.rules = Rules::Members { agents: "agentd-agents".to_owned(), banned: Vec::new() };
+        world.inputs.rules = Rules::Members { agents: "agentd-agents".to_owned(), banned: Vec::new(), default: None };
         let asked = Arc::new(AtomicUsize::new(0));
         let (release, hang) = std::sync::mpsc::channel::<()>();
         let (count, hang) = (Arc::clone(&asked), std::sync::Mutex::new(hang));
