@@ -112,14 +112,12 @@ impl Sources {
     /// break into a process of another user.
     pub(crate) fn renderers_of(&self, agent: &Key) -> Option<Renderers> {
         let Some(user) = self.snapshot.borrow().printer(agent).cloned() else { return self.renderers.clone() };
-        match self.desks.as_ref()?.of(Some(&user)) {
-            Some(desk) => Some(desk.renderers),
-            // Nothing is done as this user any more: the process is for this answer alone.
-            None => {
-                let account = Account::known_as(user.name.as_str(), Uid::from_raw(user.uid));
-                Some(Renderers::new(Deputy::new(&account, || {})))
-            }
+        if let Some(desk) = self.desks.as_ref()?.of(Some(&user)) {
+            return Some(desk.renderers);
         }
+        // Nothing is done as this user any more: the process is for this answer alone.
+        let account = Account::known_as(user.name.as_str(), Uid::from_raw(user.uid));
+        Some(Renderers::new(Deputy::new(&account, || {})))
     }
 }
 

@@ -402,9 +402,7 @@ async fn serve(
     let Reading { agents, problems } = machines(&record).await.map_err(failed("read the record"))?;
     log_files.look_back(agents.values().map(printers).collect());
     state_errors.extend(problems.iter().map(ToString::to_string));
-    for error in &state_errors {
-        tracing::error!("{error}");
-    }
+    log_errors(&state_errors);
     let reports = events.clone();
     let recorder = Recorder::new(record, move |report| drop(reports.send(Event::Recorded(report))));
     let notifier = Notifier::from_environment();
@@ -413,11 +411,10 @@ async fn serve(
     let outlets =
         Outlets { events: events.clone(), snapshots, happenings, recorder, histories, notifier: notifier.clone() };
     let mut supervisor = Supervisor::new(resources, outlets, settings.detail, started, state_errors);
-    seat_maker.restore(agents.values().filter_map(Machine::user).cloned().collect()).await;
+    seat_maker.restore(agents.values().filter_map(Machine::user).cloned().collect(), snapshot.clone()).await;
     // Before any request can arrive.
     supervisor.resume(agents);
 
-    tokio::spawn(Arc::clone(&seat_maker).forget_former(snapshot.clone()));
     let sources = sources(snapshot, happening, &desks, &store);
     let terminals = Terminals::start(doors.terminal, &sources, store.clone(), &desks, agent_uids)?;
     let api = Api::start(doors.api, sources, round.clone());
@@ -456,6 +453,12 @@ async fn serve(
     api.end().await;
     tracing::info!("agentd has ended");
     ended.map(drop)
+}
+
+fn log_errors(errors: &[String]) {
+    for error in errors {
+        tracing::error!("{error}");
+    }
 }
 
 /// Warns if the default user is an operator.

@@ -72,7 +72,8 @@ pub(super) struct SeatMaker {
 impl SeatMaker {
     /// Makes the seats of users whose agents an earlier daemon ran: those that are on record, and those with a tmux server, whose agents
     /// may be on no record. A user on record may have been deleted since.
-    pub async fn restore(&self, on_record: BTreeSet<AgentUser>) {
+    pub async fn restore(self: &Arc<Self>, on_record: BTreeSet<AgentUser>, snapshot: watch::Receiver<Arc<Snapshot>>) {
+        tokio::spawn(Arc::clone(self).forget_former(snapshot));
         let folder = self.settings.users_dir();
         let serving = blocking::run(move || serving(&folder)).await.unwrap_or_default();
         let all = &on_record | &serving;
@@ -154,7 +155,7 @@ impl SeatMaker {
     /// Forgets, at each of the rounds, who is an agent user no more: no entry names it, and no agent is held that runs as it.
     ///
     /// Whoever is one must not operate agents, and whoever was one may be made an operator.
-    pub async fn forget_former(self: Arc<Self>, snapshot: watch::Receiver<Arc<Snapshot>>) {
+    async fn forget_former(self: Arc<Self>, snapshot: watch::Receiver<Arc<Snapshot>>) {
         let mut rounds = self.rounds.clone();
         while rounds.changed().await.is_ok() {
             let known = self.desks.users();

@@ -121,7 +121,7 @@ pub fn desired(config: &Config, secrets: &Secrets, views: &Views, place: &Declar
         config_error: config.error().map(|findings| located(file, &findings)),
         config_read: None,
         reading: None,
-        unfit: views.unfit().map(|(user, error)| (user.clone(), error.to_owned())).collect(),
+        unfit: Arc::new(views.unfit().map(|(user, error)| (user.clone(), error.to_owned())).collect()),
         secrets_error: None,
         overrides: None,
         override_dir: None,

@@ -233,7 +233,9 @@ fn not_root(own: &str, name: &UserName) -> String {
 
 /// Asks the user database: [`look_up_all`], but for tests.
 #[derive(Clone)]
-pub struct Database(Arc<dyn Fn(&BTreeSet<UserName>) -> BTreeMap<UserName, Entry> + Send + Sync>);
+pub struct Database(Arc<LookUp>);
+
+type LookUp = dyn Fn(&BTreeSet<UserName>) -> BTreeMap<UserName, Entry> + Send + Sync;
 
 impl Database {
     /// What it says of several names. Blocks.

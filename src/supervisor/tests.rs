@@ -640,7 +640,7 @@ mod users {
         assert_eq!(house.state("a"), Some(State::Running));
         let refused = DesiredAgent { declaration: Err("b is in group admin".to_owned()), ..restarting.clone() };
         let agents = [(key("a"), refused)].into();
-        let unfit = [(other().name, "b is in group admin".to_owned())].into();
+        let unfit = Arc::new([(other().name, "b is in group admin".to_owned())].into());
         house.take_in(Event::Desired(Desired { agents, complete: true, unfit, ..Desired::default() })).await;
         assert_eq!(house.state("a"), Some(State::Running), "what runs goes on");
         house.say(&mut launcher, FromLauncher::Ended(end(Ending::Code(1)))).await;

@@ -68,22 +68,19 @@ impl<T: Send + 'static> OneAtATime<T> {
         patience: Duration,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<Option<T>> {
-        let (mut result, patience) = match self.0.take() {
-            Some(result) => (result, Duration::ZERO),
-            None => {
-                let (done, result) = oneshot::channel();
-                let work = move || drop(done.send(work()));
-                thread::Builder::new().spawn(work).map_err(|error| no_thread(&error))?;
-                (result, patience)
-            }
+        let (mut result, patience) = if let Some(result) = self.0.take() {
+            (result, Duration::ZERO)
+        } else {
+            let (done, result) = oneshot::channel();
+            let work = move || drop(done.send(work()));
+            thread::Builder::new().spawn(work).map_err(|error| no_thread(&error))?;
+            (result, patience)
         };
-        match tokio::time::timeout(patience, &mut result).await {
-            Ok(result) => result.map(Some).map_err(io::Error::other),
-            Err(_) => {
-                self.0 = Some(result);
-                Ok(None)
-            }
+        if let Ok(result) = tokio::time::timeout(patience, &mut result).await {
+            return result.map(Some).map_err(io::Error::other);
         }
+        self.0 = Some(result);
+        Ok(None)
     }
 }
 
