@@ -31,6 +31,7 @@ pub mod signal;
 pub mod steady_path;
 pub mod systemd;
 pub mod terminal;
+pub mod tree;
 pub mod unix_socket;
 pub mod watch;
 
