@@ -674,7 +674,7 @@ mod tests {
 
     #[test]
     fn prompts_that_a_sandboxed_agent_can_replace_are_guarded() {
-        let text = "[[agents]]\nharness = \"codex\"\nprompt_file = \"own.md\"\nworkdir = \"~/a\"\nsandbox = \"bwrap\"\n\
+        let text = "[[agents]]\nname = \"a\"\nharness = \"codex\"\nprompt_file = \"own.md\"\nworkdir = \"~/a\"\nsandbox = \"bwrap\"\n\
              sandbox_write = [\"~/out\"]\n\
              [[agents]]\nharness = \"codex\"\nprompt_file = \"/home/agent/a/b.md\"\nname = \"b\"\n\
              [[agents]]\nharness = \"codex\"\nprompt_file = \"/home/agent/out/c.md\"\nname = \"c\"\n\
