@@ -71,7 +71,8 @@ let
     cfg.settings
     // lib.optionalAttrs (cfg.agents != { }) {
       agents =
-        cfg.settings.agents or [ ] ++ lib.mapAttrsToList (name: entry: { inherit name; } // entry) cfg.agents;
+        cfg.settings.agents or [ ]
+        ++ lib.mapAttrsToList (name: entry: { inherit name; } // entry) cfg.agents;
     }
   );
 
@@ -107,7 +108,9 @@ let
         ) besideJcard
       )
       + ''
-        ${cfg.package}/bin/agentd check --strict ${lib.concatStrings (map (word: "${word} ") sandboxArguments)}stereos/jcard.toml || {
+        ${cfg.package}/bin/agentd check --strict ${
+          lib.concatStrings (map (word: "${word} ") sandboxArguments)
+        }stereos/jcard.toml || {
           echo 'services.agentd: a warning is an error here. agentd looks for a relative prompt_file in /etc/stereos: put it there by' >&2
           echo 'environment.etc."stereos/NAME".source = ./NAME, or write an absolute path.' >&2
           exit 1
@@ -138,17 +141,20 @@ let
   sandboxArguments =
     lib.optional (hasFlag "unsandboxed") "--unsandboxed"
     ++ sandboxFlags
-    ++ lib.concatMap (
-      name:
-      lib.concatMap (flag: [
-        "--${name}"
-        (lib.escapeShellArg flag.value)
-      ]) (flagsNamed name)
-    ) [
-      "default-type"
-      "sandbox"
-      "runsc-path"
-    ];
+    ++
+      lib.concatMap
+        (
+          name:
+          lib.concatMap (flag: [
+            "--${name}"
+            (lib.escapeShellArg flag.value)
+          ]) (flagsNamed name)
+        )
+        [
+          "default-type"
+          "sandbox"
+          "runsc-path"
+        ];
 
   arguments =
     sandboxFlags
@@ -268,7 +274,8 @@ let
     group: user:
     lib.elem user (config.users.groups.${group}.members or [ ])
     || (
-      accountOf user != null && lib.elem group ([ (accountOf user).group ] ++ (accountOf user).extraGroups)
+      accountOf user != null
+      && lib.elem group ([ (accountOf user).group ] ++ (accountOf user).extraGroups)
     );
 
   # How a tmux server is run, as a unit of its own, because agents live in it: neither a restart of the daemon nor a switch may touch
@@ -494,12 +501,17 @@ in
 
     sandboxPackages = mkOption {
       type = types.listOf types.package;
-      default = [ pkgs.bubblewrap ];
+      default = [
+        pkgs.bubblewrap
+      ]
+      ++ lib.optional (cfg.sandbox.engine == "crun") pkgs.crun
+      ++ lib.optional (cfg.sandbox.engine == "runsc") pkgs.gvisor;
       defaultText = literalExpression "[ pkgs.bubblewrap ]";
       example = literalExpression "[ pkgs.bubblewrap pkgs.crun pkgs.gvisor ]";
       description = ''
         The engines that make sandboxes for agents with `type = "sandboxed"`: `bwrap` (bubblewrap), `crun` and `runsc` (gVisor). They
-        are on the PATH of the machine, where the agents' launchers look for them.
+        are on the PATH of the machine, where the agents' launchers look for them. The one that
+        {option}`services.agentd.sandbox.engine` names is among them by default.
       '';
     };
 

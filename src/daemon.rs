@@ -482,6 +482,7 @@ fn rules(settings: &Settings, admins: Gid, operators: Gid, default: &Account) ->
     Rules::Members {
         agents: settings.agent_group.clone(),
         banned: vec![banned(&settings.admin_group, admins), banned(&settings.operator_group, operators)],
+        default: Some(default.uid),
     }
 }
 

@@ -111,6 +111,7 @@ fn helper(words: &[OsString]) -> Option<ExitCode> {
         (packages::STEP_COMMAND, [step, agent, names @ ..]) if *step == packages::STEP => {
             steps::packages::run(agent.to_str()?, names, &mut io::stdout().lock())
         }
+        (packages::STEP_COMMAND, [step]) if *step == packages::LOOK_STEP => conclude(steps::packages::look()),
         (login::PRINT_COMMAND, [marker]) => conclude(login::print_environment(marker, &mut io::stdout().lock())),
         (deputy::COMMAND, [user, uid]) => {
             conclude(deputy::run(user.to_str()?, Uid::from_raw(uid.to_str()?.parse().ok()?)))

@@ -14,7 +14,7 @@ use crate::sys::procfs;
 pub(super) const NAME: &str = "sandbox";
 
 /// How long a try may take, with the login before it.
-const PATIENCE: Duration = Duration::from_secs(40);
+pub(super) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// The hidden command of the launcher that makes a sandbox.
 const TRY: &str = "try";
@@ -81,7 +81,7 @@ pub(super) async fn attempt(deputy: &Deputy, launcher: &Path, chosen: &Chosen) -
 }
 
 /// The launcher's message: before it, the login may have said something.
-fn said(stderr: &str) -> Option<String> {
+pub(super) fn said(stderr: &str) -> Option<String> {
     let last = stderr.lines().map(str::trim).rfind(|line| !line.is_empty())?;
     Some(last.strip_prefix("agentd: ").unwrap_or(last).to_owned())
 }

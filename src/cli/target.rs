@@ -187,7 +187,8 @@ impl Target {
             let group = Gid::from_raw(users::get_group_by_name(name)?.gid());
             Some(Banned { name: name.clone(), group })
         });
-        Rules::Members { agents: self.settings.agent_group.clone(), banned: banned.collect() }
+        let default = self.account.as_ref().ok().map(|account| account.uid);
+        Rules::Members { agents: self.settings.agent_group.clone(), banned: banned.collect(), default }
     }
 
     /// Whether this is the default user.

@@ -47,7 +47,18 @@ pub(super) fn read(fields: &mut Fields<'_>, harness: Option<&Harness>, options: 
             format!("{} cannot work without a network, because it needs its service; {right}", harness.name),
         );
     }
-    if options.unsandboxed { Kind::Unsandboxed } else { Kind::Sandboxed(sandbox) }
+    if !options.unsandboxed {
+        return Kind::Sandboxed(sandbox);
+    }
+    if sandbox.network == Network::None {
+        let why = "because agentd runs with --unsandboxed: the agent has the network of the machine";
+        let at = fields.place("network");
+        fields.warn(
+            at,
+            format!("`network = \"none\"` is ignored, {why}; remove that option, or write `enabled = false`"),
+        );
+    }
+    Kind::Unsandboxed
 }
 
 /// Whether there is to be a sandbox, and its engine if the entry names one.

@@ -280,21 +280,30 @@ async fn tmux(
     output(command, TMUX, input, timeout, not_started).await
 }
 
-/// Runs a program as the login shell of the agent user starts it.
+/// Runs a program as the login shell of the agent user starts it, or by the same rules as a launcher does without one.
 async fn in_login(
     program: &Path,
     arguments: &[String],
     timeout: Duration,
     account: &Account,
 ) -> Result<Output, RunError> {
-    let words = [program].into_iter().chain(arguments.iter().map(Path::new)).map(single_quote).collect::<Vec<_>>();
-    let line = [b"exec ".to_vec(), words.join(&b' ')].concat();
-    let mut command = Command::new(&account.shell);
-    command.arg0(account.login_shell_name()).arg("-c").arg(OsString::from_vec(line));
-    command.env_clear().envs(account.base_environment()).current_dir("/");
+    let environment = account.base_environment();
+    let (mut command, first) = if account.refuses_logins() {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        (command, program.to_owned())
+    } else {
+        let (account, _) = account.clone().with_a_shell();
+        let words = [program].into_iter().chain(arguments.iter().map(Path::new)).map(single_quote).collect::<Vec<_>>();
+        let line = [b"exec ".to_vec(), words.join(&b' ')].concat();
+        let mut command = Command::new(&account.shell);
+        command.arg0(account.login_shell_name()).arg("-c").arg(OsString::from_vec(line));
+        (command, account.shell)
+    };
+    command.env_clear().envs(environment).current_dir("/");
     let name = program.display().to_string();
     let not_started =
-        |error: &io::Error| RunError::Start { program: account.shell.display().to_string(), reason: error.to_string() };
+        |error: &io::Error| RunError::Start { program: first.display().to_string(), reason: error.to_string() };
     output(command, &name, String::new(), timeout, not_started).await
 }
 

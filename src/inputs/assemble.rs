@@ -697,17 +697,35 @@ mod tests {
     #[case("umask = \"0002\"", "", "umask")]
     #[case("umask = \"0002\"", "umask = \"0077\"", "umask")]
     #[case("trust_repository = true", "trust_repository = false", "trust_repository")]
-    #[case(
-        "sandbox = \"bwrap\"\nnetwork = \"none\"\nsandbox_proxy = \"unix:/run/o\"",
-        "sandbox = \"bwrap\"\nnetwork = \"none\"\nsandbox_proxy = \"unix:/run/p\"",
-        "sandbox_proxy"
-    )]
     #[case("secrets = [\"KEY\"]", "", "|TOKEN")]
     fn marks_name_what_differs(#[case] before: &str, #[case] after: &str, #[case] expected: &str) {
         let of = |lines| launched(&one(lines), SECRETS, text("from the file")).marks.clone();
         let changes = of(before).changes_to(&of(after)).unwrap();
         let told = [changes.fields.join(" "), changes.secrets.join(" ")].join("|");
         assert_eq!(told.trim_end_matches('|'), expected);
+    }
+
+    #[rstest]
+    #[case("", "", "")]
+    #[case("", "sandbox = \"crun\"", "sandbox")]
+    #[case("sandbox_read = [\"/a\"]", "sandbox_read = [\"/b\"]", "sandbox_read")]
+    #[case("sandbox_write = [\"/a\"]", "", "sandbox_write")]
+    #[case("sandbox_home = \"fresh\"", "sandbox_home = \"kept\"", "sandbox_home")]
+    #[case("network = \"none\"", "network = \"host\"", "network")]
+    #[case(
+        "network = \"none\"\nsandbox_proxy = \"unix:/run/o\"",
+        "network = \"none\"\nsandbox_proxy = \"unix:/run/p\"",
+        "sandbox_proxy"
+    )]
+    fn marks_of_a_sandbox_name_what_differs(#[case] before: &str, #[case] after: &str, #[case] expected: &str) {
+        let of = |lines| {
+            let text = format!(
+                "[agent]\nname = \"a\"\nharness = \"custom\"\nworkdir = \"/w\"\ntype = \"sandboxed\"\n{lines}\n"
+            );
+            let config = parse(text.as_bytes(), &Options::default()).unwrap();
+            launched(&config, SECRETS, self::text("from the file")).marks.clone()
+        };
+        assert_eq!(of(before).changes_to(&of(after)).unwrap().fields.join(" "), expected);
     }
 
     #[test]

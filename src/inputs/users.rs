@@ -30,6 +30,8 @@ pub enum Rules {
         agents: String,
         /// Those who may use the API, and those who may act on agents.
         banned: Vec<Banned>,
+        /// The id of the default user, if it is known: another name with it would be no other user.
+        default: Option<Uid>,
     },
 }
 
@@ -172,7 +174,25 @@ pub fn judge_all(names: &BTreeSet<UserName>, rules: &Rules, before: &Standings) 
         Rules::Nobody { own } => Standing::Unfit(not_root(own, name)),
         Rules::Members { .. } => judge(name, look_up(name), rules, before.get(name)),
     };
-    names.iter().map(|name| (name.clone(), standing(name))).collect()
+    let mut standings: Standings = names.iter().map(|name| (name.clone(), standing(name))).collect();
+    refuse_aliases(&mut standings);
+    standings
+}
+
+/// Refuses users that have the id of another one: to the kernel they are one user, and agents of both reach each other.
+fn refuse_aliases(standings: &mut Standings) {
+    let mut seen: BTreeMap<u32, UserName> = BTreeMap::new();
+    for (name, standing) in standings.iter_mut() {
+        let Some(uid) = standing.account().map(|account| account.uid.as_raw()) else { continue };
+        match seen.get(&uid) {
+            Some(first) => *standing = Standing::Unfit(same_id(name, first.as_str(), uid)),
+            None => drop(seen.insert(uid, name.clone())),
+        }
+    }
+}
+
+fn same_id(name: &UserName, other: &str, uid: u32) -> String {
+    format!("{name} has the id of {other} ({uid}), so both are one user; name {other}, or a user with an id of its own")
 }
 
 fn not_root(own: &str, name: &UserName) -> String {
@@ -181,7 +201,7 @@ fn not_root(own: &str, name: &UserName) -> String {
 
 /// Judges what the user database says about a name.
 pub fn judge(name: &UserName, entry: Entry, rules: &Rules, before: Option<&Standing>) -> Standing {
-    let Rules::Members { agents, banned } = rules else {
+    let Rules::Members { agents, banned, default } = rules else {
         return Standing::Unfit(format!("agents cannot run as {name} here"));
     };
     let was_fit = matches!(before, Some(Standing::Fit { .. } | Standing::Missing(Problem::Absent {})));
@@ -203,6 +223,9 @@ pub fn judge(name: &UserName, entry: Entry, rules: &Rules, before: Option<&Stand
     if account.uid.is_root() || is_in(root) {
         let what = if account.uid.is_root() { "is root" } else { "is in the group of root" };
         return Standing::Unfit(format!("{name} {what}, and agents must not be; name an unprivileged user"));
+    }
+    if Some(account.uid) == *default {
+        return Standing::Unfit(same_id(name, "the default user", account.uid.as_raw()));
     }
     for Banned { name: group, group: gid } in banned {
         if is_in(*gid) {
@@ -268,7 +291,11 @@ mod tests {
 
     fn rules() -> Rules {
         let banned = |name: &str, gid| Banned { name: name.to_owned(), group: Gid::from_raw(gid) };
-        Rules::Members { agents: "agentd-agents".to_owned(), banned: vec![banned("admin", 5), banned("crew", 6)] }
+        Rules::Members {
+            agents: "agentd-agents".to_owned(),
+            banned: vec![banned("admin", 5), banned("crew", 6)],
+            default: Some(Uid::from_raw(50)),
+        }
     }
 
     fn found(uid: u32, gid: u32, groups: &[(u32, &str)]) -> Entry {
@@ -295,10 +322,23 @@ mod tests {
     #[case::admin_by_primary_group(found(7, 5, &[MEMBER]), "is in group admin")]
     #[case::operator(found(7, 7, &[MEMBER, (6, "crew")]), "is in group crew, whose members decide about agents")]
     #[case::not_meant_for_agents(found(7, 7, &[(7, "agent2")]), "add it (usermod -aG agentd-agents agent2")]
+    #[case::another_name_of_the_default_user(found(50, 7, &[MEMBER]), "agent2 has the id of the default user (50)")]
     #[case::unknown(Entry::Absent, "create it (useradd --create-home --groups agentd-agents agent2)")]
     fn a_user_that_agents_must_not_be_is_refused_with_a_remedy(#[case] entry: Entry, #[case] expected: &str) {
         let Standing::Unfit(error) = judge(&name("agent2"), entry, &rules(), None) else { panic!("it is not refused") };
         assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn names_with_one_id_are_one_user() {
+        let fit = |uid| judge(&name("x"), found(uid, 7, &[MEMBER]), &rules(), None);
+        let mut standings: Standings = [(name("a"), fit(7)), (name("b"), fit(7)), (name("c"), fit(8))].into();
+        refuse_aliases(&mut standings);
+        let fit: Vec<&str> =
+            standings.iter().filter(|(_, it)| it.account().is_some()).map(|(it, _)| it.as_str()).collect();
+        assert_eq!(fit, ["a", "c"]);
+        let Standing::Unfit(error) = &standings[&name("b")] else { panic!("it is not refused") };
+        assert_eq!(error, "b has the id of a (7), so both are one user; name a, or a user with an id of its own");
     }
 
     #[test]

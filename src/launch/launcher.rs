@@ -204,6 +204,7 @@ fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) ->
             arguments,
             environment,
             workdir,
+            umask: declared.unwrap_or(UMASK),
             trust_repository,
             sandbox: sandbox.map(|sandbox| *sandbox),
             packages,
@@ -349,6 +350,7 @@ struct Order {
     arguments: Vec<SecretBytes>,
     environment: BTreeMap<String, SecretBytes>,
     workdir: PathBuf,
+    umask: u32,
     /// Whether git is to trust the repository of another user.
     trust_repository: bool,
     sandbox: Option<Sandbox>,

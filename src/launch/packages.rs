@@ -23,6 +23,9 @@ pub const STEP_COMMAND: &str = "step";
 /// The step that builds packages.
 pub const STEP: &str = "packages";
 
+/// The step that only looks for Nix.
+pub const LOOK_STEP: &str = "nix";
+
 /// How much is read at a time.
 const PIECE: usize = 4096;
 

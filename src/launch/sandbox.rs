@@ -59,6 +59,7 @@ use crate::agent::sandbox::{Engine, Home, Sandbox};
 use crate::launch::launcher::find;
 use crate::launch::protocol::Failure;
 use crate::launch::temporary_dir::{self, Scratch};
+use crate::sys::regular_file;
 use crate::sys::secret_bytes::SecretBytes;
 
 /// Variables of a login that name what no sandbox has.
@@ -86,6 +87,10 @@ pub(super) struct Request<'a> {
     /// The agent's name.
     pub agent: &'a str,
     pub workdir: &'a Path,
+    /// Whether the repository of another user may be shown.
+    pub trust_repository: bool,
+    /// The umask of the harness.
+    pub umask: u32,
     /// What its packages need of the store, should the sandbox not have all of the store.
     pub closure: &'a [PathBuf],
     /// The program and its arguments.
@@ -176,7 +181,7 @@ impl Request<'_> {
         let base = bundle.path().parent().unwrap_or(Path::new("/"));
         let base = base.canonicalize().map_err(|error| failure("the folder for temporary files", &error))?;
         let prepared = Prepared { made_home, temporary: temporary.path().to_owned(), base, launcher, gate: gate_path };
-        let owner = Owner { user, home, shell };
+        let owner = Owner { user, home, shell, trusts: self.trust_repository };
         let mut facts = machine::look(self.sandbox, owner, self.workdir, prepared, hidden).map_err(refused)?;
         if let Some(closure) = &mut facts.closure {
             let missing: Vec<PathBuf> = self.closure.iter().filter(|path| !closure.contains(path)).cloned().collect();
@@ -216,7 +221,11 @@ impl Request<'_> {
     }
 
     /// The folders of agentd that no agent may reach from inside.
+    ///
+    /// That of kept homes is made if it is absent, because only what is there can be covered, and a home may be kept there later. In
+    /// a home where it cannot be made, none is kept.
     fn hidden(&self, home: &Path) -> Vec<PathBuf> {
+        let _ = homes::make_folder_of_all(home);
         let tmux = std::env::var_os("TMUX");
         // The socket's path, the server, and a session.
         let tmux = tmux.as_ref().and_then(|tmux| tmux.as_bytes().split(|&byte| byte == b',').next());
@@ -272,6 +281,7 @@ impl Request<'_> {
             arguments: self.arguments.to_vec(),
             environment,
             workdir: secret(self.workdir.as_os_str()),
+            umask: self.umask,
             expected,
             seeded: seeded.map(|_| secret(facts.home.as_os_str())),
             ids: is_relayed.then_some((facts.uid, facts.gid)),
@@ -333,10 +343,19 @@ fn make_root(root: &Path, items: &[Item]) -> io::Result<()> {
             Item::Folder(path) => fs::create_dir_all(place(path)?)?,
             Item::Blank(path) => fs::write(place(path)?, "")?,
             Item::File(path, text) => fs::write(place(path)?, text)?,
+            Item::Copy(path) => copy(path, &place(path)?)?,
             Item::Link(path, to) => symlink(to, place(path)?)?,
         }
     }
     Ok(())
+}
+
+/// Copies a file of the machine. One that has been replaced or removed meanwhile is left out.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    match regular_file::read(from, mounts::MOST_COPIED) {
+        Ok((text, _)) => fs::write(to, text.as_slice()),
+        Err(_) => Ok(()),
+    }
 }
 
 fn failure(what: &str, error: &io::Error) -> Failure {
@@ -352,4 +371,33 @@ fn failure(what: &str, error: &io::Error) -> Failure {
 /// A failure that a person has to see to.
 fn refused(message: String) -> Failure {
     Failure { message, errno: Some(Errno::EPERM as i32), missing: false, program: None, packages: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn kept_homes_are_hidden_before_there_are_any() {
+        let folder = TempDir::new().unwrap();
+        let home = folder.path().canonicalize().unwrap();
+        let sandbox = mounts::tests::sandbox(Home::Real);
+        let request = Request {
+            sandbox: &sandbox,
+            agent: "a",
+            workdir: &home,
+            trust_repository: false,
+            umask: 0o022,
+            closure: &[],
+            arguments: &[],
+            login: &[],
+            environment: Vec::new(),
+            mark: None,
+            launch_socket: Path::new("/nonexistent/launch.sock"),
+        };
+        assert!(request.hidden(&home).contains(&home.join(homes::FOLDER)));
+        assert!(request.hidden(Path::new("/proc/nonexistent")).iter().all(|path| !path.ends_with("homes")));
+    }
 }

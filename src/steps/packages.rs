@@ -49,12 +49,16 @@ const USUAL_FOLDERS: [&str; 2] = ["/nix/var/nix/profiles/default/bin", "/run/cur
 /// How much of what Nix says last is kept, to find its reason in.
 const KEPT: usize = 16 << 10;
 
+/// How much a program of Nix may print: the paths of a large closure take some hundred kilobytes.
+const MOST_PRINTED: u64 = 16 << 20;
+
 /// How much is read at a time.
 const PIECE: usize = 4096;
 
 /// Why the packages are not there. Shown to people as what the agent waits for.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum Error {
     #[error("root builds no packages; run agents as a user")]
     Root,
     #[error("{0:?} is no agent")]
@@ -89,6 +93,15 @@ pub fn run(agent: &str, names: &[&OsString], out: &mut impl Write) -> ExitCode {
     };
     let told = serde_json::to_vec(&outcome).map_err(io::Error::from).and_then(|text| out.write_all(&text));
     if told.is_ok() && matches!(outcome, Outcome::Built(_)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Looks for Nix in the login of this user.
+///
+/// # Errors
+///
+/// There is none.
+pub fn look() -> Result<(), Error> {
+    Nix::find().map(drop)
 }
 
 fn build(agent: &str, names: &[&OsString]) -> Result<Built, Error> {
@@ -232,7 +245,7 @@ impl Nix {
             self.run("nix-store", &[&options[..], &[link.as_os_str(), path.as_os_str()]].concat())?;
             outputs.push(fs::read_link(&link).map_err(|error| Error::State { path: link, error })?);
         }
-        if let Some(absent) = outputs.iter().find(|output| !output.exists()) {
+        if let Some(absent) = outputs.iter().find(|output| !is_store_path(output) || !output.exists()) {
             return Err(Error::Elsewhere(absent.clone()));
         }
         let query =
@@ -256,8 +269,14 @@ impl Nix {
         let mut child = command.spawn().map_err(failed)?;
         let stdout = child.stdout.take();
         let printed = std::thread::spawn(move || {
+            let Some(mut stdout) = stdout else { return Ok(Vec::new()) };
             let mut printed = Vec::new();
-            stdout.map(|mut stdout| stdout.read_to_end(&mut printed)).transpose().map(|_| printed)
+            stdout.by_ref().take(MOST_PRINTED).read_to_end(&mut printed)?;
+            // It may go on and say what is wrong, but nobody keeps what it prints.
+            match io::copy(&mut stdout, &mut io::sink())? {
+                0 => Ok(printed),
+                _ => Err(io::Error::other(format!("it printed more than {} MiB", MOST_PRINTED >> 20))),
+            }
         });
         let said = relay(&mut child).map_err(failed)?;
         let end = child.wait().map_err(failed)?;
@@ -359,7 +378,7 @@ fn reason(said: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use tempfile::TempDir;
 
@@ -387,6 +406,18 @@ mod tests {
         assert_eq!(reason(nested).unwrap(), "undefined variable 'y'");
         assert_eq!(reason("it crashed\n\n").unwrap(), "it crashed");
         assert_eq!(reason("\n"), None);
+    }
+
+    #[test]
+    fn what_a_program_of_nix_prints_is_bounded() {
+        let folder = TempDir::new().unwrap();
+        let program = folder.path().join("nix");
+        fs::write(&program, "#!/bin/sh\n/usr/bin/head -c \"$1\" /dev/zero\n").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let nix = Nix { path: folder.path().into(), interrupted: Arc::default() };
+        assert_eq!(nix.run("nix", &["1000"]).unwrap().len(), 1000);
+        let error = nix.run("nix", &[(MOST_PRINTED + 1).to_string()]).unwrap_err();
+        assert!(error.to_string().ends_with("it printed more than 16 MiB"), "{error}");
     }
 
     #[test]

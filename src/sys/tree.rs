@@ -147,7 +147,7 @@ mod tests {
             fs::write(at(file), "").unwrap();
         }
         symlink(at("kept"), at("top/a/link")).unwrap();
-        fs::set_permissions(at("top/closed/x"), Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(at("top/closed/x"), Permissions::from_mode(0o000)).unwrap();
         fs::set_permissions(at("top/closed"), Permissions::from_mode(0o500)).unwrap();
         remove(&at("top")).unwrap();
         assert!(!at("top").exists() && at("kept/file").exists());

@@ -180,5 +180,7 @@ fn codex_runs_no_command_in_its_own_sandbox_inside_another(#[case] engine: &str)
     let (daemon, ends) = run(&confined, &[(name, &args)]);
     let (_, how, has_run, printed) = &ends[0];
     assert_eq!((how, *has_run), (&ExitStatus::of_code(0), false), "{printed}");
+    // The stand-in says so when it is told what came of the command.
+    assert!(printed.contains("Mock answer: the tool has run."), "{printed}");
     forget(daemon, ends.into_iter().map(|(name, ..)| name));
 }

@@ -162,6 +162,8 @@ fn programs_of_packages_come_first_in_the_path() {
     let uid = daemon.agent_account().uid.as_raw();
     let owners = owners_below(&daemon.work("nix/var"));
     assert!(owners.iter().all(|owner| *owner == uid), "{owners:?}");
+    let (_, said) = run(daemon.agentd(&["doctor", "--json"]).env("AGENTD_API_SOCKET", daemon.api_socket()));
+    assert!(said.contains("Nix is there, for 1 agent"), "{said}");
 }
 
 /// The owners of everything below a folder.
@@ -317,6 +319,9 @@ fn a_machine_without_nix_is_told() {
     let (_, why) = lacking(&daemon, name);
     assert!(why.starts_with("Nix is not installed: there is no nix in the PATH of the agent user;"), "{why}");
     assert!(!daemon.work("out").exists());
+    // As the doctor has the agent user look.
+    let (code, said) = run(daemon.agentd(&["step", "nix"]).env("PATH", daemon.path("bin")));
+    assert!(code == Some(1) && said.contains("Nix is not installed"), "{said}");
 }
 
 /// The daemon of Nix, as on machines that several users share: its store is root's.

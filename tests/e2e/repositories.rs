@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 use agentd::wire::status::State;
 use nix::unistd::User;
@@ -20,6 +21,30 @@ const SCRIPT: &str = "export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTE
     git --git-dir=$(git rev-parse --path-format=absolute --git-common-dir) log --oneline | wc -l >>$OUT/result
     git config --get-all test.kept >>$OUT/result
     echo done >>$OUT/result; sleep 1000";
+
+/// Held by tests that change the configuration of git in the home of the lent user, and by those in which it holds.
+static GIT_CONFIG: RwLock<()> = RwLock::new(());
+
+/// A configuration of git that a user has for a while.
+struct GitConfig {
+    path: PathBuf,
+    _alone: RwLockWriteGuard<'static, ()>,
+}
+
+impl GitConfig {
+    fn of(user: &User, text: &str) -> Self {
+        let path = user.dir.join(".gitconfig");
+        let alone = GIT_CONFIG.write().unwrap_or_else(PoisonError::into_inner);
+        fs::write(&path, text).unwrap();
+        Self { path, _alone: alone }
+    }
+}
+
+impl Drop for GitConfig {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
 
 /// A repository of this user with a worktree, in which everybody may write; and a folder for results of the agent `name`.
 fn prepare(setup: &Setup, owner: &User, name: &str) -> PathBuf {
@@ -72,6 +97,7 @@ fn git_works_in_repositories_of_root_and_in_trusted_ones(#[case] engine: Option<
     if !root() || !engine.is_none_or(has) {
         return;
     }
+    let _unchanged = GIT_CONFIG.read().unwrap_or_else(PoisonError::into_inner);
     let setup = Setup::new();
     prepare(&setup, &account("root"), "roots");
     prepare(&setup, &account("stranger"), "theirs");
@@ -120,13 +146,13 @@ fn a_user_whose_git_trusts_a_repository_needs_nothing() {
     }
     let setup = Setup::new();
     prepare(&setup, &account("stranger"), "theirs");
-    let config = setup.agent_account().dir.join(".gitconfig");
-    fs::write(&config, format!("[safe]\n\tdirectory = {}\n", setup.path("theirs").display())).unwrap();
+    let text = format!("[safe]\n\tdirectory = {}\n", setup.path("theirs").display());
+    let config = GitConfig::of(&setup.agent_account(), &text);
     let entry = entry(&setup, None, "a", "theirs", "");
     let daemon = setup.start(&entry);
     let told = result(&daemon, "a");
     let error = daemon.wait_for_state("a", State::Running).environment_error;
-    fs::remove_file(config).unwrap();
+    drop(config);
     assert_eq!((&told[..2], error), (&["status", "commit"].map(String::from)[..], None));
 }
 
@@ -190,14 +216,14 @@ fn a_sandboxed_agent_commits_with_the_identity_of_its_user(#[case] home: &str) {
     let user = setup.agent_account();
     prepare(&setup, &user, "own");
     let text = "[user]\n\tname = Ada\n\temail = ada@example\n[credential]\n\thelper = !echo password=x\n[commit]\n\tgpgsign = true\n";
-    fs::write(user.dir.join(".gitconfig"), text).unwrap();
+    let config = GitConfig::of(&user, text);
     let name = format!("identity-{home}-{}", std::process::id());
     let script = "exec 2>>@WORK/problems; git commit -q --allow-empty -m x; git log -1 --format='%an <%ae>' >@WORK/author; git config --list --global | sort >@WORK/settings; echo done >@WORK/done; sleep 1000";
     let entry = shell(&name, "bwrap", script, &format!("sandbox_home = {home:?}\nsandbox_write = [\"@WORK\"]"));
     let entry = entry.replace("workdir = \"@WORK\"", "workdir = \"@DIR/own\"");
     let daemon = setup.start(&entry);
     daemon.wait_for_file("done");
-    fs::remove_file(user.dir.join(".gitconfig")).unwrap();
+    drop(config);
     assert_eq!(daemon.lines("author"), ["Ada <ada@example>"], "{:?}", daemon.lines("problems"));
     assert_eq!(daemon.lines("settings"), ["user.email=ada@example", "user.name=Ada"]);
     drop(daemon);

@@ -270,7 +270,7 @@ fn a_kept_home_outlives_attempts_and_is_filled_from_the_users() {
     let user = setup.agent_account();
     give_login(&user);
     fs::write(home.join("secret-notes"), "private").unwrap();
-    let script = "cat ~/.claude/.credentials.json >seen; (cd ~; find . -type f | sort) >listed; test -e ~/mark && cp ~/mark again; echo kept >~/mark; mv ~/.claude/.credentials.json ~/.claude/moved; sleep 1000";
+    let script = "cat ~/.claude/.credentials.json >seen; (cd ~; find . -type f | sort) >listed.new; mv listed.new listed; test -e ~/mark && cp ~/mark again.new && mv again.new again; echo kept >~/mark; mv ~/.claude/.credentials.json ~/.claude/moved; sleep 1000";
     let more = "sandbox_home = \"kept\"";
     let mut daemon = setup.start(&logged_in(&shell(&name, "bwrap", script, more)));
     daemon.wait("the list", || (!daemon.lines("listed").is_empty()).then_some(()));
@@ -308,6 +308,22 @@ fn a_fresh_home_is_filled_and_forgotten(#[case] engine: &str) {
     assert_eq!(daemon.lines("seen"), ["token"]);
     assert_eq!(daemon.lines("listed"), LOGIN);
     assert!(!user.dir.join("new").exists());
+}
+
+#[rstest]
+#[case("bwrap")]
+#[case("crun")]
+#[case("runsc")]
+fn a_sandboxed_agent_has_the_umask_of_its_entry(#[case] engine: &str) {
+    if !has(engine) {
+        return;
+    }
+    let entry = |name, more: &str| {
+        shell(name, engine, &format!("umask >@WORK/{name}.new; mv @WORK/{name}.new @WORK/{name}; sleep 1000"), more)
+    };
+    let daemon = Setup::new().start(&(entry("a", "umask = \"0077\"") + &entry("b", "")));
+    assert_eq!(daemon.wait_for_file("a"), b"0077\n");
+    assert_eq!(daemon.wait_for_file("b"), b"0022\n");
 }
 
 #[test]
@@ -503,6 +519,76 @@ fn git_works_and_its_hooks_stay(#[case] engine: &str) {
         daemon.wait("the result", || daemon.lines(&result).contains(&"done".to_owned()).then_some(()));
         assert_eq!(daemon.lines(&result), ["committed", "done"], "{:?}", daemon.lines(&format!("{name}/problems")));
     }
+}
+
+/// Puts what `git status` runs where git looks for it: in the git directories of other worktrees and of submodules.
+///
+/// Its words are the git directory, what to run, and the name of the own working tree.
+const PLANT: &str = "git=$1 own=$3
+    mkdir evil; printf '[core]\\n\\tfsmonitor = %s\\n[extensions]\\n\\tworktreeConfig = true\\n' \"$2\" >evil/config
+    cp -r $git/HEAD $git/objects $git/refs evil; rm -rf evil/worktrees
+    for path in $git/commondir $git/worktrees/*/commondir $git/modules/*/commondir; do
+        [[ $path == */$own/* ]] || echo $PWD/evil >$path
+    done
+    for path in $git/config.worktree $git/worktrees/*/config.worktree $git/modules/module/config; do cp evil/config $path; done
+    mkdir $git/worktrees/new $git/modules/new";
+
+/// The repository `repo` with a submodule, and the worktrees `tree` and `other`.
+fn prepare_worktrees(setup: &Setup) {
+    let prepare = "export GIT_CONFIG_COUNT=3 GIT_CONFIG_KEY_0=user.name GIT_CONFIG_VALUE_0=a GIT_CONFIG_KEY_1=user.email GIT_CONFIG_VALUE_1=a@b \
+        GIT_CONFIG_KEY_2=protocol.file.allow GIT_CONFIG_VALUE_2=always; set -e
+        git init -q part; git -C part commit -q --allow-empty -m first
+        git init -q repo; cd repo; git submodule --quiet add ../part module; git commit -q -m first; git config extensions.worktreeConfig true
+        git worktree add -q ../tree; git worktree add -q ../other";
+    let work = setup.path("work");
+    let mut command = as_user(&setup.agent_account().name, &["bash", "-c", prepare]);
+    let output = command.current_dir(&work).env("HOME", &work).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Whether `git status` outside runs what was planted.
+fn git_status_runs_it(daemon: &Daemon, tree: &str) -> bool {
+    let mut command = as_user(&daemon.agent_account().name, &["git", "status"]);
+    command.current_dir(daemon.work(tree)).env("HOME", daemon.work("")).output().unwrap();
+    let ran = daemon.work("ran").exists();
+    let _ = fs::remove_file(daemon.work("ran"));
+    ran
+}
+
+#[rstest]
+#[case("bwrap")]
+#[case("crun")]
+#[case("native")]
+fn git_outside_runs_nothing_that_was_planted_in_git_dirs(#[case] engine: &str) {
+    if engine != "native" && !has(engine) {
+        return;
+    }
+    let setup = Setup::new();
+    prepare_worktrees(&setup);
+    fs::write(setup.path("bin/evil"), "#!/bin/sh\necho >@WORK/ran\n".replace("@WORK", &setup.expand("@WORK"))).unwrap();
+    fs::set_permissions(setup.path("bin/evil"), fs::Permissions::from_mode(0o755)).unwrap();
+    let script =
+        format!("exec 2>>problems; set -- @WORK/repo/.git @DIR/bin/evil tree\n{PLANT}\necho done >done; sleep 1000");
+    let mut entry = if engine == "native" {
+        let command = format!("command = [\"bash\", \"-c\", {script:?}, \"bash\"]");
+        agent("a", "rest", "").replace("command = \"@HARNESS\"", &command)
+    } else {
+        shell("a", engine, &script, "")
+    };
+    entry = entry.replace("workdir = \"@WORK\"", "workdir = \"@WORK/tree\"");
+    let daemon = setup.start(&entry);
+    daemon.wait_for_file("tree/done");
+    // Without a sandbox it is run, or this would prove nothing.
+    for tree in ["other", "repo", "repo/module"] {
+        assert_eq!(
+            git_status_runs_it(&daemon, tree),
+            engine == "native",
+            "{tree}: {:?}",
+            daemon.lines("tree/problems")
+        );
+    }
+    let made = daemon.work("repo/.git/worktrees/new").exists() || daemon.work("repo/.git/modules/new").exists();
+    assert_eq!(made, engine == "native");
 }
 
 #[rstest]

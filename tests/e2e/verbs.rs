@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 
 use agentd::wire::status::{AgentStatus, State};
 use nix::sys::signal::Signal;
+use rstest::rstest;
 
+use crate::skip::skip;
 use crate::support::{Daemon, Setup, Who, account, admin_gid, agent, as_user, binary, is_root, path, root, run};
 
 /// The command with the daemon's API.
@@ -367,12 +369,21 @@ fn doctor_and_check_make_a_sandbox_as_the_agent_user() {
     assert_eq!(found.code, Some(1));
 }
 
-#[test]
-fn doctor_and_check_find_an_engine_that_works() {
+#[rstest]
+#[case("agent")]
+#[case("nologin")]
+#[case("shellless")]
+fn doctor_and_check_find_an_engine_that_works(#[case] user: &str) {
     if !crate::sandbox::has("bwrap") {
         return;
     }
-    let daemon = Setup::new().start(&agent("a", "sleep inf", "type = \"sandboxed\"\nenabled = false"));
+    if !is_root() && user != "agent" {
+        return skip("it needs a lent user");
+    }
+    let setup = if is_root() { Setup::new().user(user) } else { Setup::new() };
+    let daemon = setup.start(&agent("a", "sleep inf", "type = \"sandboxed\"\nenabled = false"));
+    // No agent starts that would wait for the server.
+    daemon.wait("the tmux server", || daemon.tmux_socket().exists().then_some(()));
     let found = doctor(&daemon);
     let is_said = |said: &str| found.checks.iter().any(|check| check.0 == "sandbox" && check.2.contains(said));
     assert!(is_said("bwrap makes sandboxes, for 1 sandboxed agent"), "{:#?}", found.checks);

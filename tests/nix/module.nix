@@ -511,7 +511,8 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
   };
   "what entries leave open is the same for the daemon and the check" = {
     expr = [
-      (lib.hasInfix "/opt/agentd/bin/agentd check --strict --default-type sandboxed --sandbox crun stereos/jcard.toml"
+      (lib.hasInfix
+        "/opt/agentd/bin/agentd check --strict --default-type sandboxed --sandbox crun stereos/jcard.toml"
         (etc [
           (with' {
             settings.agent.harness = "codex";
@@ -630,31 +631,31 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
 
   "agents declared by name follow those of the settings" = {
     expr = declared [
-        (with' {
-          settings.agents = [
-            {
-              name = "first";
-              harness = "codex";
-            }
-          ];
-          settings.other.key = 1;
-        })
-        (with' {
-          agents.reviewer = {
+      (with' {
+        settings.agents = [
+          {
+            name = "first";
             harness = "codex";
-            args = [ "--model" ];
-          };
-        })
-        # As another module of the machine changes it.
-        (with' {
-          agents.reviewer = {
-            args = [ "x" ];
-            restart = "always";
-          };
-          agents.writer.harness = "claude-code";
-        })
-        (with' { agents.writer.harness = lib.mkForce "opencode"; })
-      ];
+          }
+        ];
+        settings.other.key = 1;
+      })
+      (with' {
+        agents.reviewer = {
+          harness = "codex";
+          args = [ "--model" ];
+        };
+      })
+      # As another module of the machine changes it.
+      (with' {
+        agents.reviewer = {
+          args = [ "x" ];
+          restart = "always";
+        };
+        agents.writer.harness = "claude-code";
+      })
+      (with' { agents.writer.harness = lib.mkForce "opencode"; })
+    ];
     expected = {
       agents = [
         {
@@ -864,16 +865,25 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
       let
         names = list: map (one: one.name) list;
         other = of [ (with' { sandboxPackages = [ (package // { name = "crun"; }) ]; }) ];
+        chosen = of [ (with' { sandbox.engine = "crun"; }) ];
       in
       {
         usual = lib.elem "bubblewrap" (names bare.environment.systemPackages);
         daemon = lib.elem "bubblewrap" (names bare.systemd.services.agentd.path);
-        other = lib.filter (name: lib.elem name [ "bubblewrap" "crun" ]) (names other.environment.systemPackages);
+        other = lib.filter (
+          name:
+          lib.elem name [
+            "bubblewrap"
+            "crun"
+          ]
+        ) (names other.environment.systemPackages);
+        chosen = lib.elem "crun" (names chosen.environment.systemPackages);
       };
     expected = {
       usual = true;
       daemon = true;
       other = [ "crun" ];
+      chosen = true;
     };
   };
   "two declarations of the jcard are refused" = {

@@ -259,6 +259,8 @@ let
   }
   // lib.genAttrs [
     "bubblewrap"
+    "crun"
+    "gvisor"
     "cargo"
     "deadnix"
     "fish"

@@ -25,6 +25,7 @@ use crate::config::{self, Severity};
 use crate::deputy::{Deputy, Output, Program, Server};
 use crate::inputs::secrets;
 use crate::inputs::users::{Standing, Standings, judge_all, warning};
+use crate::launch::packages;
 use crate::launch::socket_dir::LAUNCH_SOCKET;
 use crate::sys::account::Account;
 use crate::sys::procfs;
@@ -673,6 +674,7 @@ async fn tmux(target: &Target, side: Option<&Side>, answers: &Answers, jcard: &J
     checks.push(executable(&deputy, target, side).await);
     checks.push(launcher(&deputy, target, side).await);
     checks.extend(sandboxes(&deputy, target, side, jcard).await);
+    checks.extend(packages(&deputy, target, side, jcard).await);
     checks.push(server(&deputy, side, target, answers).await);
     checks.push(sessions(deputy, side, target, answers, jcard).await);
     checks
@@ -737,11 +739,41 @@ async fn sandboxes(deputy: &Deputy, target: &Target, side: &Side, jcard: &Jcard)
     checks
 }
 
+/// Whether a user finds Nix, if entries of the user name packages that are to be built.
+async fn packages(deputy: &Deputy, target: &Target, side: &Side, jcard: &Jcard) -> Option<Check> {
+    const NAME: &str = "packages";
+    const REMEDY: &str = "install Nix for all users, write store paths, or remove `extra_packages`";
+    let entries = jcard.config()?.entries.iter().filter(|entry| side.has_entry(entry));
+    let is_built = |entry: &&config::Entry| {
+        entry.spec.as_ref().is_ok_and(|spec| spec.packages.iter().any(|package| package.store_path().is_none()))
+    };
+    let agents = counted(entries.filter(is_built).count(), "agent");
+    if agents.starts_with("0 ") {
+        return None;
+    }
+    let whose = if side.is_default { String::new() } else { format!("as {}: ", side.account.name) };
+    let words = [packages::STEP_COMMAND, packages::LOOK_STEP].map(str::to_owned).to_vec();
+    Some(match deputy.run_in_login(program_of(target).ok()?, words, sandbox::PATIENCE).await {
+        Ok(Ok(Output { success: true, .. })) => Check::ok(NAME, format!("{whose}Nix is there, for {agents}")),
+        Ok(Ok(Output { stderr, .. })) => {
+            let why = sandbox::said(&stderr).unwrap_or_else(|| "Nix is not found".to_owned());
+            Check::failure(NAME, format!("{whose}{why}; {agents} cannot start"), REMEDY)
+        }
+        Ok(Err(error)) => Check::unknown(NAME, error.to_string(), "try again"),
+        Err(error) => Check::unknown(NAME, error.to_string(), "try again"),
+    })
+}
+
+/// The program of the daemon that runs, or this one.
+fn program_of(target: &Target) -> io::Result<PathBuf> {
+    let of_daemon = target.daemon.as_ref().and_then(|daemon| fs::read_link(format!("/proc/{}/exe", daemon.pid)).ok());
+    of_daemon.map_or_else(std::env::current_exe, Ok)
+}
+
 /// Whether the agent user can run agentd, which the launcher starts as that user.
 async fn executable(deputy: &Deputy, target: &Target, side: &Side) -> Check {
     const NAME: &str = "executable";
-    let of_daemon = target.daemon.as_ref().and_then(|daemon| fs::read_link(format!("/proc/{}/exe", daemon.pid)).ok());
-    let path: PathBuf = match of_daemon.map_or_else(std::env::current_exe, Ok) {
+    let path: PathBuf = match program_of(target) {
         Ok(path) => path,
         Err(error) => {
             return Check::unknown(NAME, format!("failed to find the program of agentd: {error}"), "try again");

@@ -333,6 +333,16 @@ fn what_works_in_a_sandbox_is_no_warning() {
 }
 
 #[test]
+fn a_network_that_is_not_kept_away_is_a_warning() {
+    let text = "[agent]\nharness = \"custom\"\nsandbox = \"bwrap\"\nnetwork = \"none\"\n";
+    let warning =
+        |unsandboxed| parse(text.as_bytes(), &Options { unsandboxed, ..Options::default() }).unwrap().warning();
+    let expected = "4:11: `network = \"none\"` is ignored, because agentd runs with --unsandboxed";
+    assert!(warning(true).is_some_and(|warning| warning.contains(expected)), "{:?}", warning(true));
+    assert_eq!(warning(false), None);
+}
+
+#[test]
 fn with_gos_flags_each_entry_without_a_type_is_named() {
     let text = "[[agents]]\nharness = \"codex\"\n[[agents]]\nharness = \"custom\"\ntype = \"native\"\n";
     let found = |options| parse(text.as_bytes(), &options).unwrap().sandbox_expected;

@@ -64,6 +64,8 @@ pub(super) fn start(order: Order, login: &Login, daemon: &mut DaemonLink) -> Res
         sandbox,
         agent: &daemon.name,
         workdir,
+        trust_repository: order.trust_repository,
+        umask: order.umask,
         closure: &order.closure,
         arguments,
         login: &login.environment,

@@ -58,6 +58,8 @@ pub(in crate::launch) struct Order {
     pub environment: Vec<(SecretBytes, SecretBytes)>,
     /// The working directory.
     pub workdir: SecretBytes,
+    /// The umask of the harness.
+    pub umask: u32,
     /// What must be found at these paths, or nothing is started.
     pub expected: Vec<Expected>,
     /// The home to fill from [`super::mounts::SEED`], if there is one.

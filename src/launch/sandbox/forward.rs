@@ -47,17 +47,11 @@ fn spawn(listener: TcpListener, socket: &'static Path) -> io::Result<()> {
 
 fn run(listener: &TcpListener, socket: &Path) {
     let mut connections: Vec<Connection> = Vec::new();
+    let mut piece = vec![0; PIECE];
     loop {
-        let mut descriptors = Vec::new();
-        if connections.len() < MOST {
-            descriptors.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
+        for number in wait(listener, &connections) {
+            connections[number].advance(&mut piece);
         }
-        descriptors.extend(connections.iter().flat_map(Connection::interest));
-        if poll::wait(&mut descriptors, None).is_err() {
-            thread::sleep(PAUSE);
-        }
-        drop(descriptors);
-        connections.iter_mut().for_each(Connection::advance);
         connections.retain(|connection| !connection.is_over());
         while connections.len() < MOST {
             match listener.accept().and_then(|(client, _)| Connection::new(client, socket)) {
@@ -71,6 +65,25 @@ fn run(listener: &TcpListener, socket: &Path) {
             }
         }
     }
+}
+
+/// Waits until there is something to do, and returns for which of the connections.
+fn wait(listener: &TcpListener, connections: &[Connection]) -> Vec<usize> {
+    let numbered = connections.iter().enumerate();
+    let (owners, mut descriptors): (Vec<usize>, Vec<PollFd<'_>>) =
+        numbered.flat_map(|(number, connection)| connection.interest().map(move |fd| (number, fd))).unzip();
+    if connections.len() < MOST {
+        descriptors.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
+    }
+    if poll::wait(&mut descriptors, None).is_err() {
+        thread::sleep(PAUSE);
+        return (0..connections.len()).collect();
+    }
+    let is_ready = |descriptor: &PollFd<'_>| descriptor.any().unwrap_or(true);
+    let ready = owners.into_iter().zip(&descriptors).filter(|(_, descriptor)| is_ready(descriptor));
+    let mut ready: Vec<usize> = ready.map(|(number, _)| number).collect();
+    ready.dedup();
+    ready
 }
 
 /// A client, and what it is connected to.
@@ -131,7 +144,7 @@ impl Connection {
     }
 
     /// Does everything that can be done without blocking.
-    fn advance(&mut self) {
+    fn advance(&mut self, piece: &mut [u8]) {
         if let Proxy::Asked(asked) = &self.proxy {
             let mut received = Vec::new();
             match fd_passing::receive(asked, &mut [0], &mut received) {
@@ -147,12 +160,12 @@ impl Connection {
         match proxy {
             Proxy::Asked(_) => {}
             Proxy::Connected(proxy) => {
-                up.pass(&*client, &*proxy, || proxy.shutdown(Shutdown::Write));
-                down.pass(&*proxy, &*client, || client.shutdown(Shutdown::Write));
+                up.pass(piece, &*client, &*proxy, || proxy.shutdown(Shutdown::Write));
+                down.pass(piece, &*proxy, &*client, || client.shutdown(Shutdown::Write));
             }
             Proxy::Absent => {
-                up.pass(&*client, io::sink(), || Ok(()));
-                down.pass(io::empty(), &*client, || client.shutdown(Shutdown::Write));
+                up.pass(piece, &*client, io::sink(), || Ok(()));
+                down.pass(piece, io::empty(), &*client, || client.shutdown(Shutdown::Write));
             }
         }
     }
@@ -184,12 +197,18 @@ impl Pipe {
     }
 
     /// Reads, writes, and passes on the end, as far as that does not block.
-    fn pass(&mut self, mut from: impl Read, mut to: impl Write, shut: impl FnOnce() -> io::Result<()>) {
+    fn pass(
+        &mut self,
+        piece: &mut [u8],
+        mut from: impl Read,
+        mut to: impl Write,
+        shut: impl FnOnce() -> io::Result<()>,
+    ) {
         if self.wants() {
-            self.waiting.resize(PIECE, 0);
-            let read = from.read(&mut self.waiting);
+            let read = from.read(piece);
             self.is_read = !matches!(&read, Ok(1..)) && !read.as_ref().is_err_and(is_transient);
-            self.waiting.truncate(read.unwrap_or(0));
+            self.waiting.clear();
+            self.waiting.extend_from_slice(&piece[..read.unwrap_or(0)]);
             self.start = 0;
         }
         while !self.is_empty() {

@@ -15,7 +15,9 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, SFlag, fstatat};
-use nix::unistd::{Uid, mkdtemp};
+use nix::unistd::Uid;
+
+use crate::sys::tree;
 
 /// Where kept homes are, below the user's home.
 pub(super) const FOLDER: &str = ".local/state/agentd/homes";
@@ -53,7 +55,7 @@ fn at(path: &Path) -> impl Fn(io::Error) -> Error {
 /// The kept home of this agent, which is made and filled by this if it is not there.
 pub(super) fn kept(home: &Path, agent: &str, fill: impl FnOnce(&Path) -> Result<(), Error>) -> Result<PathBuf, Error> {
     let folder = home.join(FOLDER);
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(at(&folder))?;
+    make_folder_of_all(home).map_err(at(&folder))?;
     // Names that differ only in case are one agent.
     let path = folder.join(agent.to_ascii_lowercase());
     match fs::symlink_metadata(&path) {
@@ -62,13 +64,23 @@ pub(super) fn kept(home: &Path, agent: &str, fill: impl FnOnce(&Path) -> Result<
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(at(&path)(error)),
     }
-    // No agent has a name with a dot.
-    let new = mkdtemp(&folder.join(".new-XXXXXX")).map_err(|errno| at(&folder)(errno.into()))?;
+    // No agent has a name with a dot. A launcher that was killed has left one of this name.
+    let new = folder.join(format!(".new-{}", agent.to_ascii_lowercase()));
+    match tree::remove(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&new)(error)),
+        _ => {}
+    }
+    fs::DirBuilder::new().mode(0o700).create(&new).map_err(at(&new))?;
     let filled = fill(&new).and_then(|()| fs::rename(&new, &path).map_err(at(&path)));
     if filled.is_err() {
-        let _ = fs::remove_dir_all(&new);
+        let _ = tree::remove(&new);
     }
     filled.map(|()| path)
+}
+
+/// Makes the folder of all kept homes, if the home itself is there.
+pub(super) fn make_folder_of_all(home: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(home.join(FOLDER))
 }
 
 /// What of a seed is copied: not what the sandbox shows itself.
@@ -269,6 +281,18 @@ mod tests {
         let names: Vec<_> =
             fs::read_dir(home.path().join(FOLDER)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["reviewer"]);
+    }
+
+    #[test]
+    fn what_a_killed_launcher_left_of_a_new_home_is_removed() {
+        let home = TempDir::new().unwrap();
+        let folder = home.path().join(FOLDER);
+        let killed = std::panic::catch_unwind(|| super::kept(home.path(), "a", |_| panic!("as if killed")));
+        assert!(killed.is_err());
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        fs::write(fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path().join("half"), "").unwrap();
+        let made = kept(home.path(), "a", &[]).unwrap();
+        assert_eq!((fs::read_dir(&folder).unwrap().count(), fs::read_dir(made).unwrap().count()), (1, 0));
     }
 
     #[test]

@@ -65,7 +65,6 @@ const PIECE: usize = 4096;
 
 /// Runs the hidden command [`COMMAND`]; returns the exit status.
 pub fn run(terminal: &str) -> u8 {
-    umask(Mode::from_bits_truncate(0o022));
     let Ok(mut inside) = Inside::new(terminal == MADE) else { return 1 };
     match inside.start() {
         Ok(None) => 0,
@@ -170,6 +169,7 @@ impl Inside {
         if order.has_proxy {
             forward::start().map_err(|error| failed("the way to the proxy cannot be made", error))?;
         }
+        umask(Mode::from_bits_truncate(order.umask));
         self.spawn(&order).map(Some)
     }
 

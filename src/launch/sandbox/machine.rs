@@ -36,6 +36,8 @@ pub(super) struct Owner<'a> {
     pub user: &'a str,
     pub home: &'a Path,
     pub shell: &'a Path,
+    /// Whether the entry trusts repositories of other users.
+    pub trusts: bool,
 }
 
 /// What was made for the attempt.
@@ -75,7 +77,7 @@ pub(super) fn look(
     let read = sandbox.read.iter().map(|path| look_at("sandbox_read", path, &reserved, None));
     let write = sandbox.write.iter().map(|path| look_at("sandbox_write", path, &reserved, Some(uid)));
     let mut examined = read.chain(write).collect::<Result<Vec<Examined>, String>>()?;
-    let repository = repository::find(&real_workdir.path, &real_home)?
+    let repository = repository::find(&real_workdir.path, &real_home, owner.trusts)?
         .filter(|found| found.top.iter().chain(&found.writable).all(|path| reserved.why_not(path).is_none()));
     let of_git = repository.iter().flat_map(|found| found.writable.iter().chain(&found.read_only));
     let of_git: Result<Vec<Examined>, String> = of_git.map(|path| look_at_git(path)).collect();
@@ -237,7 +239,14 @@ fn system() -> Vec<(PathBuf, Found)> {
     let etc = Path::new("/etc");
     let settings = mounts::SETTINGS.iter().map(|name| etc.join(name));
     let paths = mounts::SYSTEM.iter().map(PathBuf::from).chain(settings);
-    paths.filter_map(|path| Some((path.clone(), found(&path)?))).collect()
+    paths.filter_map(|path| Some((path.clone(), copied(&path, found(&path)?)))).collect()
+}
+
+/// A small file is copied.
+fn copied(path: &Path, found: Found) -> Found {
+    let is_live = mounts::LIVE.iter().any(|name| path == Path::new("/etc").join(name));
+    let is_small = || path.metadata().is_ok_and(|metadata| metadata.len() <= mounts::MOST_COPIED);
+    if found == Found::File && !is_live && is_small() { Found::Small } else { found }
 }
 
 fn found(path: &Path) -> Option<Found> {

@@ -90,6 +90,12 @@ pub(super) const SETTINGS: [&str; 37] = [
     "zoneinfo",
 ];
 
+/// The longest file of [`SETTINGS`] that is copied. Each mount costs more time than that.
+pub(super) const MOST_COPIED: u64 = 256 << 10;
+
+/// What of [`SETTINGS`] is edited in place, and shown as it is while the agent runs.
+pub(super) const LIVE: [&str; 1] = ["hosts"];
+
 /// What was found on the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Facts {
@@ -158,6 +164,8 @@ impl Examined {
 pub(super) enum Found {
     Folder,
     File,
+    /// A file that is copied. Programs that change it replace it, which a mount would not show either.
+    Small,
     /// A link that leads there.
     Link(PathBuf),
 }
@@ -170,6 +178,8 @@ pub(super) enum Item {
     Blank(PathBuf),
     Link(PathBuf, PathBuf),
     File(PathBuf, String),
+    /// What the machine has there.
+    Copy(PathBuf),
 }
 
 /// A mount.
@@ -230,7 +240,9 @@ pub(super) fn plan(sandbox: &Sandbox, facts: &Facts) -> Plan {
     plan.mounts.push(bind(Path::new(TEMPORARY), &facts.temporary, true));
     plan.hide(&facts.hidden);
     let fixed: Vec<PathBuf> = facts.run_outside.iter().filter_map(|path| in_home(path, facts)).collect();
-    fixed.iter().for_each(|path| plan.fix(path));
+    for path in &fixed {
+        plan.fix(path);
+    }
     plan.finish(&facts.files);
     plan
 }
@@ -263,6 +275,7 @@ impl Plan {
 
     fn show(&mut self, path: &Path, found: &Found) {
         match found {
+            Found::Small => self.items.push(Item::Copy(path.to_owned())),
             Found::Link(to) => self.items.push(Item::Link(path.to_owned(), to.clone())),
             Found::Folder | Found::File => self.mounts.push(bind(path, path, false)),
         }
@@ -321,7 +334,9 @@ impl Plan {
                 What::Memory { .. } => None,
             };
             let places: BTreeSet<PathBuf> = self.mounts.iter().filter_map(shows).collect();
-            places.iter().for_each(|at| self.fix(at));
+            for at in &places {
+                self.fix(at);
+            }
             self.mounts.extend(places.into_iter().map(|at| Mount { at, what: What::Memory { writable: false } }));
         }
     }
@@ -398,6 +413,7 @@ pub(super) mod tests {
                 ("/bin".into(), link("usr/bin")),
                 ("/nix/store".into(), Found::Folder),
                 ("/etc/hosts".into(), Found::File),
+                ("/etc/services".into(), Found::Small),
             ],
             resolver: Some((link("../run/systemd/resolve/stub-resolv.conf"), Some("/run/systemd/resolve".into()))),
             closure: None,
@@ -457,6 +473,7 @@ pub(super) mod tests {
         has(Item::Link("/bin".into(), "usr/bin".into()));
         has(Item::Link("/etc/resolv.conf".into(), "../run/systemd/resolve/stub-resolv.conf".into()));
         has(Item::Blank("/etc/hosts".into()));
+        has(Item::Copy("/etc/services".into()));
         has(Item::Folder("/home/agent".into()));
         assert!(!plan.items.contains(&Item::Folder("/home/agent/work".into())), "it is made in the home");
         let passwd = plan.items.iter().find_map(|item| match item {

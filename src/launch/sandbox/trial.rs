@@ -63,9 +63,11 @@ pub fn try_engine(engine: Engine, program: Option<PathBuf>) -> Result<(), Failur
     ];
     let arguments = [super::mounts::PROGRAM, "--version"].map(SecretBytes::from);
     let request = Request {
+        umask: 0o022,
         sandbox: &sandbox,
         agent: "try",
         workdir: &workdir.0,
+        trust_repository: false,
         closure: &[],
         arguments: &arguments,
         environment: login.clone(),
