@@ -510,11 +510,11 @@ pub trait Deputies: Debug + Send + Sync {
 }
 
 /// Looks at paths with the rights of a user. `before` replaces what cannot be looked at now.
-async fn look(deputy: Deputy, Paths { prompts, workdirs }: Paths, before: Seen) -> Seen {
+async fn look(deputy: Deputy, Paths { prompts, guarded, workdirs }: Paths, before: Seen) -> Seen {
     deputy.watch(prompts.iter().chain(&workdirs).cloned().map(Target::Path).collect());
     let prompts = look_at(&prompts, |path| {
-        let deputy = deputy.clone();
-        async move { deputy.prompt(path).await }
+        let (deputy, guarded) = (deputy.clone(), guarded.contains(&path));
+        async move { deputy.prompt(path, guarded).await }
     });
     let workdirs = look_at(&workdirs, |path| {
         let deputy = deputy.clone();
@@ -733,10 +733,10 @@ mod tests {
             let looks = Arc::new(AtomicUsize::new(0));
             let (ill, count) = (Arc::clone(&answers), Arc::clone(&looks));
             let deputy = Deputy::of(move |request| {
-                let is_look = matches!(request, Request::Prompt(_) | Request::Workdir(_));
+                let is_look = matches!(request, Request::Prompt { .. } | Request::Workdir(_));
                 count.fetch_add(usize::from(is_look), Ordering::Relaxed);
                 match request {
-                    Request::Prompt(_) => Some(Reply::Prompt(SeenPrompt::Unusable(Problem::Absent {}))),
+                    Request::Prompt { .. } => Some(Reply::Prompt(SeenPrompt::Unusable(Problem::Absent {}))),
                     Request::Workdir(path) if path.ends_with("ill") && !ill.load(Ordering::Relaxed) => {
                         Some(Reply::FileSystemHangs)
                     }

@@ -113,7 +113,7 @@ fn fit(user: &UserName) -> Standing {
     Standing::Fit { account: somebody_named(user.as_str()), dangers: Vec::new() }
 }
 
-fn seen_by_one(Paths { prompts, workdirs }: Paths) -> Seen {
+fn seen_by_one(Paths { prompts, workdirs, .. }: Paths) -> Seen {
     let prompts = prompts.into_iter().map(|path| {
         let text = format!("the text of {}", path.display());
         (path, SeenPrompt::Text(SecretBytes::from(text.as_str())))
