@@ -530,7 +530,9 @@ mod users {
         let DesiredAgent { name, harness, mut declaration, .. } = agent(name, name, patient());
         if let Ok(declaration) = &mut declaration {
             let launch = declaration.launch.as_ref().map(|launch| Launch::clone(launch)).unwrap();
-            declaration.launch = Ok(Arc::new(Launch { user: Some(user.clone()), ..launch }));
+            // As the fingerprint of a launch has the user in it.
+            let fingerprint = Fingerprint::of(user.name.as_str());
+            declaration.launch = Ok(Arc::new(Launch { user: Some(user.clone()), fingerprint, ..launch }));
         }
         DesiredAgent { name, harness, user: Some(user.name.clone()), declaration }
     }
