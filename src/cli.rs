@@ -307,7 +307,8 @@ pub struct Whereabouts {
     #[arg(long, value_name = "PATH", value_parser = path())]
     tmux_socket: Option<PathBuf>,
     /// The socket through which operators attach and send, in a folder that only root can change [default:
-    /// /run/agentd-daemon/terminal.sock; without root: $XDG_RUNTIME_DIR/agentd/terminal.sock]
+    /// /run/agentd-daemon/terminal.sock; without root: $XDG_RUNTIME_DIR/agentd/terminal.sock]. The sockets of other agent users are in
+    /// users/ beside it: stop their agents before you change it
     #[arg(long, value_name = "PATH", value_parser = path())]
     terminal_socket: Option<PathBuf>,
     /// Root-only state [default: $STATE_DIRECTORY or /var/lib/agentd; without root: $XDG_STATE_HOME/agentd]

@@ -30,7 +30,7 @@ use crate::contain::server_scope::ServerScope;
 use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
 use crate::inputs::assemble::DeclarationContext;
-use crate::inputs::users::{Banned, Rules};
+use crate::inputs::users::{Banned, Database, Rules};
 use crate::inputs::{Inputs, News, Nudge, overrides};
 use crate::launch::socket_dir::{self, LaunchSocketKeeper, Names, SocketDir};
 use crate::launch::{listener, program};
@@ -387,6 +387,7 @@ async fn serve(
         nudges: nudges.clone(),
         rounds: round.clone(),
         names: Names::default(),
+        named: watch::Sender::default(),
         made: Mutex::default(),
     });
     let resources = Resources {
@@ -401,9 +402,7 @@ async fn serve(
     let Reading { agents, problems } = machines(&record).await.map_err(failed("read the record"))?;
     log_files.look_back(agents.values().map(printers).collect());
     state_errors.extend(problems.iter().map(ToString::to_string));
-    for error in &state_errors {
-        tracing::error!("{error}");
-    }
+    log_errors(&state_errors);
     let reports = events.clone();
     let recorder = Recorder::new(record, move |report| drop(reports.send(Event::Recorded(report))));
     let notifier = Notifier::from_environment();
@@ -412,7 +411,7 @@ async fn serve(
     let outlets =
         Outlets { events: events.clone(), snapshots, happenings, recorder, histories, notifier: notifier.clone() };
     let mut supervisor = Supervisor::new(resources, outlets, settings.detail, started, state_errors);
-    seat_maker.restore(agents.values().filter_map(Machine::user).cloned().collect()).await;
+    seat_maker.restore(agents.values().filter_map(Machine::user).cloned().collect(), snapshot.clone()).await;
     // Before any request can arrive.
     supervisor.resume(agents);
 
@@ -425,6 +424,7 @@ async fn serve(
     spawn_upkeep(&tmux, trees, store, &round, &events);
     let inputs = Inputs {
         rules: rules(settings, group, operators, &place.account),
+        database: Database::default(),
         place,
         secret_dir: settings.secret_dir.clone(),
         overrides,
@@ -453,6 +453,12 @@ async fn serve(
     api.end().await;
     tracing::info!("agentd has ended");
     ended.map(drop)
+}
+
+fn log_errors(errors: &[String]) {
+    for error in errors {
+        tracing::error!("{error}");
+    }
 }
 
 /// Warns if the default user is an operator.
@@ -557,7 +563,7 @@ fn spawn_upkeep(
     let (kept, rounds) = (tmux.clone(), round.clone());
     tokio::spawn(async move { kept.keep(rounds).await });
     tokio::spawn(reaper::reap());
-    tokio::spawn(find_sessions(tmux.clone(), None, events.clone()));
+    tokio::spawn(find_sessions(tmux.clone(), None, events.clone(), round.clone()));
 }
 
 /// An agent, and when its latest attempt started.
@@ -640,7 +646,12 @@ async fn histories(state_dir: &Path) -> Histories {
 }
 
 /// Asks for the sessions that an earlier daemon may have left, until tmux answers.
-async fn find_sessions(tmux: Tmux, user: Option<AgentUser>, events: mpsc::UnboundedSender<Event>) {
+async fn find_sessions(
+    tmux: Tmux,
+    user: Option<AgentUser>,
+    events: mpsc::UnboundedSender<Event>,
+    mut rounds: watch::Receiver<()>,
+) {
     loop {
         match tmux.owners().await {
             // Fails only when the daemon is ending.
@@ -648,6 +659,7 @@ async fn find_sessions(tmux: Tmux, user: Option<AgentUser>, events: mpsc::Unboun
             // Every launch reports the same error.
             Err(error) => tracing::debug!("failed to look for sessions: {error}; trying again"),
         }
+        tmux.until_owner_is_back(&mut rounds).await;
         tokio::time::sleep(SESSIONS_RETRY).await;
     }
 }

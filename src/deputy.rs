@@ -206,9 +206,9 @@ impl Deputy {
         }
     }
 
-    /// Reads a prompt file.
-    pub async fn prompt(&self, path: PathBuf) -> Result<SeenPrompt, Error> {
-        match self.ask(Request::Prompt(path), FILE_TIMEOUT).await? {
+    /// Reads a prompt file. A `guarded` one is not where a link leads that an agent could have placed.
+    pub async fn prompt(&self, path: PathBuf, guarded: bool) -> Result<SeenPrompt, Error> {
+        match self.ask(Request::Prompt { path, guarded }, FILE_TIMEOUT).await? {
             Reply::Prompt(prompt) => Ok(prompt),
             _ => Err(Error::Gone),
         }

@@ -29,16 +29,19 @@ use crate::agent::seen::{Seen, SeenPrompt};
 use crate::agent::user::{AgentUser, UserName};
 use crate::config::{self, Config};
 use crate::deputy::{self, Deputy};
-use crate::inputs::assemble::{DeclarationContext, Paths, desired, folder_of, located, named_users, paths};
+use crate::inputs::assemble::{DeclarationContext, Paths, desired, folder_of, located, paths, users_to_judge};
 use crate::inputs::secrets::{Known, Named};
-use crate::inputs::users::{Rules, Standing, Standings, View, Views};
+use crate::inputs::users::{Database, Entry, Rules, Standing, Standings, View, Views};
 use crate::state;
 use crate::state::overrides::Kept;
 use crate::sys::account::Account;
-use crate::sys::blocking;
+use crate::sys::blocking::{self, OneAtATime};
 use crate::sys::regular_file;
 use crate::sys::watch::{Target, Watcher};
 use crate::wire::reason::WaitingFor;
+
+/// How long the user database may take to answer before what is known of users stays in use.
+pub(crate) const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How many times `settle` a change may be postponed because others follow it.
 const MOST_SETTLES: u32 = 10;
@@ -58,6 +61,8 @@ pub struct Inputs {
     pub options: config::Options,
     /// Who may be an agent user beside the default one.
     pub rules: Rules,
+    /// Tells who the users are that entries name.
+    pub database: Database,
     /// Reads what belongs to the default user.
     pub deputy: Deputy,
     /// Those of other users.
@@ -126,9 +131,13 @@ struct Last {
 /// The users who look at the paths that `config` names.
 #[derive(Default)]
 struct Onlookers {
-    /// Those that it names beside the default one.
+    /// Those that it names beside the default one, or that it named before.
     named: BTreeSet<UserName>,
     standings: Standings,
+    /// The question to the user database, which may be a server that does not answer.
+    look_up: OneAtATime<BTreeMap<UserName, Entry>>,
+    /// Whether it has not answered the last time.
+    is_unanswered: bool,
     /// The paths, by the user who looks at them.
     paths: BTreeMap<Option<UserName>, Paths>,
     /// The deputies of other users that watch paths.
@@ -310,10 +319,11 @@ impl Inputs {
         let config = last.config.as_ref().unwrap_or(&empty);
         if is_edited {
             report_sandbox(&self.place.file, config, &mut last.unsandboxed);
-            last.onlookers.named = named_users(config, &self.place.account);
+            last.onlookers.named = users_to_judge(config, &self.place.account, &last.onlookers.named);
+            self.deputies.name(&last.onlookers.named);
         }
         let onlookers = &mut last.onlookers;
-        let standings = self.judge_users(&onlookers.named, &onlookers.standings).await;
+        let standings = self.judge_users(onlookers).await;
         if is_edited || standings != onlookers.standings {
             onlookers.paths = paths(config, folder_of(&self.place.file), &self.place.account, &standings);
             onlookers.standings = standings;
@@ -335,7 +345,7 @@ impl Inputs {
             }
         }
         last.views = views;
-        last.views.all().all(|(_, seen)| seen.unreachable.is_empty())
+        !last.onlookers.is_unanswered && last.views.all().all(|(_, seen)| seen.unreachable.is_empty())
     }
 
     /// The secrets with the files that the jcard names: only now is it known which those are.
@@ -407,14 +417,27 @@ impl Inputs {
     }
 
     /// Looks up the users that entries name. Reports groups that make a user more than an agent user should be.
-    async fn judge_users(&self, names: &BTreeSet<UserName>, before: &Standings) -> Standings {
-        if names.is_empty() {
-            return Standings::new();
+    ///
+    /// While the user database does not answer, or if no thread is available to ask it, all stay as they were.
+    async fn judge_users(&self, onlookers: &mut Onlookers) -> Standings {
+        let Onlookers { named, standings: before, look_up, is_unanswered, .. } = onlookers;
+        let mut entries = BTreeMap::new();
+        *is_unanswered &= !named.is_empty();
+        if !named.is_empty() && matches!(self.rules, Rules::Members { .. }) {
+            let (names, database) = (named.clone(), self.database.clone());
+            let found = look_up.run(LOOK_UP_TIMEOUT, move || database.look_up(&names)).await;
+            entries = found.ok().flatten().unwrap_or_default();
+            // A late answer may be about other names.
+            let is_all = named.iter().all(|name| entries.contains_key(name));
+            if std::mem::replace(is_unanswered, !is_all) == is_all {
+                if is_all {
+                    tracing::info!("the user database answers again");
+                } else {
+                    tracing::warn!("the user database does not answer; what is known of users stays in use");
+                }
+            }
         }
-        let (names, rules, known) = (names.clone(), self.rules.clone(), before.clone());
-        // If no thread is available, what is known stays.
-        let judged = blocking::run(move || users::judge_all(&names, &rules, &known)).await;
-        let standings = judged.unwrap_or_else(|_| before.clone());
+        let standings = users::judge_all(named, &self.rules, entries, before);
         for (name, standing) in &standings {
             if let Standing::Fit { dangers, .. } = standing
                 && before.get(name) != Some(standing)
@@ -481,14 +504,17 @@ pub trait Deputies: Debug + Send + Sync {
     /// The deputy of this user, who may be an agent user. Whatever else an agent of this user needs exists afterwards.
     fn of<'a>(&'a self, user: &'a AgentUser, account: &'a Account)
     -> Pin<Box<dyn Future<Output = Deputy> + Send + 'a>>;
+
+    /// Notes whom entries name from now on.
+    fn name(&self, users: &BTreeSet<UserName>);
 }
 
 /// Looks at paths with the rights of a user. `before` replaces what cannot be looked at now.
-async fn look(deputy: Deputy, Paths { prompts, workdirs }: Paths, before: Seen) -> Seen {
+async fn look(deputy: Deputy, Paths { prompts, guarded, workdirs }: Paths, before: Seen) -> Seen {
     deputy.watch(prompts.iter().chain(&workdirs).cloned().map(Target::Path).collect());
     let prompts = look_at(&prompts, |path| {
-        let deputy = deputy.clone();
-        async move { deputy.prompt(path).await }
+        let (deputy, guarded) = (deputy.clone(), guarded.contains(&path));
+        async move { deputy.prompt(path, guarded).await }
     });
     let workdirs = look_at(&workdirs, |path| {
         let deputy = deputy.clone();
@@ -618,11 +644,13 @@ fn read_config(path: &Path) -> (Result<Jcard, String>, Option<SystemTime>) {
 fn report_sandbox(path: &Path, config: &Config, before: &mut usize) {
     let count = config.sandbox_expected.len();
     if count > 0 && count != *before {
+        let (entries, run, lines_are) =
+            if count == 1 { ("entry", "runs", "line") } else { ("entries", "run", "lines") };
         let lines: Vec<String> =
             config.sandbox_expected.iter().take(10).map(|finding| finding.line.to_string()).collect();
         let more = if count > lines.len() { ", …" } else { "" };
         tracing::warn!(
-            "{}: {count} entries without a `type` run without a sandbox, which the Go daemon would use (lines {}{more}); start agentd with --default-type sandboxed to have it, or write `type = \"native\"` if none is meant",
+            "{}: {count} {entries} without a `type` {run} without a sandbox, which the Go daemon would use ({lines_are} {}{more}); start agentd with --default-type sandboxed to have it, or write `type = \"native\"` if none is meant",
             path.display(),
             lines.join(", ")
         );
@@ -693,6 +721,8 @@ mod tests {
         fn of<'a>(&'a self, user: &'a AgentUser, _: &'a Account) -> Pin<Box<dyn Future<Output = Deputy> + Send + 'a>> {
             unreachable!("{user:?}")
         }
+
+        fn name(&self, _: &BTreeSet<UserName>) {}
     }
 
     impl World {
@@ -703,10 +733,10 @@ mod tests {
             let looks = Arc::new(AtomicUsize::new(0));
             let (ill, count) = (Arc::clone(&answers), Arc::clone(&looks));
             let deputy = Deputy::of(move |request| {
-                let is_look = matches!(request, Request::Prompt(_) | Request::Workdir(_));
+                let is_look = matches!(request, Request::Prompt { .. } | Request::Workdir(_));
                 count.fetch_add(usize::from(is_look), Ordering::Relaxed);
                 match request {
-                    Request::Prompt(_) => Some(Reply::Prompt(SeenPrompt::Unusable(Problem::Absent {}))),
+                    Request::Prompt { .. } => Some(Reply::Prompt(SeenPrompt::Unusable(Problem::Absent {}))),
                     Request::Workdir(path) if path.ends_with("ill") && !ill.load(Ordering::Relaxed) => {
                         Some(Reply::FileSystemHangs)
                     }
@@ -729,6 +759,7 @@ mod tests {
                 state_dir: directory.path().to_owned(),
                 options: config::Options::default(),
                 rules: Rules::Nobody { own: Account::current().unwrap().name },
+                database: Database::default(),
                 deputy,
                 deputies: Arc::new(NoOthers),
                 settle: Duration::from_millis(1),
@@ -900,6 +931,33 @@ mod tests {
         nudges.send(Nudge::Now).await.unwrap();
         let desired = said.recv().await.unwrap();
         assert_eq!((desired.agents, desired.secrets_error), (launched, None));
+    }
+
+    #[tokio::test]
+    async fn a_user_database_that_hangs_holds_up_only_its_users() {
+        let entry = "[[agents]]\nname = \"b\"\nharness = \"custom\"\nuser = \"agent2\"\n";
+        let mut world = World::new(&format!("{JCARD}{entry}"), true);
+        world.inputs.rules = Rules::Members { agents: "agentd-agents".to_owned(), banned: Vec::new(), default: None };
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (release, hang) = std::sync::mpsc::channel::<()>();
+        let (count, hang) = (Arc::clone(&asked), std::sync::Mutex::new(hang));
+        world.inputs.database = Database::of(move |names| {
+            count.fetch_add(1, Ordering::Relaxed);
+            let _ = hang.lock().unwrap().recv();
+            names.iter().map(|name| (name.clone(), Entry::Absent)).collect()
+        });
+        let (_nudges, mut said) = world.follow();
+        let mut next = async || timeout(Duration::from_secs(20), said.recv()).await.expect("it goes on").unwrap();
+        let desired = next().await;
+        assert!(missing(&desired, "well").unwrap().ends_with("/p does not exist"));
+        assert!(missing(&desired, "b").unwrap().contains("the user database does not answer"));
+        world.write(&format!("{}{entry}", JCARD.replace("prompt_file", "# prompt_file")));
+        let desired = next().await;
+        assert_eq!(missing(&desired, "well"), None, "other changes take effect");
+        assert_eq!(asked.load(Ordering::Relaxed), 1, "it is asked only once");
+        drop(release);
+        let error = next().await.agents[&key("b")].declaration.clone().unwrap_err();
+        assert!(error.contains("there is no user agent2"), "{error}");
     }
 
     #[tokio::test]

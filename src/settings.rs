@@ -67,7 +67,7 @@ pub struct Settings {
 
 impl Settings {
     /// The folder of the folders of users beside the default one. It is beside the terminal socket, where only root can change
-    /// anything.
+    /// anything. Agents that run in another one are not found by the next daemon.
     pub fn users_dir(&self) -> PathBuf {
         self.terminal_socket.with_file_name("users")
     }

@@ -53,7 +53,7 @@ use crate::wire::reason;
 use crate::wire::status::{AgentStatus, Errors, State};
 
 use crate::supervisor::attempt::{Brakes, Command, Start};
-use crate::supervisor::resources::Resources;
+use crate::supervisor::resources::{Resources, Seat};
 
 /// An event that the supervisor reacts to.
 #[derive(Debug)]
@@ -115,8 +115,11 @@ pub struct Outlets {
 pub struct Supervisor {
     agents: BTreeMap<Key, Agent>,
     desired: Desired,
-    /// Sessions that were found before the first reading of the inputs, which says whose agents they can be.
-    found: Option<Vec<(Option<AgentUser>, BTreeSet<Key>)>>,
+    /// Sessions that were found, of agents of which it is not known yet whether they can be of that user: before the first reading of
+    /// the inputs, and of nobody's agents as long as not every entry is known.
+    found: Vec<(Option<AgentUser>, BTreeSet<Key>)>,
+    /// Whether what is desired was read at least once.
+    knows_desired: bool,
     /// What attempts wait to hear once it is on record.
     to_note: Vec<Note>,
     /// The latest version that was put on record.
@@ -258,7 +261,8 @@ impl Supervisor {
         Self {
             agents: BTreeMap::new(),
             desired: Desired::default(),
-            found: Some(Vec::new()),
+            found: Vec::new(),
+            knows_desired: false,
             to_note: Vec::new(),
             version: 0,
             recorded: 0,
@@ -363,8 +367,9 @@ impl Supervisor {
                 self.desired = desired;
                 self.redactions = None;
                 self.afterwards.publish = true;
-                for (user, owners) in self.found.take().into_iter().flatten() {
-                    self.find_all(user.as_ref(), &owners);
+                self.knows_desired = true;
+                for (user, owners) in std::mem::take(&mut self.found) {
+                    self.find_all(user, owners);
                 }
                 self.reconcile();
             }
@@ -424,10 +429,7 @@ impl Supervisor {
                 let version = self.version;
                 self.to_note.extend(to_note.map(|(attempt, command)| Note { version, key, attempt, command }));
             }
-            Event::Sessions { user, owners } => match &mut self.found {
-                Some(found) => found.push((user, owners)),
-                None => self.find_all(user.as_ref(), &owners),
-            },
+            Event::Sessions { user, owners } => self.find_all(user, owners),
             Event::Recorded(Report { tried, error }) => self.recorded(tried, error),
             Event::Detach => {
                 self.course = Course::Detaching;
@@ -454,20 +456,29 @@ impl Supervisor {
     }
 
     /// The tmux server of this user has sessions of these agents that were there before any was opened.
-    fn find_all(&mut self, user: Option<&AgentUser>, owners: &BTreeSet<Key>) {
-        for key in owners.iter().filter(|key| self.may_be_of(user, key)).cloned().collect::<Vec<_>>() {
-            self.find(user, &key);
+    fn find_all(&mut self, user: Option<AgentUser>, owners: BTreeSet<Key>) {
+        let mut undecided = BTreeSet::new();
+        for key in owners {
+            match self.may_be_of(user.as_ref(), &key) {
+                Some(true) => self.find(user.as_ref(), &key),
+                Some(false) => {}
+                None => _ = undecided.insert(key),
+            }
+        }
+        if !undecided.is_empty() {
+            self.found.push((user, undecided));
         }
     }
 
-    /// Whether the tmux server of this user can have a session of this agent. Users say what they like about sessions on their own
-    /// servers, and must not be able to pass something off as another user's agent.
-    fn may_be_of(&self, user: Option<&AgentUser>, key: &Key) -> bool {
+    /// Whether the tmux server of this user can have a session of this agent; `None` if that is not known yet. Users say what they like
+    /// about sessions on their own servers, and must not be able to pass something off as another user's agent.
+    fn may_be_of(&self, user: Option<&AgentUser>, key: &Key) -> Option<bool> {
         let name = user.map(|user| &user.name);
         match self.desired.agents.get(key) {
-            Some(agent) => agent.user.as_ref() == name,
+            _ if !self.knows_desired => None,
+            Some(agent) => Some(agent.user.as_ref() == name),
             // Nobody's agent, or one that an earlier daemon ran and that is to be stopped.
-            None => user.is_none() || self.desired.complete,
+            None => (user.is_none() || self.desired.complete).then_some(true),
         }
     }
 
@@ -490,6 +501,8 @@ impl Supervisor {
         }
         let from = Instant::now();
         self.hand_on_orders();
+        // Before anything is launched, and lifted once everything is as it is declared now.
+        self.bar(false);
         let staying = self.agents.iter().filter(|(_, agent)| !agent.machine.is_leaving());
         let held: Held = staying.map(|(key, agent)| (key.clone(), agent.held())).collect();
         for action in plan(&self.desired, &held) {
@@ -519,6 +532,7 @@ impl Supervisor {
                 }
             }
         }
+        self.bar(true);
         for (_, agent) in self.agents.iter_mut().filter(|(_, agent)| !agent.machine.is_leaving()) {
             agent.note_generation(&self.desired);
         }
@@ -676,12 +690,17 @@ impl Supervisor {
             Effect::Interrupt { attempt } => self.command(key, attempt, Command::Interrupt),
             Effect::InterruptAgain { attempt } => self.command(key, attempt, Command::InterruptAgain),
             Effect::Kill { attempt } => self.command(key, attempt, Command::Kill),
-            Effect::Account(past) => self.outlets.histories.add(key, past),
+            Effect::Account(past) => {
+                let user = self.agents.get(key).and_then(|agent| agent.machine.user());
+                self.outlets.histories.add(key, user, past);
+            }
             Effect::Close { session, user } => {
+                let is_last =
+                    !self.agents.iter().any(|(other, agent)| other != key && agent.machine.stays_with(user.as_ref()));
                 let (seat, tell, key) = (self.resources.seats.of(user.as_ref()), self.teller(key), key.clone());
                 tokio::spawn(async move {
                     let closed = match seat {
-                        Some(seat) => seat.sessions.close(&key).await.map_err(|error| error.to_string()),
+                        Some(seat) => close(&seat, &key, is_last).await,
                         None => Err(NO_SEAT.to_owned()),
                     };
                     tell(machine::Event::Closed(closed.map_err(|error| format!("the session {session}: {error}"))));
@@ -879,8 +898,21 @@ impl Agent {
     }
 
     fn held(&self) -> HeldAgent {
-        HeldAgent { desired: self.desired.clone(), in_force: self.machine.in_force() }
+        HeldAgent { desired: self.desired.clone(), in_force: self.machine.in_force(), place: self.machine.place() }
     }
+}
+
+/// Closes the session of an agent. That of a user who was deleted, as whom nothing can be done, ends with the server, once no other
+/// agent needs it.
+async fn close(seat: &Seat, key: &Key, is_last: bool) -> Result<(), String> {
+    let Err(error) = seat.sessions.close(key).await else { return Ok(()) };
+    if !seat.sessions.is_orphaned().await {
+        return Err(error.to_string());
+    }
+    if is_last {
+        seat.sessions.end_orphan().await.map_err(|error| format!("failed to end the tmux server: {error}"))?;
+    }
+    Ok(())
 }
 
 async fn tick(watchdog: &mut Option<Interval>) {

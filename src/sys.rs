@@ -17,6 +17,7 @@ pub mod memory;
 pub mod panics;
 mod path_error;
 pub mod poll;
+pub mod presence;
 pub mod process;
 pub mod procfs;
 pub mod pty_child;
@@ -28,8 +29,10 @@ pub mod rlimit;
 pub mod safe_path;
 pub mod secret_bytes;
 pub mod signal;
+pub mod steady_path;
 pub mod systemd;
 pub mod terminal;
+pub mod tree;
 pub mod unix_socket;
 pub mod watch;
 

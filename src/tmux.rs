@@ -17,6 +17,7 @@
 mod client;
 pub mod desks;
 mod memory;
+mod orphan;
 #[cfg(not(fuzzing))]
 mod parse;
 #[cfg(fuzzing)]
@@ -33,14 +34,15 @@ pub use typing::{Paste, Typist};
 pub use unit::ServerUnit;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::client::Arguments;
+use self::orphan::Owner;
 use self::sessions::ToClose;
 use crate::agent::name::Name;
 use crate::deputy::{self, Deputy, RunError, Server};
@@ -170,6 +172,11 @@ pub enum Error {
     },
 }
 
+/// The shell for windows that operators open.
+fn shell_of(account: &Account) -> String {
+    if account.refuses_logins() { USUAL_SHELL.to_owned() } else { account.shell.to_string_lossy().into_owned() }
+}
+
 fn of_process(pid: Option<i32>) -> String {
     pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
@@ -186,8 +193,11 @@ pub struct Tmux {
     origin: Origin,
     /// The unit that starts the server, if agentd is to ask for it.
     unit: Option<ServerUnit>,
+    /// The user, unless that is the default one.
+    owner: Option<Owner>,
     executable: String,
-    shell: String,
+    /// The user's. It is not known while nobody knows the user.
+    shell: Arc<Mutex<String>>,
     /// Whether tmux refused the account's shell.
     is_shell_refused: Arc<AtomicBool>,
     /// Whether the server does not understand the installed program.
@@ -213,18 +223,14 @@ pub enum Origin {
 impl Tmux {
     /// The server at `socket`. `executable` is agentd's own, as the agent user finds it.
     pub fn new(deputy: Deputy, socket: PathBuf, origin: Origin, executable: String, account: &Account) -> Self {
-        let shell = if account.refuses_logins() {
-            USUAL_SHELL.to_owned()
-        } else {
-            account.shell.to_string_lossy().into_owned()
-        };
         Self {
             deputy,
             socket,
             origin,
             unit: None,
+            owner: None,
             executable,
-            shell,
+            shell: Arc::new(Mutex::new(shell_of(account))),
             is_shell_refused: Arc::default(),
             is_apart: Arc::default(),
             to_close: Arc::default(),
@@ -233,6 +239,15 @@ impl Tmux {
             is_given_up: Arc::default(),
             recovered_often: Arc::default(),
         }
+    }
+
+    /// Notes which shell the user has: when the handle was made, that may not have been known.
+    pub fn note_shell(&self, account: &Account) {
+        *self.shell.lock().unwrap_or_else(PoisonError::into_inner) = shell_of(account);
+    }
+
+    fn shell(&self) -> String {
+        self.shell.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Adds what `memory` knows.
@@ -252,6 +267,13 @@ impl Tmux {
         let (mut pause, mut complaint, brake) = (Duration::from_secs(1), OnChange::default(), Brake::new());
         // In advance: each launch starts the server if necessary.
         while let Err(error) = self.start_server().await {
+            if self.is_orphaned().await {
+                self.until_owner_is_back(&mut rounds).await;
+                if rounds.has_changed().is_err() {
+                    return;
+                }
+                continue;
+            }
             let error = error.to_string();
             // The message may come from an impostor, which can vary it each time.
             if complaint.pass(&error)
@@ -268,7 +290,9 @@ impl Tmux {
             // A server whose socket is in its place is not signaled.
             if there.is_none() || there != tended {
                 // A failure here also occurs for the caller that needs the server, and is reported there.
-                let _ = self.tend().await;
+                if self.tend().await.is_err() {
+                    self.until_owner_is_back(&mut rounds).await;
+                }
                 tended = version_at(&self.socket);
             }
         }
@@ -315,7 +339,7 @@ impl Tmux {
         // A client's environment is the operator's; agents get theirs from their launcher.
         arguments.command(&["set-option", "-g", "update-environment", ""]);
         arguments.command(&["set-option", "-g", "history-limit", HISTORY_LIMIT]);
-        arguments.command(&["set-option", "-g", DEFAULT_SHELL, &self.shell]);
+        arguments.command(&["set-option", "-g", DEFAULT_SHELL, &self.shell()]);
         arguments.command(&["set-hook", "-g", HOOK, &hook]);
         for words in FOR_AGENTS {
             arguments.command(words);

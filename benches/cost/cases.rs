@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 
 use agentd::agent::declaration::Desired;
 use agentd::agent::machine::{Event, Machine};
-use agentd::agent::reconcile::{Held, HeldAgent, InForce, plan};
+use agentd::agent::reconcile::{Held, HeldAgent, InForce, Place, plan};
 use agentd::agent::secrets::Secrets;
 use agentd::agent::seen::{Seen, SeenWorkdir};
 use agentd::api::{self, Limits, Sources};
@@ -117,7 +117,7 @@ fn plan_for(agents: usize, now: &str) -> Work {
         .map(|(key, agent)| {
             let launch = agent.declaration.clone().and_then(|good| good.launch.map_err(|missing| missing.to_string()));
             let in_force = launch.map_or(InForce::Nothing, |launch| InForce::Here(launch.fingerprint.clone()));
-            (key, HeldAgent { desired: Some(agent), in_force: Some(in_force) })
+            (key, HeldAgent { desired: Some(agent), in_force: Some(in_force), place: Place::Nowhere })
         })
         .collect();
     let desired = of(now, &place);

@@ -28,6 +28,8 @@ pub struct Desired {
     pub config_read: Option<SystemTime>,
     /// The reading of the jcard that is in force; `None` before the first.
     pub reading: Option<Reading>,
+    /// The users that entries name, or named before, and that must not be agent users, and why: nothing may be launched as them.
+    pub unfit: Arc<BTreeMap<UserName, String>>,
     /// What is wrong with the secrets.
     pub secrets_error: Option<String>,
     /// What operators want of the agents; `None` if that is not known.

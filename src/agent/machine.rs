@@ -1,7 +1,8 @@
 //! How one agent lives: a state machine, pure. Time is an argument, effects are values.
 //!
 //! Where each event leads. A cell names every state in which it may leave an agent; an empty one leaves it where it is.
-//! "Due" is time that passes. The unit tests draw this table from what the machine does.
+//! "Due" is time that passes. The unit tests draw this table from what the machine does. A [bar](Event::Barred) by itself leads nowhere:
+//! it only keeps the agent from starting, as a pause does.
 //!
 //! | | declare | update | ordered | remove | started | not started | ended | gone | session busy | session free | look again | closed | due |
 //! |---|---|---|---|---|---|---|---|---|---|---|---|---|---|
@@ -54,7 +55,7 @@ use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;
 use crate::agent::name::Name;
 use crate::agent::orders::{Giver, Orders};
-use crate::agent::reconcile::InForce;
+use crate::agent::reconcile::{InForce, Place};
 use crate::agent::restart::{self, Verdict};
 use crate::agent::spec::{Kind, Policy};
 use crate::agent::user::{AgentUser, UserName};
@@ -124,6 +125,8 @@ pub struct Machine {
     orders: Orders,
     /// Who gave the latest order that it followed.
     giver: Giver,
+    /// Why its user must not be an agent user. Not on record: the next daemon finds out by itself, before it launches anything.
+    bar: Option<String>,
     /// When it entered the state that is shown. Records of early builds lack it.
     since: Option<Timestamp>,
 }
@@ -248,6 +251,7 @@ impl Machine {
             entry_error: None,
             orders: Orders::default(),
             giver: Giver::default(),
+            bar: None,
             since: None,
         }
     }
@@ -401,6 +405,17 @@ impl Machine {
         }
     }
 
+    /// Where its session is.
+    pub fn place(&self) -> Place {
+        self.session.as_ref().map_or(Place::Nowhere, |session| Place::With(session.user.clone()))
+    }
+
+    /// Whether it holds a session of this user, and is not about to give it up; `None` is the default user.
+    pub fn stays_with(&self, user: Option<&AgentUser>) -> bool {
+        let is_closing = matches!(self.state, State::Closing { .. });
+        !is_closing && self.session.as_ref().is_some_and(|session| session.user.as_ref() == user)
+    }
+
     fn offer_shell(&self) -> Option<Effect> {
         let Session { name, user, .. } = self.session.as_ref()?;
         Some(Effect::OfferShell { session: name.clone(), user: user.clone() })
@@ -457,6 +472,7 @@ impl Machine {
             Event::Update(declaration) => self.update(declaration, now, &mut effects),
             Event::Reject(error) => self.entry_error = Some(error),
             Event::Ordered(orders) => self.ordered(orders, now, &mut effects),
+            Event::Barred(why) => self.barred(why, now, &mut effects),
             Event::Remove(removal) => self.remove(removal, now, &mut effects),
             Event::Opened { attempt } => self.opened(attempt),
             Event::Met { attempt, launcher } => self.met(attempt, launcher),
@@ -905,7 +921,7 @@ impl Machine {
             self.state = State::Waiting;
             return;
         }
-        let is_paused = self.is_paused();
+        let is_held = self.is_paused() || self.bar.is_some();
         let Some(life) = &mut self.life else { return };
         if life.timeout_at().is_some_and(|at| at <= now) {
             return self.end_with(Outcome::TimedOut, effects);
@@ -914,7 +930,7 @@ impl Machine {
             self.state = State::Backoff { until: now, why: BackoffReason::Clearing };
             return;
         }
-        let (Wanted::Ready(launch), false) = (&life.wanted, is_paused) else {
+        let (Wanted::Ready(launch), false) = (&life.wanted, is_held) else {
             self.state = State::Waiting;
             return;
         };

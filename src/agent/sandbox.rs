@@ -1,7 +1,7 @@
 //! What a sandbox is: the engine that makes it, and what the harness sees in it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,42 @@ pub struct Sandbox {
     /// `sandbox_proxy`: the absolute path of the Unix socket of an HTTP proxy, the only way out of a sandbox without a network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<PathBuf>,
+}
+
+/// What of a home runs, or is believed, outside of a sandbox: at a login, by git, by `ssh`, or by the user's systemd.
+///
+/// A sandbox with the user's own home has it read-only, as far as it exists.
+pub const RUN_OUTSIDE: [&str; 25] = [
+    ".bash_login",
+    ".bash_logout",
+    ".bash_profile",
+    ".bashrc",
+    ".config/autostart",
+    ".config/environment.d",
+    ".config/fish",
+    ".config/git",
+    ".config/nix",
+    ".config/systemd",
+    ".config/tmux",
+    ".cshrc",
+    ".gitconfig",
+    ".gnupg",
+    ".login",
+    ".pam_environment",
+    ".profile",
+    ".ssh",
+    ".tcshrc",
+    ".tmux.conf",
+    ".zlogin",
+    ".zlogout",
+    ".zprofile",
+    ".zshenv",
+    ".zshrc",
+];
+
+/// Whether who can write to this path below a home can have something run outside of a sandbox.
+pub fn is_run_outside(below_home: &Path) -> bool {
+    RUN_OUTSIDE.iter().any(|name| Path::new(name).starts_with(below_home) || below_home.starts_with(name))
 }
 
 /// A program that makes sandboxes.
@@ -122,5 +158,16 @@ impl Network {
             Self::Host => "host",
             Self::None => "none",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_a_login_run_outside() {
+        assert!([".ssh", ".config", ".ssh/authorized_keys", ""].iter().all(|path| is_run_outside(Path::new(path))));
+        assert!(![".cache", ".config/claude", "work"].iter().any(|path| is_run_outside(Path::new(path))));
     }
 }

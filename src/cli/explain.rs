@@ -394,6 +394,7 @@ fn supply(agent: &AgentStatus, cause: &WaitingFor) -> String {
             Problem::Absent {} => format!(
                 "Create user {user} (useradd --create-home --groups agentd-agents {user}), or name another as the entry's `user`."
             ),
+            Problem::Inaccessible { .. } => format!("Correct that, or name another as the entry's `user`: {cause}."),
             _ => retried(cause),
         },
         WaitingFor::Home { user, path, problem } => match problem {

@@ -3,12 +3,13 @@
 //! None of these changes what an entry declares.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
 use super::fields::{Fields, KNOWN, quoted};
 use super::position::Places;
-use crate::agent::sandbox::Home;
+use crate::agent::sandbox::{Home, is_run_outside};
 use crate::agent::spec::{AgentSpec, Prompt, Restart};
 use crate::config::{DefaultType, Finding, Options, Severity};
 
@@ -219,6 +220,18 @@ fn sandbox(fields: &mut Fields<'_>, spec: &AgentSpec) {
         let at = fields.place("sandbox_home");
         let right = "write `sandbox_home = \"kept\"` to keep them";
         fields.warn(at, format!("each restart loses {name}'s conversations with the home; {right}"));
+    }
+    let what = "lets the agent have programs run outside of its sandbox, such as at the next login";
+    if sandbox.home == Home::Real {
+        let at = fields.place("sandbox_home");
+        let right = "write `sandbox_home = \"kept\"`, and `sandbox_write` for the folders that it needs";
+        fields.warn(at, format!("the user's own home {what}; {right}"));
+    }
+    for (at, path) in fields.elements("sandbox_write") {
+        let below_home = path.strip_prefix("~/").map(Path::new);
+        if below_home.is_some_and(is_run_outside) {
+            fields.warn(at, format!("writing to {} {what}; name a folder that has nothing of that kind", quoted(path)));
+        }
     }
 }
 

@@ -30,8 +30,8 @@ pub(crate) enum Request {
     EndServer(PathBuf),
     /// Have the tmux server of this socket notice that this child of its has ended.
     Remind { socket: PathBuf, seen: Option<Seen>, ended: Identity },
-    /// Read a prompt file.
-    Prompt(PathBuf),
+    /// Read a prompt file, which is guarded if a sandboxed agent could have put a link in its place.
+    Prompt { path: PathBuf, guarded: bool },
     /// Examine a working directory.
     Workdir(PathBuf),
     /// Look for the repository around a directory.

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::stat::SFlag;
 use nix::unistd::{AccessFlags, Uid, eaccess};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -38,6 +39,7 @@ use crate::sys::panics;
 use crate::sys::regular_file;
 use crate::sys::repository::{self, Repository};
 use crate::sys::secret_bytes::SecretBytes;
+use crate::sys::steady_path;
 use crate::sys::watch::Watcher;
 use crate::text::printable::without_byte_order_mark;
 
@@ -201,7 +203,8 @@ pub(super) fn render(socket: OwnedFd) -> Reply {
 /// Blocks for as long as the file system does.
 fn work_on_file(request: Request) -> Option<Reply> {
     Some(match request {
-        Request::Prompt(path) => Reply::Prompt(read_prompt(&path)),
+        Request::Prompt { path, guarded: false } => Reply::Prompt(read_prompt(&path)),
+        Request::Prompt { path, guarded: true } => Reply::Prompt(read_guarded_prompt(&path)),
         Request::Workdir(path) => Reply::Workdir(look_at_workdir(&path)),
         Request::Repository(path) => Reply::Repository(match repository::look(&path) {
             Repository::OfAnother { why, .. } => SeenRepository::Distrusted(why),
@@ -387,6 +390,35 @@ fn read_prompt(path: &Path) -> SeenPrompt {
     }
 }
 
+/// Reads a prompt file that a sandboxed agent may have replaced: what a link or another name of a file leads to may be something
+/// that its sandbox does not show.
+fn read_guarded_prompt(path: &Path) -> SeenPrompt {
+    let refused = |detail: String| SeenPrompt::Unusable(Problem::Inaccessible { detail });
+    let path = match std::path::absolute(path) {
+        Ok(path) => path,
+        Err(error) => return SeenPrompt::Unusable(unreadable(&error)),
+    };
+    match steady_path::find(&path) {
+        Ok(found) if found.kind() != SFlag::S_IFREG => SeenPrompt::Unusable(Problem::NotAFile {}),
+        Ok(found) if found.is_replaceable && found.status.st_nlink > 1 => refused(
+            "has other names (hard links), by which a sandboxed agent could show itself another file; copy it"
+                .to_owned(),
+        ),
+        Ok(found) => match found.open() {
+            Ok(file) => prompt_in(&file, &path),
+            Err(error) => SeenPrompt::Unusable(unreadable(&error)),
+        },
+        Err(steady_path::Error::Link(link)) => refused(format!(
+            "is not read for a sandboxed agent, because {} is a link that an agent could have placed; name what it leads to",
+            link.display()
+        )),
+        Err(steady_path::Error::System(error)) if error.source.kind() == io::ErrorKind::NotFound => {
+            SeenPrompt::Unusable(Problem::Absent {})
+        }
+        Err(steady_path::Error::System(error)) => SeenPrompt::Unusable(unreadable(&error.source)),
+    }
+}
+
 fn unreadable(error: &io::Error) -> Problem {
     Problem::Inaccessible { detail: format!("cannot be read by the agent user: {error}") }
 }
@@ -452,11 +484,37 @@ mod tests {
         let hang = move |_| late.recv().ok().map(|()| Reply::Changed);
         let reply = in_time(request.clone(), &hanging, Duration::from_millis(10), hang).await;
         assert!(matches!(reply, Some(Reply::FileSystemHangs)));
-        assert!(hanging.contains(&request) && !hanging.contains(&Request::Prompt("/w".into())));
+        assert!(
+            hanging.contains(&request) && !hanging.contains(&Request::Prompt { path: "/w".into(), guarded: false })
+        );
         drop(answer_late);
         while hanging.contains(&request) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    #[test]
+    fn a_guarded_prompt_is_no_link_and_has_no_other_name() {
+        let directory = TempDir::new().unwrap();
+        let at = |name: &str| directory.path().canonicalize().unwrap().join(name);
+        fs::write(at("secret"), "secret").unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        fs::write(at("folder/own"), " do it\n").unwrap();
+        symlink(at("secret"), at("folder/link")).unwrap();
+        symlink("folder", at("around")).unwrap();
+        fs::hard_link(at("secret"), at("folder/other")).unwrap();
+        mkfifo(&at("folder/fifo"), Mode::S_IRWXU).unwrap();
+        assert_eq!(read_guarded_prompt(&at("folder/own")), SeenPrompt::Text(SecretBytes::from("do it")));
+        for (name, why) in [
+            ("folder/link", "folder/link is a link"),
+            ("around/own", "around is a link"),
+            ("folder/other", "hard links"),
+        ] {
+            let SeenPrompt::Unusable(problem) = read_guarded_prompt(&at(name)) else { panic!("{name} is read") };
+            assert!(problem.to_string().contains(why), "{problem}");
+        }
+        assert_eq!(read_guarded_prompt(&at("folder/fifo")), SeenPrompt::Unusable(Problem::NotAFile {}));
+        assert_eq!(read_guarded_prompt(&at("folder/none")), SeenPrompt::Unusable(Problem::Absent {}));
     }
 
     #[tokio::test]

@@ -27,6 +27,8 @@ use crate::sys::secret_bytes::SecretBytes;
 pub struct Paths {
     /// Prompt files.
     pub prompts: BTreeSet<PathBuf>,
+    /// Those of them that are for a sandboxed agent, or where one can write.
+    pub guarded: BTreeSet<PathBuf>,
     /// Working directories, and homes.
     pub workdirs: BTreeSet<PathBuf>,
 }
@@ -35,6 +37,15 @@ pub struct Paths {
 pub fn named_users(config: &Config, default: &Account) -> BTreeSet<UserName> {
     let named = config.entries.iter().filter_map(|entry| other_user(entry, default));
     named.cloned().collect()
+}
+
+/// The same, and those `before` who may be named by an entry that cannot be read now: what runs of it was declared before.
+pub fn users_to_judge(config: &Config, default: &Account, before: &BTreeSet<UserName>) -> BTreeSet<UserName> {
+    let mut named = named_users(config, default);
+    if !config.complete || config.entries.iter().any(|entry| entry.spec.is_err()) {
+        named.extend(before.iter().cloned());
+    }
+    named
 }
 
 /// The user that an entry names, unless that is the default one.
@@ -50,6 +61,7 @@ pub fn paths(
     standings: &Standings,
 ) -> BTreeMap<Option<UserName>, Paths> {
     let mut all = BTreeMap::from([(None, Paths::default())]);
+    let mut writable = BTreeSet::new();
     for entry in &config.entries {
         let Ok(spec) = &entry.spec else { continue };
         let user = other_user(entry, default);
@@ -57,9 +69,19 @@ pub fn paths(
         // Nobody can look for a user that there is not.
         let Some(account) = account else { continue };
         let paths = all.entry(user.cloned()).or_default();
-        paths.prompts.extend(prompt_path(spec, folder));
-        paths.workdirs.insert(workdir_path(spec, account));
+        let (prompt, workdir) = (prompt_path(spec, folder), workdir_path(spec, account));
+        if let Some(sandbox) = spec.kind.sandbox() {
+            paths.guarded.extend(prompt.clone());
+            writable.extend(in_place(sandbox, &account.home).write);
+            writable.insert(workdir.clone());
+        }
+        paths.prompts.extend(prompt);
+        paths.workdirs.insert(workdir);
         paths.workdirs.extend(user.map(|_| account.home.clone()));
+    }
+    for Paths { prompts, guarded, .. } in all.values_mut() {
+        let is_writable = |path: &&PathBuf| writable.iter().any(|folder| path.starts_with(folder));
+        guarded.extend(prompts.iter().filter(is_writable).cloned());
     }
     all
 }
@@ -112,6 +134,7 @@ pub fn desired(config: &Config, secrets: &Secrets, views: &Views, place: &Declar
         config_error: config.error().map(|findings| located(file, &findings)),
         config_read: None,
         reading: None,
+        unfit: Arc::new(views.unfit().map(|(user, error)| (user.clone(), error.to_owned())).collect()),
         secrets_error: None,
         overrides: None,
         override_dir: None,
@@ -653,10 +676,23 @@ mod tests {
              [[agents]]\nharness = \"custom\"\nworkdir = \"/bad\"\nprompt_file = \"bad.md\"\nrestart = \"maybe\"\n",
         );
         let mut all = paths(&config, folder_of(Path::new(FILE)), &account(), &Standings::new());
-        let Paths { prompts, workdirs } = all.remove(&None).unwrap();
-        assert!(all.is_empty());
+        let Paths { prompts, guarded, workdirs } = all.remove(&None).unwrap();
+        assert!(all.is_empty() && guarded.is_empty());
         assert_eq!(prompts, [PROMPT_FILE.into()].into());
         assert_eq!(workdirs, ["/home/agent/project".into(), "/home/agent/workspace".into()].into());
+    }
+
+    #[test]
+    fn prompts_that_a_sandboxed_agent_can_replace_are_guarded() {
+        let text = "[[agents]]\nname = \"a\"\nharness = \"codex\"\nprompt_file = \"own.md\"\nworkdir = \"~/a\"\nsandbox = \"bwrap\"\n\
+             sandbox_write = [\"~/out\"]\n\
+             [[agents]]\nharness = \"codex\"\nprompt_file = \"/home/agent/a/b.md\"\nname = \"b\"\n\
+             [[agents]]\nharness = \"codex\"\nprompt_file = \"/home/agent/out/c.md\"\nname = \"c\"\n\
+             [[agents]]\nharness = \"codex\"\nprompt_file = \"/home/agent/d.md\"\nname = \"d\"\n";
+        let config = parse(text.as_bytes(), &Options::default()).unwrap();
+        let all = paths(&config, Path::new("/j"), &account(), &Standings::new());
+        let expected = ["/j/own.md", "/home/agent/a/b.md", "/home/agent/out/c.md"];
+        assert_eq!(all[&None].guarded, expected.map(PathBuf::from).into());
     }
 
     #[rstest]

@@ -9,7 +9,7 @@ use nix::unistd::{Gid, Uid};
 
 use crate::agent::changes::{Before, Changes, changes};
 use crate::agent::declaration::{Desired, DesiredAgent};
-use crate::agent::reconcile::{Action, Held, HeldAgent, InForce, Wanted, plan};
+use crate::agent::reconcile::{Action, Held, HeldAgent, InForce, Place, Wanted, plan};
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::{Seen, SeenPrompt, SeenWorkdir};
 use crate::agent::user::UserName;
@@ -113,7 +113,7 @@ fn fit(user: &UserName) -> Standing {
     Standing::Fit { account: somebody_named(user.as_str()), dangers: Vec::new() }
 }
 
-fn seen_by_one(Paths { prompts, workdirs }: Paths) -> Seen {
+fn seen_by_one(Paths { prompts, workdirs, .. }: Paths) -> Seen {
     let prompts = prompts.into_iter().map(|path| {
         let text = format!("the text of {}", path.display());
         (path, SeenPrompt::Text(SecretBytes::from(text.as_str())))
@@ -130,7 +130,7 @@ fn held(now: &Desired) -> Held {
     let one = |agent: &DesiredAgent| {
         let launch = agent.declaration.as_ref().ok().and_then(|declaration| declaration.launch.as_ref().ok());
         let in_force = launch.map(|launch| InForce::Here(launch.fingerprint.clone()));
-        HeldAgent { desired: Some(agent.clone()), in_force }
+        HeldAgent { desired: Some(agent.clone()), in_force, place: Place::Nowhere }
     };
     now.agents.iter().map(|(key, agent)| (key.clone(), one(agent))).collect()
 }

@@ -5,6 +5,8 @@
 //! member of the agents' group. The user database is read again at each resync, outside of the loop.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
 
 use nix::unistd::{Gid, Group, Uid, User};
 
@@ -126,6 +128,14 @@ impl Views {
         }
     }
 
+    /// The users who must not be agent users, and why.
+    pub fn unfit(&self) -> impl Iterator<Item = (&UserName, &str)> {
+        self.others.iter().filter_map(|(user, view)| match view {
+            View::Unfit(error) => Some((user, error.as_str())),
+            View::Of { .. } | View::Missing(_) => None,
+        })
+    }
+
     /// What each user sees, as far as that is known.
     pub fn all(&self) -> impl Iterator<Item = (Option<&UserName>, &Seen)> {
         let others = self.others.keys().filter_map(|user| Some((Some(user), self.of(Some(user))?)));
@@ -168,11 +178,33 @@ pub fn look_up(name: &UserName) -> Entry {
     Entry::Found { account, groups }
 }
 
-/// Judges users anew. What could not be found out leaves a user that was fit as it was.
-pub fn judge_all(names: &BTreeSet<UserName>, rules: &Rules, before: &Standings) -> Standings {
-    let standing = |name: &UserName| match rules {
+/// What the user database says of several names. Blocks.
+pub fn look_up_all(names: &BTreeSet<UserName>) -> BTreeMap<UserName, Entry> {
+    names.iter().map(|name| (name.clone(), look_up(name))).collect()
+}
+
+/// Judges users for the first time. Blocks.
+pub fn judge_now(names: &BTreeSet<UserName>, rules: &Rules) -> Standings {
+    let entries = match rules {
+        Rules::Nobody { .. } => BTreeMap::new(),
+        Rules::Members { .. } => look_up_all(names),
+    };
+    judge_all(names, rules, entries, &Standings::new())
+}
+
+/// Judges users anew by what the user database says of them. Whomever it has not answered about, or could not, stays as it was.
+pub fn judge_all(
+    names: &BTreeSet<UserName>,
+    rules: &Rules,
+    mut entries: BTreeMap<UserName, Entry>,
+    before: &Standings,
+) -> Standings {
+    let mut standing = |name: &UserName| match rules {
         Rules::Nobody { own } => Standing::Unfit(not_root(own, name)),
-        Rules::Members { .. } => judge(name, look_up(name), rules, before.get(name)),
+        Rules::Members { .. } => {
+            let unanswered = || Entry::Unknown("the user database does not answer".to_owned());
+            judge(name, entries.remove(name).unwrap_or_else(unanswered), rules, before.get(name))
+        }
     };
     let mut standings: Standings = names.iter().map(|name| (name.clone(), standing(name))).collect();
     refuse_aliases(&mut standings);
@@ -199,6 +231,39 @@ fn not_root(own: &str, name: &UserName) -> String {
     format!("without root, agents run as yourself ({own}), not as {name}; remove `user`, or start agentd as root")
 }
 
+/// Asks the user database: [`look_up_all`], but for tests.
+#[derive(Clone)]
+pub struct Database(Arc<LookUp>);
+
+type LookUp = dyn Fn(&BTreeSet<UserName>) -> BTreeMap<UserName, Entry> + Send + Sync;
+
+impl Database {
+    /// What it says of several names. Blocks.
+    pub fn look_up(&self, names: &BTreeSet<UserName>) -> BTreeMap<UserName, Entry> {
+        (self.0)(names)
+    }
+
+    /// Of which `look_up` gives the answers.
+    #[cfg(test)]
+    pub(crate) fn of(
+        look_up: impl Fn(&BTreeSet<UserName>) -> BTreeMap<UserName, Entry> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(look_up))
+    }
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self(Arc::new(look_up_all))
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Database")
+    }
+}
+
 /// Judges what the user database says about a name.
 pub fn judge(name: &UserName, entry: Entry, rules: &Rules, before: Option<&Standing>) -> Standing {
     let Rules::Members { agents, banned, default } = rules else {
@@ -213,8 +278,12 @@ pub fn judge(name: &UserName, entry: Entry, rules: &Rules, before: Option<&Stand
             ));
         }
         Entry::Unknown(detail) => {
-            let kept = before.filter(|before| before.account().is_some()).cloned();
-            return kept.unwrap_or(Standing::Missing(Problem::Unchecked { detail }));
+            return match before {
+                None | Some(Standing::Missing(Problem::Unchecked { .. })) => {
+                    Standing::Missing(Problem::Unchecked { detail })
+                }
+                Some(before) => before.clone(),
+            };
         }
         Entry::Found { account, groups } => (account, groups),
     };
@@ -267,16 +336,9 @@ pub fn is_default(name: &UserName, default: &Account) -> bool {
     name.as_str() == default.name
 }
 
-/// A user of whom nothing is known but the name and the id: it was deleted, and something of it may still run.
+/// A user of whom nothing is known but the name and the id: it was deleted, or could not be looked up, and something of it may run.
 pub fn former(user: &AgentUser) -> Account {
-    Account {
-        name: user.name.to_string(),
-        uid: Uid::from_raw(user.uid),
-        gid: Gid::from_raw(u32::MAX - 1),
-        groups: Vec::new(),
-        home: "/nonexistent".into(),
-        shell: "/bin/sh".into(),
-    }
+    Account::known_as(user.name.as_str(), Uid::from_raw(user.uid))
 }
 
 #[cfg(test)]
@@ -372,7 +434,11 @@ mod tests {
         let (user, rules) = (name("agent2"), rules());
         let failed = || Entry::Unknown("no answer".to_owned());
         let fit = judge(&user, found(7, 7, &[MEMBER]), &rules, None);
-        assert_eq!(judge(&user, failed(), &rules, Some(&fit)), fit);
+        let gone = judge(&user, Entry::Absent, &rules, Some(&fit));
+        let refused = judge(&user, found(7, 5, &[MEMBER]), &rules, Some(&fit));
+        for before in [fit, gone, refused] {
+            assert_eq!(judge(&user, failed(), &rules, Some(&before)), before);
+        }
         let unchecked = judge(&user, failed(), &rules, None);
         assert_eq!(unchecked, Standing::Missing(Problem::Unchecked { detail: "no answer".to_owned() }));
         let unknown = judge(&user, Entry::Absent, &rules, Some(&unchecked));
@@ -382,7 +448,7 @@ mod tests {
     #[test]
     fn without_root_nobody_else_can_be_an_agent_user() {
         let names = [name("root"), name("agent2")].into();
-        for standing in judge_all(&names, &Rules::Nobody { own: "me".to_owned() }, &Standings::new()).into_values() {
+        for standing in judge_now(&names, &Rules::Nobody { own: "me".to_owned() }).into_values() {
             let Standing::Unfit(error) = standing else { panic!("{standing:?}") };
             assert!(error.contains("agents run as yourself (me)"), "{error}");
         }

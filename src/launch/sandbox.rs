@@ -26,8 +26,10 @@ pub mod inner;
 mod machine;
 mod mounts;
 mod oci;
+mod places;
 mod proxy;
 mod repository;
+mod reserved;
 mod trial;
 
 use std::ffi::{OsStr, OsString};
@@ -35,7 +37,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -49,7 +51,7 @@ pub(super) use control::{Channel, FromInside, Size, ToInside};
 use control::{Expected, Order};
 use machine::{Owner, Prepared};
 pub(super) use mounts::TEMPORARY;
-use mounts::{Facts, Item, Plan};
+use mounts::{Examined, Facts, Item, Plan};
 use proxy::Gate;
 pub(super) use proxy::add_proxy;
 
@@ -108,7 +110,7 @@ pub(super) struct Ready {
     /// The size of the terminal, if it is known.
     pub size: Option<Size>,
     command: Command,
-    order: Order,
+    held: Held,
     /// The way to the proxy, if there is one.
     gate: Option<Gate>,
     /// The folders that it consists of, which last as long as it does.
@@ -120,7 +122,29 @@ pub(super) struct Begun {
     pub engine: Engine,
     pub child: Child,
     pub channel: Channel,
+    pub held: Held,
     pub scratch: Vec<Scratch>,
+}
+
+/// What is to be started inside, until it is certain that the sandbox was made from what was examined.
+pub(super) struct Held {
+    order: Option<Order>,
+    examined: Vec<Examined>,
+}
+
+impl Held {
+    /// Has the harness started, once the process inside runs. By then everything is mounted.
+    ///
+    /// That process checks what it sees, unless its kernel gives files numbers of its own. Then this check is all there is, and what
+    /// another agent has replaced and put back in between goes unnoticed.
+    pub fn release(&mut self, channel: &mut Channel) -> Result<(), Failure> {
+        let Some(order) = self.order.take_if(|_| channel.is_inside()) else { return Ok(()) };
+        if let Some(Examined { path, .. }) = self.examined.iter().find(|examined| !examined.is_there()) {
+            return Err(refused(format!("{} was replaced while the sandbox was made", path.display())));
+        }
+        channel.say(&ToInside::Start(order));
+        Ok(())
+    }
 }
 
 impl Request<'_> {
@@ -153,7 +177,9 @@ impl Request<'_> {
         let gate = proxy.map(|proxy| Gate::open(bundle.path(), proxy)).transpose();
         let gate = gate.map_err(|error| failure("the sandbox has no way to its proxy", &error))?;
         let (gate_path, gate) = gate.unzip();
-        let prepared = Prepared { made_home, temporary: temporary.path().to_owned(), launcher, gate: gate_path };
+        let base = bundle.path().parent().unwrap_or(Path::new("/"));
+        let base = base.canonicalize().map_err(|error| failure("the folder for temporary files", &error))?;
+        let prepared = Prepared { made_home, temporary: temporary.path().to_owned(), base, launcher, gate: gate_path };
         let owner = Owner { user, home, shell, trusts: self.trust_repository };
         let mut facts = machine::look(self.sandbox, owner, self.workdir, prepared, hidden).map_err(refused)?;
         if let Some(closure) = &mut facts.closure {
@@ -164,11 +190,12 @@ impl Request<'_> {
         if let Some(why) = proxy.and_then(|proxy| proxy::replaceable(proxy, &plan)) {
             return Err(refused(why));
         }
+        places::make(&plan).map_err(refused)?;
         let root = bundle.path().join("rootfs");
         make_root(&root, &plan.items).map_err(|error| failure("the root of the sandbox cannot be made", &error))?;
         let command = self.command(&program, &plan, bundle.path(), &root, (facts.uid, facts.gid))?;
-        let order = self.order(&facts);
-        Ok(Ready { engine, size: None, command, order, gate, scratch: vec![bundle, temporary] })
+        let held = Held { order: Some(self.order(&facts)), examined: facts.examined };
+        Ok(Ready { engine, size: None, command, held, gate, scratch: vec![bundle, temporary] })
     }
 
     fn make_home(&self, home: &Path, bundle: &Path) -> Result<Option<PathBuf>, Failure> {
@@ -247,7 +274,7 @@ impl Request<'_> {
         let environment = self.environment.iter().map(|(name, value)| (secret(name), secret(value))).collect();
         let is_relayed = is_relayed(self.sandbox.engine);
         // gVisor gives files numbers of its own.
-        let expected = if is_relayed { Vec::new() } else { expected(self.sandbox, facts) };
+        let expected = if is_relayed { Vec::new() } else { facts.examined.iter().map(Expected::of).collect() };
         let seeded = facts.made_home.as_ref().filter(|_| self.sandbox.home == Home::Fresh);
         Order {
             arguments: self.arguments.to_vec(),
@@ -273,38 +300,28 @@ pub(super) fn is_of_system(path: &Path) -> bool {
     mounts::SYSTEM.iter().any(|system| path.starts_with(system))
 }
 
-/// What another agent could have replaced since it was examined.
-fn expected(sandbox: &Sandbox, facts: &Facts) -> Vec<Expected> {
-    let repository =
-        facts.repository.iter().flat_map(|repository| repository.writable.iter().chain(&repository.read_only));
-    let paths = sandbox.read.iter().chain(&sandbox.write).chain(repository).chain([&facts.real_workdir]);
-    let expected = |path: &PathBuf| {
-        let metadata = fs::symlink_metadata(path).ok()?;
-        let path = SecretBytes::from(path.as_os_str().as_bytes().to_vec());
-        Some(Expected { path, device: metadata.dev(), inode: metadata.ino() })
-    };
-    paths.filter_map(expected).collect()
-}
-
 impl Ready {
     /// The folder that a fresh home is filled from, which is of no use once it is.
     pub fn seed(&self) -> Option<PathBuf> {
-        self.scratch.first().filter(|_| self.order.seeded.is_some()).map(|bundle| bundle.path().join(SEED))
+        self.scratch
+            .first()
+            .filter(|_| self.held.order.as_ref().is_some_and(|order| order.seeded.is_some()))
+            .map(|bundle| bundle.path().join(SEED))
     }
 
     /// Starts the engine with this as standard input and output.
     ///
     /// It is in a process group of its own, and leads no session: the process inside leads that of the terminal.
     pub fn start(self, stdin: OwnedFd, stdout: OwnedFd) -> io::Result<Begun> {
-        let Self { engine, size, mut command, order, gate, scratch } = self;
+        let Self { engine, size, mut command, mut held, gate, scratch } = self;
         gate.map_or(Ok(()), Gate::serve)?;
-        let order = Order { size, ..order };
+        if let Some(order) = &mut held.order {
+            order.size = size;
+        }
         let (near, far) = UnixStream::pair()?;
         command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::from(OwnedFd::from(far)));
         let child = command.process_group(0).spawn()?;
-        let mut channel = Channel::new(near)?;
-        channel.say(&ToInside::Start(order));
-        Ok(Begun { engine, child, channel, scratch })
+        Ok(Begun { engine, child, channel: Channel::new(near)?, held, scratch })
     }
 }
 

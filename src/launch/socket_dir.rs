@@ -101,6 +101,11 @@ impl Names {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(account.name.clone(), account.uid);
     }
 
+    /// Whether the name of this user means another one.
+    pub fn is_anothers(&self, account: &Account) -> bool {
+        self.other(account).is_some()
+    }
+
     /// Whom the name of this user means, if it is another one.
     fn other(&self, account: &Account) -> Option<Uid> {
         let now = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&account.name).copied();

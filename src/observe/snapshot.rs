@@ -44,6 +44,8 @@ pub struct Parts {
     pub outputs: Outputs,
     /// Whom agents run as that do not run as the default user.
     pub users: HashMap<Key, AgentUser>,
+    /// Whom their latest attempts that are over ran as, also of agents that are not held.
+    pub former_users: Arc<HashMap<Key, AgentUser>>,
     /// Whether the declarations have been read. Before that, agents that are declared may be missing.
     pub is_read: bool,
     /// The reading of the jcard that is in force.
@@ -65,6 +67,7 @@ impl Parts {
             facts: Facts::new(SystemTime::now()),
             outputs: Outputs::default(),
             users: HashMap::new(),
+            former_users: Arc::default(),
             is_read: true,
             reading: None,
         }
@@ -122,9 +125,23 @@ impl Snapshot {
         self.parts.is_read
     }
 
+    /// Whom agents run as that do not run as the default user.
+    pub fn users(&self) -> impl Iterator<Item = &AgentUser> {
+        self.parts.users.values()
+    }
+
     /// Whom an agent runs as; `None` is the default user.
     pub fn user_of(&self, agent: &Key) -> Option<&AgentUser> {
         self.parts.users.get(agent)
+    }
+
+    /// Whom the latest attempt of an agent ran as, also of one that is not held any more; `None` is the default user.
+    pub fn printer(&self, agent: &Key) -> Option<&AgentUser> {
+        let has_session = || self.agent(agent).is_some_and(|status| !status.session.is_empty());
+        match self.user_of(agent) {
+            None if !has_session() => self.parts.former_users.get(agent),
+            user => user,
+        }
     }
 
     /// The redactor of what an agent printed, prepared.
@@ -233,6 +250,26 @@ mod tests {
     use crate::agent::name::key;
     use crate::observe::redactions::{AgentRedactor, Redactors};
     use crate::sys::secret_bytes::SecretBytes;
+
+    #[test]
+    fn the_printer_of_a_log_is_known_when_its_agent_is_gone() {
+        let user = |name: &str| AgentUser { name: name.parse().unwrap(), uid: 47_000 };
+        let agent = |name: &str, session: &str| -> AgentStatus {
+            let words = serde_json::json!({ "name": name, "session": session, "running": false, "restarts": 0, "state": "waiting" });
+            serde_json::from_value(words).unwrap()
+        };
+        let snapshot = Snapshot::from(Parts {
+            agents: vec![agent("now", "now"), agent("default", "default"), agent("invalid", "")],
+            users: [(key("now"), user("c"))].into(),
+            former_users: Arc::new(["now", "default", "invalid", "gone"].map(|name| (key(name), user("b"))).into()),
+            ..parts(None)
+        });
+        let printer = |name: &str| snapshot.printer(&key(name)).map(|user| user.name.to_string());
+        assert_eq!(
+            ["now", "default", "invalid", "gone", "other"].map(printer),
+            [Some("c".to_owned()), None, Some("b".to_owned()), Some("b".to_owned()), None]
+        );
+    }
 
     /// With an agent whose secrets are known, one that an earlier daemon launched, and one that is not launched yet.
     fn parts(secrets: Option<&[&str]>) -> Parts {

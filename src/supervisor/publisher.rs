@@ -136,6 +136,7 @@ impl Supervisor {
             facts,
             outputs: self.resources.log_files.outputs(),
             users: self.users(),
+            former_users: self.outlets.histories.users(),
             is_read: self.has_read,
             reading: self.desired.reading,
         })

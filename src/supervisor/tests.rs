@@ -2,6 +2,7 @@ pub(super) mod fakes;
 pub(super) mod journal;
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 
 use rstest::rstest;
 use tempfile::TempDir;
@@ -13,7 +14,7 @@ use crate::agent::declaration::Declaration;
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::key;
 use crate::agent::orders::{Override, Overrides};
-use crate::agent::spec::{Kind, Policy};
+use crate::agent::spec::{Kind, Policy, Restart};
 use crate::contain::cgroup::Whose;
 use crate::launch::launcher as launch_command;
 use crate::launch::protocol::{Ending, FromLauncher, Harness};
@@ -521,7 +522,12 @@ mod users {
 
     /// Agent `a` as that user.
     fn agent_as(user: &AgentUser) -> DesiredAgent {
-        let DesiredAgent { name, harness, mut declaration, .. } = agent("a", "a", patient());
+        named_as("a", user)
+    }
+
+    /// An agent as that user.
+    fn named_as(name: &str, user: &AgentUser) -> DesiredAgent {
+        let DesiredAgent { name, harness, mut declaration, .. } = agent(name, name, patient());
         if let Ok(declaration) = &mut declaration {
             let launch = declaration.launch.as_ref().map(|launch| Launch::clone(launch)).unwrap();
             declaration.launch = Ok(Arc::new(Launch { user: Some(user.clone()), ..launch }));
@@ -585,6 +591,65 @@ mod users {
         house.settle().await;
         assert_eq!((fakes.sessions.calls.count("close a"), house.state("a")), (1, None));
         assert_eq!(house.fakes.sessions.calls.count(""), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_were_deleted_keep_no_agent() {
+        let (mut house, fakes) = house();
+        house.declare(&[named_as("a", &other()), named_as("c", &other())]).await;
+        assert_eq!(fakes.sessions.calls.count("open "), 2);
+        fakes.sessions.close.set(Err(Trouble::Words("there is no user b")));
+        house.declare(&[named_as("a", &other())]).await;
+        assert_eq!(house.state("c"), Some(State::Stopping), "it is not known that there is no such user");
+        fakes.sessions.is_orphaned.store(true, Ordering::Relaxed);
+        // The agent's clock is not that of the tests.
+        std::thread::sleep(Duration::from_millis(1100));
+        house.take_in(Event::Groups).await;
+        assert_eq!((house.state("c"), fakes.sessions.calls.count("end_orphan")), (None, 0), "the other one goes on");
+        let closes = fakes.sessions.calls.count("close ");
+        house.declare(&[agent("a", "a", patient())]).await;
+        assert_eq!(fakes.sessions.calls.count("end_orphan"), 1);
+        assert_eq!(house.fakes.sessions.calls.count("open a"), 1, "it is launched as its new user");
+        assert_eq!(fakes.sessions.calls.count("close "), closes + 1, "once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn have_sessions_that_wait_until_every_entry_is_known() {
+        let (mut house, fakes) = house();
+        house.take_in(Event::Desired(Desired { complete: false, ..Desired::default() })).await;
+        house.take_in(Event::Sessions { user: Some(other()), owners: [key("a")].into() }).await;
+        house.take_in(Event::Desired(Desired { complete: false, ..Desired::default() })).await;
+        assert_eq!((fakes.sessions.calls.count("close a"), house.state("a")), (0, None));
+        house.declare(&[]).await;
+        house.settle().await;
+        assert_eq!((fakes.sessions.calls.count("close a"), house.state("a")), (1, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_have_become_unfit_get_no_further_attempt() {
+        let (mut house, fakes) = house();
+        let mut launcher = FakeLauncher::start();
+        fakes.sessions.open.set(Ok(launcher.pid()));
+        let mut restarting = agent_as(&other());
+        let policy = &mut restarting.declaration.as_mut().unwrap().policy;
+        (policy.restart, policy.backoff) = (Restart::Always, vec![Duration::ZERO]);
+        house.declare(std::slice::from_ref(&restarting)).await;
+        let visitor = launcher.report("a", Progress::New);
+        house.take_in(Event::Visitor { user: Some(other()), visitor }).await;
+        house.say(&mut launcher, FromLauncher::Started(harness())).await;
+        assert_eq!(house.state("a"), Some(State::Running));
+        let refused = DesiredAgent { declaration: Err("b is in group admin".to_owned()), ..restarting.clone() };
+        let agents = [(key("a"), refused)].into();
+        let unfit = Arc::new([(other().name, "b is in group admin".to_owned())].into());
+        house.take_in(Event::Desired(Desired { agents, complete: true, unfit, ..Desired::default() })).await;
+        assert_eq!(house.state("a"), Some(State::Running), "what runs goes on");
+        house.say(&mut launcher, FromLauncher::Ended(end(Ending::Code(1)))).await;
+        house.die(&mut launcher).await;
+        let status = house.snapshot.borrow().agent(&key("a")).unwrap().clone();
+        assert_eq!((status.state, fakes.sessions.calls.count("open a")), (State::Waiting, 1), "{status:?}");
+        assert_eq!(status.reason.as_deref(), Some("b is in group admin"));
+        house.declare(&[restarting]).await;
+        assert_eq!(fakes.sessions.calls.count("open a"), 2, "it may be launched again");
     }
 
     #[tokio::test(start_paused = true)]

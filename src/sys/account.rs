@@ -60,6 +60,18 @@ pub struct Account {
 }
 
 impl Account {
+    /// A user of whom nothing is known but the name and the id.
+    pub fn known_as(name: &str, uid: Uid) -> Self {
+        Self {
+            name: name.to_owned(),
+            uid,
+            gid: Gid::from_raw(u32::MAX - 1),
+            groups: Vec::new(),
+            home: "/nonexistent".into(),
+            shell: "/bin/sh".into(),
+        }
+    }
+
     /// Looks a user up by name.
     pub fn find(name: &str) -> Result<Self, Error> {
         users::get_user_by_name(name).ok_or_else(|| Error::NoUser(name.to_owned())).and_then(|user| Self::of(&user))

@@ -48,6 +48,11 @@ impl Desks {
         }
     }
 
+    /// The users who have desks, beside the default one.
+    pub fn users(&self) -> Vec<AgentUser> {
+        self.lock().keys().cloned().collect()
+    }
+
     /// All desks.
     pub fn all(&self) -> Vec<Desk> {
         std::iter::once(&self.default).chain(self.lock().values()).cloned().collect()

@@ -30,7 +30,7 @@ pub enum WaitingFor {
         #[serde(flatten)]
         problem: Problem,
     },
-    /// The user whom the agent is to run as: it was there before, and is not now.
+    /// The user whom the agent is to run as: it was there before and could be an agent user, and is not now or cannot.
     User {
         /// The user.
         user: String,
@@ -343,6 +343,8 @@ impl fmt::Display for WaitingFor {
             Self::Workdir { path, problem } => write!(f, "the workdir {path} {problem}"),
             Self::PromptFile { path, problem } => write!(f, "the prompt_file {path} {problem}"),
             Self::User { user, problem: Problem::Absent {} } => write!(f, "there is no user {user} any more"),
+            // It says whom it is about.
+            Self::User { problem: Problem::Inaccessible { detail }, .. } => f.write_str(detail),
             Self::User { user, problem } => write!(f, "the user {user} {problem}"),
             Self::Home { user, path, problem } => write!(f, "the home {path} of user {user} {problem}"),
             Self::Secrets { names } => {
@@ -465,6 +467,11 @@ mod tests {
                 User { user: "b".into(), problem: Problem::Unchecked { detail: "no answer".into() } },
                 json!({ "kind": "user", "user": "b", "problem": "unchecked", "detail": "no answer" }),
                 "the user b could not be looked at: no answer",
+            ),
+            (
+                User { user: "b".into(), problem: Problem::Inaccessible { detail: "b is in group admin".into() } },
+                json!({ "kind": "user", "user": "b", "problem": "inaccessible", "detail": "b is in group admin" }),
+                "b is in group admin",
             ),
             (
                 Home { user: "b".into(), path: path(), problem: Problem::Absent {} },

@@ -135,7 +135,7 @@ fn flags_and_entries_for_the_go_daemon_are_warned_about_once() {
     let log = daemon.log();
     let count = |text: &str| log.lines().filter(|line| line.contains("WARN") && line.contains(text)).count();
     assert_eq!(count("--sandbox-state-dir has no effect"), 1, "{log}");
-    assert_eq!(count("1 entries without a `type` run without a sandbox"), 1, "{log}");
+    assert_eq!(count("1 entry without a `type` runs without a sandbox"), 1, "{log}");
     let (_, said) = ask(&daemon, &["doctor", "--json"]);
     assert!(said.contains("1 agent runs without a sandbox, which the Go daemon would use"), "{said}");
 }

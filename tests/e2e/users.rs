@@ -4,6 +4,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use agentd::wire::status::{AgentStatus, State};
 use nix::sys::signal::Signal;
@@ -321,6 +323,9 @@ fn an_agent_waits_for_the_home_of_its_user() {
     daemon.wait_until_running("c");
 }
 
+/// Held by the test that changes what becomes of that user.
+static FLEETING: Mutex<()> = Mutex::new(());
+
 /// A change of the user database, which `tests/run` has put over the machine's own. It is undone when this is dropped.
 ///
 /// One byte is changed, so that no reader sees half of a file.
@@ -362,6 +367,7 @@ fn agents_of_a_deleted_user_go_on_until_it_is_back() {
     if !root() {
         return;
     }
+    let _turn = FLEETING.lock().unwrap_or_else(PoisonError::into_inner);
     let entry = |name: &str| of("fleeting", name, "log @WORK/log; on-signal INT 0; sleep inf", "");
     let jcard = agent("a", "sleep inf", "") + &of("agent2", "other", "sleep inf", "") + &entry("b");
     let mut daemon = house_of(&["agent2", "fleeting"]).start(&jcard);
@@ -396,6 +402,45 @@ fn agents_of_a_deleted_user_go_on_until_it_is_back() {
     assert!(lines(&daemon, "fleeting", "log").contains(&"INT".to_owned()));
     drop(deleted);
     assert_eq!(["a", "other"].map(|name| daemon.wait_until_running(name)), [before[0], before[1]]);
+}
+
+#[test]
+fn agents_of_a_deleted_user_leave_after_a_restart() {
+    if !root() {
+        return;
+    }
+    let _turn = FLEETING.lock().unwrap_or_else(PoisonError::into_inner);
+    let entry = |name: &str| of("fleeting", name, "sleep inf", "");
+    let mut daemon = house_of(&["fleeting"]).start(&(entry("gone") + &entry("moved") + &agent("a", "sleep inf", "")));
+    let [gone, moved, a] = ["gone", "moved", "a"].map(|name| daemon.wait_until_running(name));
+    let uid = account("fleeting").uid.as_raw();
+    let server = |daemon: &Daemon| {
+        let mut all = daemon.processes().into_iter();
+        all.find(|it| it.executable().is_some_and(|name| name == "tmux") && it.user() == uid)
+    };
+    assert!(server(&daemon).is_some());
+    let deleted = Changed::without("fleeting");
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended();
+    daemon.edit_jcard(&(agent("moved", "sleep inf", "") + &agent("a", "sleep inf", "")));
+    daemon.start_again();
+    daemon.wait_until_removed("gone");
+    for pid in [gone, moved] {
+        daemon.wait_until_gone(pid);
+    }
+    let pid = daemon.wait_until_running("moved");
+    assert_eq!(Process(pid).user(), account("agent").uid.as_raw());
+    daemon.wait("the end of its server", || server(&daemon).is_none().then_some(()));
+    assert_eq!(daemon.wait_until_running("a"), a);
+    // What looks for the server of a user who is not there has stopped.
+    let complaints = |daemon: &Daemon| daemon.log().matches("there is no user").count();
+    let before = complaints(&daemon);
+    std::thread::sleep(Duration::from_secs(7));
+    assert!(complaints(&daemon) <= before + 1, "{}", daemon.log());
+    drop(deleted);
+    daemon.edit_jcard(&(entry("new") + &agent("a", "sleep inf", "")));
+    let new = daemon.wait_until_running("new");
+    assert_eq!(Process(new).user(), uid);
 }
 
 #[test]

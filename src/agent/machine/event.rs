@@ -30,6 +30,8 @@ pub enum Event {
     Reject(String),
     /// What operators want of the agent has changed.
     Ordered(Orders),
+    /// Nothing of it may be launched, because its user must not be an agent user: this is why. `None` if something may be.
+    Barred(Option<String>),
     /// The agent is no longer wanted.
     Remove(Removal),
     /// The pane is there, in the session that the launch names.

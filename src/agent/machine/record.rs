@@ -289,6 +289,7 @@ impl<'a> Record<'a> {
             since: self.since,
             orders: self.orders.map(Cow::into_owned).unwrap_or_default(),
             giver: self.giver.map(Cow::into_owned).unwrap_or_default(),
+            bar: None,
         })
     }
 }

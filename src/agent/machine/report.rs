@@ -153,7 +153,7 @@ impl Machine {
                     BackoffReason::Clearing => None,
                 };
                 let leftovers = self.lingering.as_ref().map(|_| WaitingFor::PreviousAttempt {});
-                delay.into_iter().chain(leftovers).chain(self.paused()).collect()
+                delay.into_iter().chain(leftovers).chain(self.held()).collect()
             }
             State::Starting { .. }
             | State::Running { .. }

@@ -22,7 +22,7 @@ use crate::cli::sandbox::{self, Attempt, Chosen};
 use crate::cli::target::Target;
 use crate::config::Entry;
 use crate::deputy::Deputy;
-use crate::inputs::users::{self, Rules, Standing, Standings};
+use crate::inputs::users::{self, Rules, Standing};
 use crate::sys::account::Account;
 use crate::sys::safe_path;
 
@@ -57,7 +57,11 @@ enum Need {
     Workdir(PathBuf),
     /// Git that works in the repository around this workdir.
     Git(PathBuf),
-    PromptFile(PathBuf),
+    /// A prompt file, which is guarded if it is for a sandboxed agent.
+    PromptFile {
+        path: PathBuf,
+        guarded: bool,
+    },
     Secret(String),
     Sandbox(Chosen),
 }
@@ -97,7 +101,7 @@ impl Looker {
     fn look_as_other(&self, user: &UserName, entries: &[&Entry], folder: &Path) -> Vec<Found> {
         let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
         let who = who(&names);
-        match users::judge_all(&[user.clone()].into(), &self.rules, &Standings::new()).remove(user) {
+        match users::judge_now(&[user.clone()].into(), &self.rules).remove(user) {
             Some(Standing::Fit { account, dangers }) => {
                 let danger = users::warning(user, &dangers).map(|warning| found(Level::Warning, warning));
                 let all = danger.into_iter().chain(self.look_at_home(user, &account, &who));
@@ -171,7 +175,7 @@ impl Looker {
             },
             // Only the agent user's own git counts.
             (Need::Git(_), None) => Seen::Good,
-            (Need::PromptFile(path), Some(deputy)) => match deputy.prompt(path.clone()).await {
+            (Need::PromptFile { path, guarded }, Some(deputy)) => match deputy.prompt(path.clone(), *guarded).await {
                 Ok(SeenPrompt::Text(text)) if text.as_slice().is_empty() => Seen::Bad("is empty".to_owned()),
                 Ok(SeenPrompt::Text(_)) => Seen::Good,
                 Ok(SeenPrompt::Unusable(problem)) => Seen::Bad(problem.to_string()),
@@ -181,7 +185,7 @@ impl Looker {
             (Need::Workdir(path), None) => {
                 with_own_rights(path, fs::Metadata::is_dir, "is not a directory", AccessFlags::X_OK)
             }
-            (Need::PromptFile(path), None) => {
+            (Need::PromptFile { path, .. }, None) => {
                 with_own_rights(path, fs::Metadata::is_file, "is not a file", AccessFlags::R_OK)
             }
             (Need::Program(program), _) => self.program(program, account),
@@ -249,7 +253,8 @@ fn needs_of(spec: &AgentSpec, account: &Account, folder: &Path) -> Vec<Need> {
     }));
     if let Some(Prompt::File(path)) = &spec.prompt {
         let path = folder.join(path);
-        needs.push(Need::PromptFile(std::path::absolute(&path).unwrap_or(path)));
+        let path = std::path::absolute(&path).unwrap_or(path);
+        needs.push(Need::PromptFile { path, guarded: spec.kind.sandbox().is_some() });
     }
     needs.extend(spec.kind.sandbox().map(|sandbox| Need::Sandbox(Chosen::of(sandbox))));
     needs.extend(spec.secrets.iter().flat_map(BTreeMap::values).cloned().map(Need::Secret));
@@ -282,7 +287,7 @@ fn judge(need: &Need, agents: &[&str], seen: &Seen, account: &Account) -> Option
                 account.name
             ),
         ),
-        Need::PromptFile(path) => {
+        Need::PromptFile { path, .. } => {
             (format!("the prompt_file {}", path.display()), format!("write it, so that {} can read it", account.name))
         }
         Need::Sandbox(chosen) => (format!("the sandbox of {chosen}"), String::new()),

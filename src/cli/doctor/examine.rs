@@ -24,7 +24,7 @@ use crate::client::{Client, Error};
 use crate::config::{self, Severity};
 use crate::deputy::{Deputy, Output, Program, Server};
 use crate::inputs::secrets;
-use crate::inputs::users::{Standing, Standings, judge_all, warning};
+use crate::inputs::users::{Standing, judge_now, warning};
 use crate::launch::packages;
 use crate::launch::socket_dir::LAUNCH_SOCKET;
 use crate::sys::account::Account;
@@ -363,7 +363,7 @@ fn other_users(target: &Target, jcard: &Jcard) -> (Vec<Side>, Vec<Check>) {
         }
     }
     let (mut sides, mut checks) = (Vec::new(), Vec::new());
-    let standings = judge_all(&naming.keys().cloned().collect(), &target.rules(), &Standings::new());
+    let standings = judge_now(&naming.keys().cloned().collect(), &target.rules());
     for (user, standing) in standings {
         let agents = naming.get(&user).map_or_else(String::new, |agents| named(agents));
         checks.push(match standing {

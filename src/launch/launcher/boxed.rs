@@ -20,7 +20,7 @@ use crate::launch::daemon_link::{DaemonLink, readable};
 use crate::launch::git;
 use crate::launch::login::Login;
 use crate::launch::protocol::{Ending, Failure, Harness, ToLauncher};
-use crate::launch::sandbox::{self, Begun, Channel, FromInside, Request, ToInside};
+use crate::launch::sandbox::{self, Begun, Channel, FromInside, Held, Request, ToInside};
 use crate::launch::terminal::Terminal;
 use crate::sys::clock::Timestamp;
 use crate::sys::poll;
@@ -37,6 +37,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Boxed {
     engine: Engine,
     channel: Channel,
+    held: Held,
     /// The harness, if it is a process of this kernel.
     harness: Option<Process>,
     /// How the harness ended, according to the process inside.
@@ -82,11 +83,11 @@ pub(super) fn start(order: Order, login: &Login, daemon: &mut DaemonLink) -> Res
     let engine = ready.engine;
     let seed = ready.seed();
     let begun = terminal.ends().and_then(|(stdin, stdout)| ready.start(stdin, stdout));
-    let Begun { child, channel, scratch, .. } =
+    let Begun { child, channel, held, scratch, .. } =
         begun.map_err(|error| failure(&format!("{engine} cannot be started"), &error))?;
     terminal.make_pane_raw();
     let mut running = Running::new(&child, at, terminal, scratch)?;
-    running.boxed = Some(Boxed { engine, channel, harness: None, told: None, limit: None, outside, seed });
+    running.boxed = Some(Boxed { engine, channel, held, harness: None, told: None, limit: None, outside, seed });
     Ok(running)
 }
 
@@ -140,7 +141,9 @@ impl Boxed {
         loop {
             // In this order: what it said before it ended has arrived then.
             let ended = reap(child);
-            match self.channel.receive() {
+            let said = self.channel.receive();
+            self.held.release(&mut self.channel)?;
+            match said {
                 Some(FromInside::Started) => {
                     let _ = self.seed.take().map(fs::remove_dir_all);
                     return Ok(());

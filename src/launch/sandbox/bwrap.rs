@@ -22,13 +22,21 @@ pub(super) fn arguments(plan: &Plan, root: &Path, network: Network, ids: (u32, u
     add(&[&"--uid", &ids.0.to_string(), &"--gid", &ids.1.to_string()]);
     add(&[&"--die-with-parent", &"--as-pid-1"]);
     add(&[&"--bind", &root, &"/", &"--proc", &"/proc", &"--dev", &"/dev"]);
+    // The root has an empty file where the program will be.
+    let empty = root.join(PROGRAM.trim_start_matches('/'));
+    for path in &plan.masked {
+        add(&[&"--ro-bind", &empty, path]);
+    }
     for Mount { at, what } in &plan.mounts {
         match what {
             What::Bind { from, writable: true, .. } => add(&[&"--bind", from, at]),
             What::Bind { from, writable: false, .. } => add(&[&"--ro-bind", from, at]),
-            What::Memory { writable: true } => add(&[&"--tmpfs", at]),
-            What::Memory { writable: false } => add(&[&"--tmpfs", at, &"--remount-ro", at]),
+            What::Memory { .. } => add(&[&"--tmpfs", at]),
         }
+    }
+    // Not before something is mounted in them.
+    for Mount { at, .. } in plan.mounts.iter().filter(|mount| mount.what == (What::Memory { writable: false })) {
+        add(&[&"--remount-ro", at]);
     }
     add(&[&"--remount-ro", &"/", &"--chdir", &"/", &"--", &PROGRAM]);
     words.extend(inner.iter().map(OsString::from));
@@ -53,7 +61,8 @@ mod tests {
         assert_eq!(
             text(Network::Host, Home::Kept),
             "--unshare-user --unshare-pid --unshare-ipc --unshare-uts --unshare-cgroup-try --uid 1000 --gid 1000 \
-             --die-with-parent --as-pid-1 --bind /tmp/x/rootfs / --proc /proc --dev /dev --ro-bind /usr /usr \
+             --die-with-parent --as-pid-1 --bind /tmp/x/rootfs / --proc /proc --dev /dev \
+             --ro-bind /tmp/x/rootfs/run/agentd/inner /proc/keys --ro-bind /usr /usr \
              --bind /tmp/agentd-t1 /tmp --ro-bind /nix/store /nix/store --ro-bind /etc/hosts /etc/hosts \
              --bind /home/agent/.local/state/agentd/homes/a /home/agent --ro-bind /run/systemd/resolve /run/systemd/resolve \
              --ro-bind /usr/libexec/agentd-launcher /run/agentd/inner --bind /home/agent/work /home/agent/work \

@@ -10,11 +10,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::mounts::Examined;
 use crate::launch::protocol::{Ending, Failure};
 use crate::sys::fd;
 use crate::sys::frame::{self, Decoder};
@@ -76,6 +78,13 @@ pub(in crate::launch) struct Expected {
     pub path: SecretBytes,
     pub device: u64,
     pub inode: u64,
+}
+
+impl Expected {
+    pub(super) fn of(examined: &Examined) -> Self {
+        let path = SecretBytes::from(examined.path.as_os_str().as_bytes().to_vec());
+        Self { path, device: examined.device, inode: examined.inode }
+    }
 }
 
 /// The size of a terminal.

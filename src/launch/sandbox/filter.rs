@@ -7,9 +7,13 @@
 //! | `mount`, `umount2`, `pivot_root`, `setns`, the new mount API | of no use without capabilities; refused before the kernel looks |
 //! | `bpf`, `perf_event_open`, `userfaultfd`, `kexec_load`, module calls | the same |
 //! | `TIOCSTI`, `TIOCLINUX` | typing into a terminal for whoever reads it next |
+//! | sockets other than Unix, IPv4, IPv6 and netlink ones | `AF_VSOCK` reaches the hypervisor, and is in no network namespace; others, such as `AF_ALG`, are ways into the kernel that no agent needs |
+//! | `io_uring_setup` | it makes sockets, among others, past any filter |
 //!
-//! They fail with EPERM, as they do without a privilege. `clone3` fails with ENOSYS, because a filter cannot see its flags; libraries
-//! use `clone` then. Programs for another architecture than the launcher's (32-bit ones) are killed at their first call.
+//! They fail with EPERM, as they do without a privilege; sockets with EAFNOSUPPORT, as where the kernel has none of that kind.
+//! `clone3` fails with ENOSYS, because a filter cannot see its flags; libraries use `clone` then. So does `io_uring_setup`, which
+//! libraries do without. Programs for another architecture than the launcher's (32-bit ones) are killed at their first call. The same
+//! calls by their x32 numbers fail with ENOSYS.
 
 //!
 //! Abstract sockets belong to the network, which may be the machine's: X11, D-Bus and gVisor listen on some. Landlock keeps sandboxes
@@ -22,7 +26,7 @@ use nix::errno::Errno;
 use nix::libc;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, apply_filter,
+    TargetArch, apply_filter, sock_filter,
 };
 
 /// Calls that always fail.
@@ -54,13 +58,28 @@ const FORBIDDEN: [libc::c_long; 25] = [
     libc::SYS_userfaultfd,
 ];
 
+/// The domains of sockets that an agent may have.
+const DOMAINS: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+
+/// Refuses all calls by the numbers of x32, which the filters by number do not see: loads the number (`seccomp(2)`), and compares it
+/// with the lowest of those.
+const X32: [sock_filter; 4] = [
+    sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 },
+    sock_filter { code: 0x35, jt: 0, jf: 1, k: 0x4000_0000 },
+    sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x0005_0000 | Errno::ENOSYS as u32 },
+    sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x7fff_0000 },
+];
+
 /// Applies the filter to this process, for good, and to everything that it starts.
 pub(super) fn apply() -> Result<(), String> {
     // Other architectures have no filter in the crate, and rely on the namespaces.
     if let Ok(architecture) = TargetArch::try_from(std::env::consts::ARCH) {
         nix::sys::prctl::set_no_new_privs().map_err(|error| error.to_string())?;
-        for program in [refusing(architecture), unknown(architecture)] {
+        for program in [refusing(architecture), sockets(architecture), unknown(architecture)] {
             apply_filter(&program.map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
+        }
+        if architecture == TargetArch::x86_64 {
+            apply_filter(&X32).map_err(|error| error.to_string())?;
         }
     }
     scope().map_err(|error| error.to_string())
@@ -89,7 +108,20 @@ fn refusing(architecture: TargetArch) -> Result<BpfProgram, seccompiler::Backend
 }
 
 fn unknown(architecture: TargetArch) -> Result<BpfProgram, seccompiler::BackendError> {
-    filter([(libc::SYS_clone3, Vec::new())].into(), Errno::ENOSYS, architecture)
+    let calls = [libc::SYS_clone3, libc::SYS_io_uring_setup];
+    filter(calls.map(|call| (call, Vec::new())).into(), Errno::ENOSYS, architecture)
+}
+
+/// Refuses sockets of all domains but these.
+fn sockets(architecture: TargetArch) -> Result<BpfProgram, seccompiler::BackendError> {
+    let is_not =
+        |domain: libc::c_int| condition(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, u64::from(domain.unsigned_abs()));
+    let of_others = || -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+        let others = DOMAINS.into_iter().map(is_not).collect::<Result<Vec<_>, _>>()?;
+        Ok(vec![SeccompRule::new(others)?])
+    };
+    let rules = [(libc::SYS_socket, of_others()?), (libc::SYS_socketpair, of_others()?)];
+    filter(rules.into(), Errno::EAFNOSUPPORT, architecture)
 }
 
 fn condition(
@@ -108,4 +140,43 @@ fn filter(
 ) -> Result<BpfProgram, seccompiler::BackendError> {
     let errno = SeccompAction::Errno((errno as i32).unsigned_abs());
     SeccompFilter::new(rules, SeccompAction::Allow, errno, architecture)?.try_into()
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket, socketpair};
+
+    use super::*;
+
+    /// Runs this in a thread with the filter.
+    fn filtered<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+        std::thread::spawn(|| {
+            apply().unwrap();
+            work()
+        })
+        .join()
+        .unwrap()
+    }
+
+    #[test]
+    fn an_agent_has_sockets_of_the_network_only() {
+        let open = |family| socket(family, SockType::Stream, SockFlag::empty(), None).map(drop);
+        let opened = filtered(move || {
+            use AddressFamily::{Alg, Inet, Inet6, Unix, Vsock};
+            [Unix, Inet, Inet6, Vsock, Alg].map(open)
+        });
+        assert_eq!(opened[..2], [Ok(()), Ok(())]);
+        // There may be no IPv6, which fails in the same way.
+        assert_eq!(opened[3..], [Err(Errno::EAFNOSUPPORT), Err(Errno::EAFNOSUPPORT)]);
+        let pair = filtered(|| socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty()).map(drop));
+        assert_eq!(pair, Ok(()));
+        // Without the filter, the kernel knows them, or this test would prove nothing.
+        assert!(open(AddressFamily::Vsock).is_ok() || open(AddressFamily::Alg) != Err(Errno::EAFNOSUPPORT));
+    }
+
+    #[test]
+    fn programs_run_under_the_filter() {
+        let output = filtered(|| std::process::Command::new("echo").arg("yes").output().unwrap());
+        assert_eq!(output.stdout, b"yes\n");
+    }
 }

@@ -17,6 +17,8 @@ use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, SFlag, fstatat};
 use nix::unistd::Uid;
 
+use crate::sys::tree;
+
 /// Where kept homes are, below the user's home.
 pub(super) const FOLDER: &str = ".local/state/agentd/homes";
 
@@ -64,14 +66,14 @@ pub(super) fn kept(home: &Path, agent: &str, fill: impl FnOnce(&Path) -> Result<
     }
     // No agent has a name with a dot. A launcher that was killed has left one of this name.
     let new = folder.join(format!(".new-{}", agent.to_ascii_lowercase()));
-    match fs::remove_dir_all(&new) {
+    match tree::remove(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&new)(error)),
         _ => {}
     }
     fs::DirBuilder::new().mode(0o700).create(&new).map_err(at(&new))?;
     let filled = fill(&new).and_then(|()| fs::rename(&new, &path).map_err(at(&path)));
     if filled.is_err() {
-        let _ = fs::remove_dir_all(&new);
+        let _ = tree::remove(&new);
     }
     filled.map(|()| path)
 }

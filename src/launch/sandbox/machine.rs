@@ -5,16 +5,18 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
 
+use nix::sys::stat::SFlag;
 use nix::unistd::{Gid, Uid};
 
 use super::explain::KernelSettings;
-use super::mounts::{self, Facts, Found};
-use super::repository;
-use crate::agent::sandbox::{Home, Network, Sandbox};
-use crate::sys::regular_file;
+use super::mounts::{self, Examined, Facts, Found};
+use super::reserved::Reserved;
+use super::{homes, repository};
+use crate::agent::sandbox::{Home, Network, RUN_OUTSIDE, Sandbox};
+use crate::sys::{regular_file, steady_path};
 
 /// The file that names the paths of the Nix store that sandboxes have, on systems that have it. All others are hidden then.
 const CLOSURE: &str = "/etc/stereos/sandbox-closure.txt";
@@ -24,6 +26,9 @@ const LONGEST_CLOSURE: u64 = 4 << 20;
 
 /// Folders that the engine makes anew, so that nothing of them can be shown.
 const MADE_ANEW: [&str; 3] = ["/proc", "/dev", "/sys"];
+
+/// What of `/proc` is about processes outside, or of no use to an agent.
+const MASKED: [&str; 4] = ["/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/timer_list"];
 
 /// Whose sandbox it is.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +45,8 @@ pub(super) struct Owner<'a> {
 pub(super) struct Prepared {
     pub made_home: Option<PathBuf>,
     pub temporary: PathBuf,
+    /// The folder in which agentd makes the folders of all attempts; it has no links.
+    pub base: PathBuf,
     pub launcher: PathBuf,
     /// The socket behind which the proxy is.
     pub gate: Option<PathBuf>,
@@ -53,11 +60,12 @@ pub(super) fn look(
     prepared: Prepared,
     hidden: Vec<PathBuf>,
 ) -> Result<Facts, String> {
-    let real_workdir = workdir
-        .canonicalize()
-        .map_err(|error| format!("the workdir {} cannot be shown: {error}", workdir.display()))?;
+    let reserved = Reserved { hidden: &hidden, base: &prepared.base };
     let real_home = owner.home.canonicalize().unwrap_or_else(|_| owner.home.to_owned());
-    refuse_workdir(&real_workdir, &real_home, sandbox.home)?;
+    let real_workdir = look_at_workdir(workdir, &real_home, sandbox.home, &reserved)?;
+    if sandbox.home == Home::Real {
+        refuse_real_home(&real_home, &prepared.base)?;
+    }
     let uid = Uid::effective().as_raw();
     let is_home = |path: &&PathBuf| **path == owner.home || **path == real_home;
     if let Some(path) = sandbox.read.iter().chain(&sandbox.write).find(is_home) {
@@ -66,15 +74,21 @@ pub(super) fn look(
             path.display()
         ));
     }
-    sandbox.read.iter().try_for_each(|path| refuse("sandbox_read", path, &hidden, None))?;
-    sandbox.write.iter().try_for_each(|path| refuse("sandbox_write", path, &hidden, Some(uid)))?;
-    let repository = repository::find(&real_workdir, &real_home, owner.trusts)?;
+    let read = sandbox.read.iter().map(|path| look_at("sandbox_read", path, &reserved, None));
+    let write = sandbox.write.iter().map(|path| look_at("sandbox_write", path, &reserved, Some(uid)));
+    let mut examined = read.chain(write).collect::<Result<Vec<Examined>, String>>()?;
+    let repository = repository::find(&real_workdir.path, &real_home, owner.trusts)?
+        .filter(|found| found.top.iter().chain(&found.writable).all(|path| reserved.why_not(path).is_none()));
+    let of_git = repository.iter().flat_map(|found| found.writable.iter().chain(&found.read_only));
+    let of_git: Result<Vec<Examined>, String> = of_git.map(|path| look_at_git(path)).collect();
+    examined.extend(of_git?);
+    let run_outside = if sandbox.home == Home::Real { run_outside(&real_home) } else { Vec::new() };
     let mut files: BTreeSet<PathBuf> =
         sandbox.read.iter().chain(&sandbox.write).filter(|path| path.is_file()).cloned().collect();
     files.insert(prepared.launcher.clone());
     files.extend(prepared.gate.clone());
     let protected = repository.iter().flat_map(|repository| &repository.read_only);
-    files.extend(protected.filter(|path| path.is_file()).cloned());
+    files.extend(protected.chain(&run_outside).filter(|path| path.is_file()).cloned());
     let system: Vec<(PathBuf, Found)> = system();
     files.extend(system.iter().filter(|(_, found)| *found == Found::File).map(|(path, _)| path.clone()));
     let resolver = if sandbox.network == Network::Host { resolver() } else { None };
@@ -86,8 +100,11 @@ pub(super) fn look(
         user: owner.user.to_owned(),
         home: owner.home.to_owned(),
         shell: owner.shell.to_owned(),
+        real_home,
+        run_outside,
         workdir: workdir.to_owned(),
-        real_workdir,
+        real_workdir: real_workdir.path.clone(),
+        examined: examined.into_iter().chain([real_workdir]).collect(),
         system,
         resolver,
         closure: closure(Path::new(CLOSURE))?,
@@ -96,9 +113,30 @@ pub(super) fn look(
         temporary: prepared.temporary,
         launcher: prepared.launcher,
         gate: prepared.gate,
-        hidden,
+        masked: MASKED.iter().map(PathBuf::from).filter(|path| path.exists()).collect(),
+        hidden: hidden.into_iter().chain([prepared.base]).collect(),
         files,
     })
+}
+
+/// Finds the working directory, and refuses one that would show more than an agent works on, or that leads elsewhere next time.
+fn look_at_workdir(workdir: &Path, home: &Path, kind: Home, reserved: &Reserved<'_>) -> Result<Examined, String> {
+    let shown = workdir.display();
+    let found = steady_path::find(workdir).map_err(|error| match error {
+        steady_path::Error::System(error) => format!("the workdir {shown} cannot be shown: {}", error.source),
+        steady_path::Error::Link(link) => format!(
+            "the workdir {shown} leads through {}, a link that the agent user could change; write {}",
+            link.display(),
+            workdir.canonicalize().map_or("what it leads to".to_owned(), |real| real.display().to_string())
+        ),
+    })?;
+    refuse_workdir(&found.path, home, kind)?;
+    // All of a home is shown with what is reserved in it covered.
+    let is_home = kind == Home::Real && found.path == home;
+    match reserved.why_not(&found.path).filter(|_| !is_home) {
+        Some(why) => Err(format!("the workdir {shown} {why}")),
+        None => Ok(Examined::of(&found)),
+    }
 }
 
 /// Refuses working directories that would show more than an agent works on.
@@ -107,8 +145,8 @@ fn refuse_workdir(workdir: &Path, home: &Path, kind: Home) -> Result<(), String>
     if workdir == Path::new("/") || is_below_any(workdir, &MADE_ANEW) {
         return Err(format!("the workdir {shown} cannot be shown in a sandbox; work in a folder of your own"));
     }
-    if home.starts_with(workdir) && kind != Home::Real {
-        let right = "work in a folder below it, or write sandbox_home = \"real\"";
+    if home.starts_with(workdir) && !(kind == Home::Real && home == workdir) {
+        let right = "work in a folder below it, or write sandbox_home = \"real\" and work in the home";
         return Err(format!(
             "the workdir {shown} holds the home of the agent user, which the sandbox keeps away; {right}"
         ));
@@ -116,12 +154,41 @@ fn refuse_workdir(workdir: &Path, home: &Path, kind: Home) -> Result<(), String>
     Ok(())
 }
 
+/// Refuses a home in which other agents' folders cannot be covered.
+fn refuse_real_home(home: &Path, base: &Path) -> Result<(), String> {
+    let homes = home.join(homes::FOLDER);
+    if base == home {
+        return Err(
+            "sandbox_home = \"real\" would show the temporary files of other agents, because the login sets TMPDIR \
+                    to the home; set another"
+                .to_owned(),
+        );
+    }
+    match homes.canonicalize() {
+        Ok(real) if real != homes => Err(format!(
+            "sandbox_home = \"real\" would let the agent replace the homes of others, because {} leads through a link; put \
+             the folder itself there",
+            homes.display()
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// What of [`RUN_OUTSIDE`] exists. What is a link, or leads through one, cannot be kept from being replaced.
+fn run_outside(home: &Path) -> Vec<PathBuf> {
+    let is_covered = |path: &PathBuf| {
+        fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir() || metadata.is_file())
+            && path.canonicalize().is_ok_and(|real| real == *path)
+    };
+    RUN_OUTSIDE.iter().map(|name| home.join(name)).filter(is_covered).collect()
+}
+
 fn is_below_any(path: &Path, folders: &[&str]) -> bool {
     folders.iter().any(|folder| path.starts_with(folder))
 }
 
-/// Refuses what must not be shown, and for writing what is not this user's.
-fn refuse(field: &str, path: &Path, hidden: &[PathBuf], writer: Option<u32>) -> Result<(), String> {
+/// Finds what is to be shown, and refuses what must not be, and for writing what is not this user's.
+fn look_at(field: &str, path: &Path, reserved: &Reserved<'_>, writer: Option<u32>) -> Result<Examined, String> {
     let refusal = |why: &str| Err(format!("`{field}`: {} {why}", path.display()));
     if !path.is_absolute() || path.components().any(|component| component == Component::ParentDir) {
         return refusal("is not an absolute path without `..`");
@@ -132,27 +199,38 @@ fn refuse(field: &str, path: &Path, hidden: &[PathBuf], writer: Option<u32>) -> 
     if is_below_any(path, &MADE_ANEW) {
         return refusal("is made anew in every sandbox; no sandbox has the machine's own");
     }
-    if hidden.iter().any(|hidden| hidden.starts_with(path) || path.starts_with(hidden)) {
-        return refusal("holds what agentd itself uses; name what is needed beside that");
+    if let Some(why) = reserved.why_not(path) {
+        return refusal(&why);
     }
-    match path.canonicalize() {
-        Ok(real) if real == path => {}
-        Ok(real) => return refusal(&format!("leads through a link, which could be changed; write {}", real.display())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+    let through_link = || {
+        let real = path.canonicalize().map_or("what it leads to".to_owned(), |real| real.display().to_string());
+        format!("leads through a link, which could be changed; write {real}")
+    };
+    let found = match steady_path::find(path) {
+        Ok(found) if found.path == path => found,
+        Ok(_) | Err(steady_path::Error::Link(_)) => return refusal(&through_link()),
+        Err(steady_path::Error::System(error)) if error.source.kind() == io::ErrorKind::NotFound => {
             return refusal("does not exist; make it, or remove it from the entry");
         }
-        Err(error) => return refusal(&format!("cannot be shown: {error}")),
-    }
-    let metadata =
-        path.metadata().map_err(|error| format!("`{field}`: {} cannot be shown: {error}", path.display()))?;
-    if !metadata.is_dir() && !metadata.is_file() {
+        Err(steady_path::Error::System(error)) => return refusal(&format!("cannot be shown: {}", error.source)),
+    };
+    if ![SFlag::S_IFDIR, SFlag::S_IFREG].contains(&found.kind()) {
         return refusal("is neither a folder nor a regular file");
     }
     match writer {
-        Some(uid) if metadata.uid() != uid => {
+        Some(uid) if found.status.st_uid != uid => {
             refusal("belongs to another user; give it to the agent user (chown), or use sandbox_read")
         }
-        _ => Ok(()),
+        _ => Ok(Examined::of(&found)),
+    }
+}
+
+/// Finds a part of a repository, which must still be what was judged.
+fn look_at_git(path: &Path) -> Result<Examined, String> {
+    match steady_path::find(path) {
+        Ok(found) if found.path == path => Ok(Examined::of(&found)),
+        Ok(_) => Err(format!("{} leads through a link", path.display())),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -181,7 +259,10 @@ fn found(path: &Path) -> Option<Found> {
     }
 }
 
-/// What `/etc/resolv.conf` is, and what of `/run` it leads to: the folder, because programs replace the file in it.
+/// What `/etc/resolv.conf` is, and what of `/run` it leads to.
+///
+/// That is the folder, because programs replace the file in it, unless the folder has sockets: systemd-resolved listens there for
+/// everybody.
 fn resolver() -> Option<(Found, Option<PathBuf>)> {
     let path = Path::new("/etc/resolv.conf");
     let found = found(path)?;
@@ -189,13 +270,16 @@ fn resolver() -> Option<(Found, Option<PathBuf>)> {
         return Some((found, None));
     }
     let real = path.canonicalize().ok()?;
-    let below = if real.starts_with("/run") {
-        let folder = real.parent().filter(|folder| *folder != Path::new("/run"));
-        Some(folder.map_or(real.clone(), Path::to_owned))
-    } else {
-        Some(real)
+    Some((found, Some(shown_of_resolver(&real, Path::new("/run")))))
+}
+
+fn shown_of_resolver(file: &Path, run: &Path) -> PathBuf {
+    let has_no_socket = |folder: &Path| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        !entries.into_iter().any(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
     };
-    Some((found, below))
+    let folder = file.parent().filter(|folder| *folder != run && folder.starts_with(run));
+    folder.filter(|folder| has_no_socket(folder)).unwrap_or(file).to_owned()
 }
 
 /// The paths of the store that a sandbox has, if a file names them.
@@ -249,8 +333,11 @@ mod tests {
     #[case("/hidden", "holds what agentd itself uses")]
     #[case("/nonexistent", "does not exist")]
     #[case("/dev/null", "is made anew")]
+    #[case("/tmp", "is the sandbox's own")]
+    #[case("/base", "holds the temporary folders of all agents")]
     fn a_path_that_must_not_be_shown_is_refused(#[case] path: &str, #[case] expected: &str) {
-        let error = refuse("sandbox_read", Path::new(path), &["/hidden".into()], None).unwrap_err();
+        let reserved = Reserved { hidden: &["/hidden".into()], base: Path::new("/base/tmp") };
+        let error = look_at("sandbox_read", Path::new(path), &reserved, None).unwrap_err();
         assert!(error.starts_with("`sandbox_read`: ") && error.contains(expected), "{error}");
     }
 
@@ -261,11 +348,54 @@ mod tests {
         fs::create_dir(real.join("own")).unwrap();
         symlink(real.join("own"), real.join("link")).unwrap();
         let uid = Uid::effective().as_raw();
-        assert_eq!(refuse("sandbox_write", &real.join("own"), &[], Some(uid)), Ok(()));
-        let error = refuse("sandbox_write", &real.join("link"), &[], Some(uid)).unwrap_err();
-        assert!(error.contains("leads through a link"), "{error}");
-        let error = refuse("sandbox_write", &real.join("own"), &[], Some(uid + 1)).unwrap_err();
+        let reserved = Reserved { hidden: &[], base: Path::new("/base") };
+        let look = |name: &str, uid| look_at("sandbox_write", &real.join(name), &reserved, Some(uid));
+        assert_eq!(look("own", uid).unwrap().path, real.join("own"));
+        let error = look("link", uid).unwrap_err();
+        assert!(
+            error.contains("leads through a link") && error.ends_with(real.join("own").to_str().unwrap()),
+            "{error}"
+        );
+        let error = look("own", uid + 1).unwrap_err();
         assert!(error.contains("belongs to another user"), "{error}");
+    }
+
+    #[test]
+    fn a_workdir_behind_a_link_of_an_agent_is_refused() {
+        let folder = TempDir::new().unwrap();
+        let real = folder.path().canonicalize().unwrap();
+        fs::create_dir_all(real.join("shared/x/w")).unwrap();
+        fs::create_dir(real.join("secret")).unwrap();
+        fs::create_dir(real.join("homes")).unwrap();
+        let reserved = Reserved { hidden: &[real.join("homes/other")], base: Path::new("/base") };
+        let look = |name: &str| look_at_workdir(&real.join(name), Path::new("/home/a"), Home::Kept, &reserved);
+        assert_eq!(look("shared/x/w").unwrap().path, real.join("shared/x/w"));
+        fs::remove_dir(real.join("shared/x/w")).unwrap();
+        symlink("../../secret", real.join("shared/x/w")).unwrap();
+        let error = look("shared/x/w").unwrap_err();
+        let right =
+            format!("shared/x/w, a link that the agent user could change; write {}", real.join("secret").display());
+        assert!(error.ends_with(&right), "{error}");
+        for name in ["homes", "homes/other"] {
+            fs::create_dir_all(real.join(name)).unwrap();
+            let error = look(name).unwrap_err();
+            assert!(error.contains("holds what agentd itself uses"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_real_home_covers_what_runs_outside() {
+        let folder = TempDir::new().unwrap();
+        let home = folder.path().canonicalize().unwrap();
+        fs::create_dir_all(home.join(".config/fish")).unwrap();
+        fs::write(home.join(".profile"), "").unwrap();
+        symlink(".profile", home.join(".bashrc")).unwrap();
+        assert_eq!(run_outside(&home), [home.join(".config/fish"), home.join(".profile")]);
+        assert_eq!(refuse_real_home(&home, Path::new("/tmp")), Ok(()));
+        assert!(refuse_real_home(&home, &home).is_err());
+        fs::create_dir_all(home.join("moved/state/agentd/homes")).unwrap();
+        symlink("moved", home.join(".local")).unwrap();
+        assert!(refuse_real_home(&home, Path::new("/tmp")).unwrap_err().contains("leads through a link"));
     }
 
     #[rstest]
@@ -273,6 +403,7 @@ mod tests {
     #[case("/proc/self", Home::Real, Some("cannot be shown"))]
     #[case("/home/agent", Home::Kept, Some("holds the home"))]
     #[case("/home", Home::Fresh, Some("holds the home"))]
+    #[case("/home", Home::Real, Some("holds the home"))]
     #[case("/home/agent", Home::Real, None)]
     #[case("/home/agent/work", Home::Kept, None)]
     #[case("/srv", Home::Kept, None)]
@@ -284,6 +415,20 @@ mod tests {
         let result = refuse_workdir(Path::new(path), Path::new("/home/agent"), home);
         assert_eq!(result.is_err(), expected.is_some(), "{result:?}");
         assert!(result.err().unwrap_or_default().contains(expected.unwrap_or_default()));
+    }
+
+    #[test]
+    fn a_folder_with_sockets_is_not_shown_for_its_resolv_conf() {
+        let folder = TempDir::new().unwrap();
+        let (run, below) = (folder.path(), folder.path().join("resolve"));
+        fs::create_dir(&below).unwrap();
+        let file = below.join("stub-resolv.conf");
+        fs::write(&file, "").unwrap();
+        assert_eq!(shown_of_resolver(&file, run), below);
+        assert_eq!(shown_of_resolver(&run.join("resolv.conf"), run), run.join("resolv.conf"));
+        assert_eq!(shown_of_resolver(&file, Path::new("/run")), file);
+        let _listener = std::os::unix::net::UnixListener::bind(below.join("io.systemd.Resolve")).unwrap();
+        assert_eq!(shown_of_resolver(&file, run), file);
     }
 
     #[test]

@@ -14,11 +14,14 @@
 //! The root is a folder that the launcher makes: folders, links and small files ([`Item`]). Over it come the mounts, parents first.
 
 use std::collections::BTreeSet;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::forward;
 use super::repository::Repository;
 use crate::agent::sandbox::{Home, Sandbox};
+use crate::sys::steady_path;
 
 /// Where the launcher's program is, inside.
 pub(super) const PROGRAM: &str = "/run/agentd/inner";
@@ -103,9 +106,15 @@ pub(super) struct Facts {
     /// The user's home and shell.
     pub home: PathBuf,
     pub shell: PathBuf,
+    /// What the home leads to.
+    pub real_home: PathBuf,
+    /// What of that an agent must not change, because it runs outside of the sandbox.
+    pub run_outside: Vec<PathBuf>,
     /// The working directory as declared, and what that leads to.
     pub workdir: PathBuf,
     pub real_workdir: PathBuf,
+    /// What was examined, and is to be what is mounted.
+    pub examined: Vec<Examined>,
     /// What of [`SYSTEM`] and [`SETTINGS`] exists.
     pub system: Vec<(PathBuf, Found)>,
     /// What `/etc/resolv.conf` is, and what of `/run` it leads to.
@@ -122,10 +131,32 @@ pub(super) struct Facts {
     pub launcher: PathBuf,
     /// The socket behind which the proxy is, if there is one.
     pub gate: Option<PathBuf>,
+    /// What of `/proc` is covered.
+    pub masked: Vec<PathBuf>,
     /// Folders that no sandbox may reach.
     pub hidden: Vec<PathBuf>,
     /// Which of the paths are files.
     pub files: BTreeSet<PathBuf>,
+}
+
+/// A file or folder that was examined, and its path, which has no links.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Examined {
+    pub path: PathBuf,
+    pub device: u64,
+    pub inode: u64,
+}
+
+impl Examined {
+    pub fn of(found: &steady_path::Found) -> Self {
+        Self { path: found.path.clone(), device: found.status.st_dev, inode: found.status.st_ino }
+    }
+
+    /// Whether it still is at its path.
+    pub fn is_there(&self) -> bool {
+        let is_it = |it: Metadata| (it.dev(), it.ino()) == (self.device, self.inode);
+        fs::symlink_metadata(&self.path).is_ok_and(is_it)
+    }
 }
 
 /// What is at a path.
@@ -167,16 +198,29 @@ pub(super) enum What {
     Memory { writable: bool },
 }
 
+/// Where a mount will be, in a folder of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place<'a> {
+    pub mount: &'a Mount,
+    pub folder: &'a Path,
+    /// The way from the folder.
+    pub below: &'a Path,
+    /// Whether the agent can write in the folder.
+    pub is_writable: bool,
+}
+
 /// The file system inside.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     pub items: Vec<Item>,
     pub mounts: Vec<Mount>,
+    /// What of `/proc` is covered.
+    pub masked: Vec<PathBuf>,
 }
 
 /// Plans the file system of a sandbox.
 pub(super) fn plan(sandbox: &Sandbox, facts: &Facts) -> Plan {
-    let mut plan = Plan::default();
+    let mut plan = Plan { masked: facts.masked.clone(), ..Plan::default() };
     plan.add_base(facts);
     for (path, found) in &facts.system {
         plan.show(path, found);
@@ -188,18 +232,28 @@ pub(super) fn plan(sandbox: &Sandbox, facts: &Facts) -> Plan {
     }
     plan.mounts.push(bind(Path::new(PROGRAM), &facts.launcher, false));
     plan.mounts.extend(facts.gate.iter().map(|gate| bind(Path::new(forward::SOCKET), gate, false)));
-    plan.mounts.push(bind(Path::new(TEMPORARY), &facts.temporary, true));
     plan.add_home(sandbox.home, facts);
     plan.mounts.extend(sandbox.read.iter().map(|path| bind(path, path, false)));
     plan.add_workdir(facts);
     plan.mounts.extend(sandbox.write.iter().map(|path| bind(path, path, true)));
+    // The last of several at one place is the one that is meant.
+    plan.mounts.push(bind(Path::new(TEMPORARY), &facts.temporary, true));
     plan.hide(&facts.hidden);
+    let fixed: Vec<PathBuf> = facts.run_outside.iter().filter_map(|path| in_home(path, facts)).collect();
+    for path in &fixed {
+        plan.fix(path);
+    }
     plan.finish(&facts.files);
     plan
 }
 
 fn bind(at: &Path, from: &Path, writable: bool) -> Mount {
     Mount { at: at.to_owned(), what: What::Bind { from: from.to_owned(), writable, is_file: false } }
+}
+
+/// Where something in the real home is inside.
+fn in_home(path: &Path, facts: &Facts) -> Option<PathBuf> {
+    path.strip_prefix(&facts.real_home).ok().map(|below| facts.home.join(below))
 }
 
 impl Plan {
@@ -237,7 +291,11 @@ impl Plan {
     fn add_home(&mut self, home: Home, facts: &Facts) {
         let memory = Mount { at: facts.home.clone(), what: What::Memory { writable: true } };
         match (home, &facts.made_home) {
-            (Home::Real, _) => self.mounts.push(bind(&facts.home, &facts.home, true)),
+            (Home::Real, _) => {
+                self.mounts.push(bind(&facts.home, &facts.real_home, true));
+                let covered = facts.run_outside.iter();
+                self.mounts.extend(covered.filter_map(|path| Some(bind(&in_home(path, facts)?, path, false))));
+            }
             (Home::Kept, Some(kept)) => self.mounts.push(bind(&facts.home, kept, true)),
             (Home::Fresh, Some(seed)) => {
                 self.mounts.push(memory);
@@ -276,8 +334,32 @@ impl Plan {
                 What::Memory { .. } => None,
             };
             let places: BTreeSet<PathBuf> = self.mounts.iter().filter_map(shows).collect();
+            for at in &places {
+                self.fix(at);
+            }
             self.mounts.extend(places.into_iter().map(|at| Mount { at, what: What::Memory { writable: false } }));
         }
+    }
+
+    /// Keeps what is mounted there from being moved together with a folder around it, by a mount of each of these of its own: after
+    /// that the agent could put something else in the place that it covers outside.
+    fn fix(&mut self, at: &Path) {
+        let around = |mount: &&Mount| at.starts_with(&mount.at) && mount.at != at;
+        let around = self.mounts.iter().filter(around).max_by_key(|mount| mount.at.components().count());
+        let Some(Mount { at: top, what: What::Bind { from, writable: true, .. } }) = around.cloned() else { return };
+        let between = at.ancestors().skip(1).take_while(|folder| **folder != top);
+        let own = between.filter_map(|folder| Some(bind(folder, &from.join(folder.strip_prefix(&top).ok()?), true)));
+        self.mounts.extend(own);
+    }
+
+    /// The mounts whose places are in a folder of the machine, with that folder and the way from there.
+    pub fn places(&self) -> impl Iterator<Item = Place<'_>> {
+        self.mounts.iter().enumerate().filter_map(|(number, mount)| {
+            // Parents come first, so the last one that holds the place is the closest.
+            let around = self.mounts[..number].iter().rfind(|other| mount.at.starts_with(&other.at))?;
+            let What::Bind { from, writable, is_file: false } = &around.what else { return None };
+            Some(Place { mount, folder: from, below: mount.at.strip_prefix(&around.at).ok()?, is_writable: *writable })
+        })
     }
 
     /// Parents first, one mount at each place, and a place for each mount.
@@ -320,6 +402,10 @@ pub(super) mod tests {
             user: "agent".to_owned(),
             home: "/home/agent".into(),
             shell: "/bin/bash".into(),
+            real_home: "/home/agent".into(),
+            run_outside: Vec::new(),
+            examined: Vec::new(),
+            masked: vec!["/proc/keys".into()],
             workdir: "/home/agent/work".into(),
             real_workdir: "/home/agent/work".into(),
             system: vec![
@@ -446,8 +532,46 @@ pub(super) mod tests {
     fn what_is_hidden_is_covered_wherever_it_would_show() {
         let mut sandbox = sandbox(Home::Real);
         sandbox.read = vec!["/run".into()];
+        let run_outside = vec!["/data/agent/.profile".into(), "/data/agent/.config/fish".into()];
+        let hidden = vec!["/run/agentd".into(), "/data/agent/.local/state/agentd/homes".into(), "/opt/tmp".into()];
+        let system = vec![("/opt".into(), Found::Folder)];
+        let facts = Facts { real_home: "/data/agent".into(), run_outside, hidden, system, ..facts() };
+        let shown = shown(&plan(&sandbox, &facts));
+        for expected in [
+            "ro /run/agentd memory",
+            "ro /opt/tmp memory",
+            "rw /home/agent <- /data/agent",
+            "ro /home/agent/.local/state/agentd/homes memory",
+            "rw /home/agent/.local/state/agentd <- /data/agent/.local/state/agentd",
+            "rw /home/agent/.local/state <- /data/agent/.local/state",
+            "rw /home/agent/.local <- /data/agent/.local",
+            "ro /home/agent/.profile <- /data/agent/.profile",
+            "rw /home/agent/.config <- /data/agent/.config",
+            "ro /home/agent/.config/fish <- /data/agent/.config/fish",
+        ] {
+            assert_eq!(shown.iter().filter(|line| *line == expected).count(), 1, "{expected} in {shown:#?}");
+        }
+        // What is read-only is not made writable by that.
+        assert!(!shown.iter().any(|line| line.starts_with("rw /opt") || line.starts_with("rw /run")), "{shown:#?}");
+    }
+
+    #[test]
+    fn nothing_takes_the_place_of_the_own_tmp() {
+        let mut sandbox = sandbox(Home::Kept);
+        sandbox.write = vec!["/tmp".into()];
         let shown = shown(&plan(&sandbox, &facts()));
-        assert!(shown.contains(&"ro /run/agentd memory".to_owned()), "{shown:#?}");
-        assert!(shown.contains(&"ro /home/agent/.local/state/agentd/homes memory".to_owned()), "{shown:#?}");
+        let of_tmp: Vec<_> = shown.iter().filter(|line| line.contains(" /tmp <-")).collect();
+        assert_eq!(of_tmp, ["rw /tmp <- /tmp/agentd-t1"]);
+    }
+
+    #[test]
+    fn places_in_folders_of_the_machine_are_named() {
+        let mut sandbox = sandbox(Home::Kept);
+        sandbox.read = vec!["/usr/share/x".into()];
+        let plan = plan(&sandbox, &facts());
+        let places: Vec<(&Path, &Path, bool)> =
+            plan.places().map(|place| (place.folder, place.below, place.is_writable)).collect();
+        let kept = Path::new("/home/agent/.local/state/agentd/homes/a");
+        assert_eq!(places, [(Path::new("/usr"), Path::new("share/x"), false), (kept, Path::new("work"), true)]);
     }
 }

@@ -39,8 +39,8 @@ pub(super) fn config(plan: &Plan, settings: &Settings<'_>) -> Value {
         let own = |id: u32| json!([{ "containerID": id, "hostID": id, "size": 1 }]);
         linux["uidMappings"] = own(uid);
         linux["gidMappings"] = own(gid);
-        linux["maskedPaths"] = json!(["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sysrq-trigger"]);
-        linux["readonlyPaths"] = json!(["/proc/sys", "/proc/irq", "/proc/bus", "/proc/fs"]);
+        linux["maskedPaths"] = json!(plan.masked.iter().map(|path| text(path)).collect::<Vec<_>>());
+        linux["readonlyPaths"] = json!(["/proc/sys", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/sysrq-trigger"]);
     }
     // runsc without root maps the own user to root of its sandbox; the process inside undoes that in a user namespace of its kernel.
     let (uid, gid) = if is_crun { (uid, gid) } else { (0, 0) };
@@ -158,6 +158,7 @@ mod tests {
             .map(|kind| kind["type"].as_str().unwrap())
             .collect();
         assert_eq!(kinds, ["pid", "ipc", "uts", "mount", "user", "cgroup", "network"]);
+        assert_eq!(config["linux"]["maskedPaths"], json!(["/proc/keys"]));
         let process = &config["process"];
         assert_eq!(process["noNewPrivileges"], true);
         assert!(process["capabilities"].as_object().unwrap().values().all(|set| *set == json!([])));

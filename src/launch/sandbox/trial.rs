@@ -11,12 +11,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
-use nix::unistd::Uid;
+use nix::unistd::{Uid, mkdtemp};
 
 use super::{Begun, FromInside, Request, explain, failure, is_relayed, refused};
 use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
 use crate::launch::protocol::{Ending, Failure};
-use crate::launch::temporary_dir::Scratch;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::{fd, poll};
 
@@ -25,6 +24,22 @@ pub const TRY_COMMAND: &str = "try";
 
 /// How long a try may take.
 const LIMIT: Duration = Duration::from_secs(15);
+
+/// A folder to work in, which is gone after the try. It is none of those that every attempt has: no sandbox may work there.
+struct Workdir(PathBuf);
+
+impl Workdir {
+    fn make() -> io::Result<Self> {
+        let folder = std::env::temp_dir().canonicalize()?;
+        Ok(Self(mkdtemp(&folder.join("try-agentd-XXXXXX"))?))
+    }
+}
+
+impl Drop for Workdir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
 
 /// Makes a sandbox with this engine, by its program or the one in this process's `PATH`.
 pub fn try_engine(engine: Engine, program: Option<PathBuf>) -> Result<(), Failure> {
@@ -39,8 +54,7 @@ pub fn try_engine(engine: Engine, program: Option<PathBuf>) -> Result<(), Failur
         proxy: None,
     };
     let socket = Path::new("/nonexistent/agentd-try");
-    let workdir =
-        Scratch::make(None, socket, "try").map_err(|error| failure("there is no folder to work in", &error))?;
+    let workdir = Workdir::make().map_err(|error| failure("there is no folder to work in", &error))?;
     let variable = |name: &str, other: &str| (name.into(), std::env::var_os(name).unwrap_or_else(|| other.into()));
     let login: Vec<(OsString, OsString)> = vec![
         variable("PATH", "/usr/local/bin:/usr/bin:/bin"),
@@ -52,7 +66,7 @@ pub fn try_engine(engine: Engine, program: Option<PathBuf>) -> Result<(), Failur
         umask: 0o022,
         sandbox: &sandbox,
         agent: "try",
-        workdir: workdir.path(),
+        workdir: &workdir.0,
         trust_repository: false,
         closure: &[],
         arguments: &arguments,
@@ -81,7 +95,9 @@ pub fn try_engine(engine: Engine, program: Option<PathBuf>) -> Result<(), Failur
 fn conclude(mut begun: Begun, terminal: &OwnedFd) -> Result<(), Failure> {
     let (engine, limit) = (begun.engine, Instant::now() + LIMIT);
     let result = loop {
-        match begun.channel.receive() {
+        let said = begun.channel.receive();
+        begun.held.release(&mut begun.channel)?;
+        match said {
             Some(FromInside::Ended(Ending::Code(0))) => break Ok(()),
             Some(FromInside::Ended(how)) => {
                 break Err(refused(format!("a program in a sandbox of {engine} failed: {how:?}")));

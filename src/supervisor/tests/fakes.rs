@@ -155,6 +155,7 @@ pub struct FakeSessions {
     pub close: Script<Result<(), Trouble>>,
     pub server: Script<Result<Option<i32>, Trouble>>,
     pub is_given_up: AtomicBool,
+    pub is_orphaned: AtomicBool,
 }
 
 impl Default for FakeSessions {
@@ -167,6 +168,7 @@ impl Default for FakeSessions {
             close: Script::new(Ok(())),
             server: Script::new(Ok(None)),
             is_given_up: AtomicBool::new(false),
+            is_orphaned: AtomicBool::new(false),
         }
     }
 }
@@ -201,6 +203,15 @@ impl Sessions for FakeSessions {
     fn close<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<(), Arc<Error>>> {
         self.calls.note(format!("close {owner}"));
         Box::pin(async { self.close.answer().await.map_err(|trouble| Arc::new(trouble.into())) })
+    }
+
+    fn is_orphaned(&self) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(self.is_orphaned.load(Ordering::Relaxed)))
+    }
+
+    fn end_orphan(&self) -> BoxFuture<'_, io::Result<()>> {
+        self.calls.note("end_orphan");
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn server_pid(&self) -> BoxFuture<'_, Result<Option<i32>, Error>> {
