@@ -34,7 +34,7 @@ mod trial;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, symlink};
@@ -59,7 +59,6 @@ use crate::agent::sandbox::{Engine, Home, Sandbox};
 use crate::launch::launcher::find;
 use crate::launch::protocol::Failure;
 use crate::launch::temporary_dir::{self, Scratch};
-use crate::sys::regular_file;
 use crate::sys::secret_bytes::SecretBytes;
 
 /// Variables of a login that name what no sandbox has.
@@ -335,7 +334,11 @@ fn make_root(root: &Path, items: &[Item]) -> io::Result<()> {
     fs::create_dir(root)?;
     let place = |path: &Path| -> io::Result<PathBuf> {
         let path = root.join(path.strip_prefix("/").unwrap_or(path));
-        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        match path.parent() {
+            // Several are in one folder.
+            Some(parent) if !parent.is_dir() => fs::create_dir_all(parent)?,
+            _ => {}
+        }
         Ok(path)
     };
     for item in items {
@@ -352,8 +355,9 @@ fn make_root(root: &Path, items: &[Item]) -> io::Result<()> {
 
 /// Copies a file of the machine. One that has been replaced or removed meanwhile is left out.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    match regular_file::read(from, mounts::MOST_COPIED) {
-        Ok((text, _)) => fs::write(to, text.as_slice()),
+    let mut text = Vec::new();
+    match fs::File::open(from).and_then(|file| file.take(mounts::MOST_COPIED).read_to_end(&mut text)) {
+        Ok(_) => fs::write(to, text),
         Err(_) => Ok(()),
     }
 }

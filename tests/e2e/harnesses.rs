@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,9 @@ const GEMINI: &str =
 /// How long all four may take together: each starts in some seconds.
 const LIMIT: Duration = Duration::from_mins(4);
 
+/// How many times the presets have been run.
+static RUNS: AtomicUsize = AtomicUsize::new(0);
+
 /// The stand-in, which ends with its test.
 struct Service(Child, String);
 
@@ -46,7 +50,11 @@ impl Service {
     fn start(setup: &Setup) -> Self {
         let port = setup.path("port");
         let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/harnesses/service.py");
-        let child = Command::new("python3").arg(program).arg(&port).stdin(Stdio::null()).spawn().unwrap();
+        let dump = setup.path("dump");
+        fs::create_dir(&dump).unwrap();
+        let mut command = Command::new("python3");
+        command.arg(program).arg(&port).arg("--dump").arg(&dump).stdin(Stdio::null());
+        let child = command.spawn().unwrap();
         let limit = Instant::now() + Duration::from_secs(30);
         while !port.exists() {
             assert!(Instant::now() < limit, "the stand-in for the services does not start");
@@ -119,7 +127,10 @@ fn make_work(setup: &Setup, names: &[String]) {
 fn run(confined: &str, presets: &[(&str, &str)]) -> (Daemon, Vec<(String, ExitStatus, bool, String)>) {
     let setup = Setup::new();
     let service = Service::start(&setup);
-    let names: Vec<String> = presets.iter().map(|(harness, _)| format!("{harness}-{}", std::process::id())).collect();
+    // Kept homes have the names of their agents, and the user is that of all tests.
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    let name = |(harness, _): &(&str, &str)| format!("{harness}-{}-{run}", std::process::id());
+    let names: Vec<String> = presets.iter().map(name).collect();
     make_work(&setup, &names);
     let entries =
         presets.iter().zip(&names).map(|((harness, args), name)| entry(name, harness, args, &service, confined));
@@ -182,5 +193,14 @@ fn codex_runs_no_command_in_its_own_sandbox_inside_another(#[case] engine: &str)
     assert_eq!((how, *has_run), (&ExitStatus::of_code(0), false), "{printed}");
     // The stand-in says so when it is told what came of the command.
     assert!(printed.contains("Mock answer: the tool has run."), "{printed}");
+    let told = fs::read_to_string(daemon.path("dump/responses-tools.json")).unwrap();
+    let came = told.rsplit_once("function_call_output").unwrap().1;
+    // gVisor of 2022 lacks a file that bubblewrap reads before it makes namespaces.
+    let why = if engine == "runsc" {
+        "bwrap: Can't read /proc/sys/kernel/overflowuid"
+    } else {
+        "bwrap: No permissions to create new namespace"
+    };
+    assert!(came.contains(why), "{came}");
     forget(daemon, ends.into_iter().map(|(name, ..)| name));
 }

@@ -613,3 +613,22 @@ fn a_sandbox_that_is_killed_is_told_as_killed(#[case] engine: &str) {
         daemon.wait_until_gone(harness);
     }
 }
+
+#[test]
+fn a_kernel_of_gvisor_that_is_killed_is_told_as_an_end() {
+    if !has("runsc") {
+        return;
+    }
+    let daemon = Setup::new().start(&boxed("a", "runsc", "append @WORK/ready yes; sleep inf", ""));
+    let engine = daemon.wait_until_running("a");
+    daemon.wait_for_file("ready");
+    // All processes of one sandbox have the same folder.
+    let folder = Process(engine).argv().into_iter().find(|word| word.starts_with("--root=")).unwrap();
+    let is_kernel = |process: &Process| {
+        let argv = process.argv();
+        argv.contains(&folder) && argv.iter().any(|word| word == "boot")
+    };
+    Process::all().find(is_kernel).expect("gVisor has a kernel").signal(Signal::SIGKILL);
+    assert_eq!(exit_of(&daemon, "a"), ExitStatus::of_signal(9));
+    daemon.wait_until_gone(engine);
+}
