@@ -38,6 +38,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::go_flags::Translated;
+use self::target::Reading;
 use crate::agent::sandbox::Engine;
 use crate::agent::spec::Workdir;
 use crate::config::{self, DefaultType};
@@ -418,6 +419,11 @@ impl Arguments {
             self.places.api.socket = named_socket(here)?;
         }
         Ok(self)
+    }
+
+    /// How jcards are read.
+    pub fn reading(&self, here: &Surroundings) -> Reading {
+        Reading::find(self, here)
     }
 
     /// The daemon's settings: the options that were given, and defaults for the rest.

@@ -50,8 +50,8 @@ fn main() -> ExitCode {
         }
         Some(Command::Check(options)) => check::run(&arguments, options, &here),
         Some(Command::Diff(asking)) => {
-            let places = &arguments.places;
-            diff::run(&asking.what, &places.checked_config(&here), &places.options(&here), &places.client_socket(&here))
+            let (file, socket) = (arguments.places.checked_config(&here), arguments.places.client_socket(&here));
+            diff::run(&asking.what, &file, arguments.reading(&here).options(&file), &socket)
         }
         Some(Command::Schema) => output::print(format!("{:#}\n", config::schema()).as_bytes(), 0, 1),
         Some(Command::Status(asking)) => status::run(&asking.what, &arguments.places.client_socket(&here)),
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
         Some(Command::Show(asking)) => {
             let file = arguments.places.checked_config(&here);
             let socket = arguments.places.client_socket(&here);
-            show::run(&asking.what, &file, &arguments.places.options(&here), &socket)
+            show::run(&asking.what, &file, arguments.reading(&here).options(&file), &socket)
         }
         Some(Command::Init(_)) => init::run(&arguments.settings(&here), &here),
         Some(Command::Completions(options)) => complete::run(options),

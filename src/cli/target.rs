@@ -15,10 +15,10 @@ use nix::unistd::{Gid, Uid};
 use crate::agent::name::Key;
 use crate::agent::user::UserName;
 use crate::cli::{self, Whereabouts};
-use crate::config;
+use crate::config::{self, Options};
 use crate::inputs::users::{Banned, Rules};
 use crate::launch::program;
-use crate::settings::{SYSTEM_CONFIG, Settings, Surroundings};
+use crate::settings::{SYSTEM_CONFIG, Settings, Surroundings, absolute};
 use crate::sys::account::{self, Account};
 use crate::sys::process::{self, Process};
 use crate::sys::procfs;
@@ -221,6 +221,41 @@ impl Target {
     }
 }
 
+/// How jcards are read: one that a running daemon uses like that daemon reads it, and any other by the command line alone.
+#[derive(Debug)]
+pub struct Reading {
+    usual: Options,
+    /// The jcard of the running daemon, and its options. Those of the command line come first.
+    of_daemon: Option<(PathBuf, Options)>,
+}
+
+impl Reading {
+    /// Looks for the daemon.
+    pub fn find(all: &cli::Arguments, here: &Surroundings) -> Self {
+        // A jcard that the command line names is not that of the daemon.
+        let mut places = cli::Places { config: None, ..all.places.clone() };
+        places.api.socket = places.api.socket.or_else(|| cli::named_socket(here).ok()?);
+        let asked = cli::Arguments { command: None, places, daemon: all.daemon.clone() };
+        let Target { settings, daemon, .. } = Target::find(&asked, &Whereabouts::default(), here);
+        let of_daemon = daemon.map(|_| (settings.config, settings.options));
+        Self { usual: all.places.options(here), of_daemon }
+    }
+
+    /// The options for reading this jcard.
+    pub fn options(&self, file: &Path) -> &Options {
+        match &self.of_daemon {
+            Some((config, options)) if is_same(config, file) => options,
+            _ => &self.usual,
+        }
+    }
+}
+
+/// Whether two paths are those of one file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    absolute(one) == absolute(other)
+        || one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|it| it == one))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,6 +273,20 @@ mod tests {
         assert_eq!(holder(directory.path()).unwrap(), None);
         let _lock = crate::state::lock::Lock::take(directory.path()).unwrap();
         assert_eq!(holder(directory.path()).unwrap(), i32::try_from(std::process::id()).ok());
+    }
+
+    #[test]
+    fn only_the_jcard_of_a_daemon_is_read_with_its_options() {
+        let folder = tempfile::tempdir().unwrap();
+        let (config, link) = (folder.path().join("jcard.toml"), folder.path().join("link"));
+        std::fs::write(&config, "").unwrap();
+        std::os::unix::fs::symlink(&config, &link).unwrap();
+        let of_daemon = Options { unsandboxed: true, ..Options::default() };
+        let reading = Reading { usual: Options::default(), of_daemon: Some((config.clone(), of_daemon)) };
+        assert!(reading.options(&config).unsandboxed && reading.options(&link).unsandboxed);
+        for other in [folder.path().join("other.toml"), PathBuf::from("-")] {
+            assert!(!reading.options(&other).unsandboxed);
+        }
     }
 
     #[test]
