@@ -86,7 +86,7 @@ fn a_member_stops_starts_and_restarts_an_agent() {
     let history = in_full(&daemon, "a").history;
     assert_eq!((agent.generation, agent.attempt, history.len()), (1, Some(1), 2));
     assert!(history[0].reason.contains("restarted by op"), "{:?}", history[0]);
-    assert_eq!(daemon.starts("log"), 3);
+    daemon.wait_for_starts("log", 3);
 
     let events = daemon.get("/v1/events?follow=false&after=0").body;
     for field in ["enabled", "generation"] {
