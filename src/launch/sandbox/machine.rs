@@ -130,10 +130,10 @@ fn refuse(field: &str, path: &Path, hidden: &[PathBuf], writer: Option<u32>) -> 
         return refusal("is the whole machine; name what is needed of it");
     }
     if is_below_any(path, &MADE_ANEW) {
-        return refusal("is made anew in every sandbox; no sandbox has the machine's own");
+        return refusal("is made anew in every sandbox; no sandbox has the machine's own; remove it");
     }
     if hidden.iter().any(|hidden| hidden.starts_with(path) || path.starts_with(hidden)) {
-        return refusal("holds what agentd itself uses; name what is needed beside that");
+        return refusal("holds what agentd itself uses; name a folder below it that agentd does not use, or remove it");
     }
     match path.canonicalize() {
         Ok(real) if real == path => {}
