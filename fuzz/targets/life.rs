@@ -21,7 +21,7 @@ use agentd::sys::clock::Timestamp;
 use agentd::text::printable;
 use agentd::wire::events::{Since, What};
 use agentd::wire::exit_status::ExitStatus;
-use agentd::wire::reason::{MissingPackages, MissingProgram};
+use agentd::wire::reason::{MissingPackages, MissingProgram, MissingProxy};
 use agentd::wire::status::{AgentStatus, Errors, State, Usage};
 
 /// More is never shown of one agent, beside what was said of it.
@@ -121,6 +121,10 @@ impl Life {
                     _ if byte & 0x40 == 0 => NotStarted::Unbuilt(MissingPackages {
                         names: vec!["jq".to_owned()],
                         detail: "no such package".to_owned(),
+                    }),
+                    _ if byte & 0x80 == 0 => NotStarted::Unreached(MissingProxy {
+                        path: "/run/proxy".to_owned(),
+                        detail: "/run/proxy does not exist".to_owned(),
                     }),
                     _ => NotStarted::Retry("tmux does not answer".to_owned()),
                 };

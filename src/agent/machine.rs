@@ -678,7 +678,7 @@ impl Machine {
         life.absent = None;
         match why {
             // What is absent was seen to.
-            NotStarted::NotFound(_) | NotStarted::Unbuilt(_) => {}
+            NotStarted::NotFound(_) | NotStarted::Unbuilt(_) | NotStarted::Unreached(_) => {}
             NotStarted::Failed(message) => {
                 life.error = Some(message.clone());
                 let exit = Exit { how: ExitStatus::Cause(message), at: now, usage: Usage::default(), silent: false };
@@ -700,7 +700,7 @@ impl Machine {
         }
     }
 
-    /// A launch without a program, or without its packages, is no attempt.
+    /// A launch without a program, its packages or its proxy is no attempt.
     fn not_found(&mut self, absent: Absent, now: Timestamp) {
         self.take_back();
         let Some(life) = &mut self.life else { return };

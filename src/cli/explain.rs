@@ -241,7 +241,15 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
             push("Nothing happens by itself", None);
         }
         State::Waiting if agent.next_start_at.is_some() => {
-            push("agentd looks for its program again", agent.next_start_at);
+            let lacks = |is: fn(&WaitingFor) -> bool| agent.waiting_for.iter().any(is);
+            let what = if lacks(|cause| matches!(cause, WaitingFor::Packages { .. })) {
+                "agentd tries its packages again"
+            } else if lacks(|cause| matches!(cause, WaitingFor::Proxy { .. })) {
+                "agentd looks for its proxy again"
+            } else {
+                "agentd looks for its program again"
+            };
+            push(what, agent.next_start_at);
         }
         State::Waiting => push("It starts as soon as nothing is missing", None),
         State::Starting => push("Its harness starts any moment", None),
@@ -342,18 +350,26 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
     if agent.state == State::Invalid {
         let errors = agent.error.iter().flat_map(|error| error.lines());
         changes.extend(errors.map(|error| format!("Fix {error}")));
-    } else if agent.state == State::Exited && agent.error.is_some() {
+    } else if agent.state == State::Exited && agent.error.is_some() && !is_launch_failure(agent) {
         changes.insert(0, "Fix the error above first: until then, edits of its entry have no effect.".into());
     }
     changes
 }
 
+/// Whether the error is why the latest attempt did not start: then an edit is what fixes it.
+fn is_launch_failure(agent: &AgentStatus) -> bool {
+    let cause = agent.exit.as_ref().and_then(|exit| match &exit.how {
+        ExitStatus::Cause(cause) => Some(cause),
+        ExitStatus::Code(_) | ExitStatus::Signal(_) => None,
+    });
+    agent.error.is_some() && cause == agent.error.as_ref()
+}
+
 /// Whether another section says what is wrong.
 fn is_told_otherwise(explanation: &Explanation) -> bool {
-    let lacks_program = explanation
-        .waiting_for
-        .iter()
-        .any(|cause| matches!(cause, WaitingFor::Program { .. } | WaitingFor::Packages { .. }));
+    let lacks_program = explanation.waiting_for.iter().any(|cause| {
+        matches!(cause, WaitingFor::Program { .. } | WaitingFor::Packages { .. } | WaitingFor::Proxy { .. })
+    });
     explanation.state == State::Invalid || lacks_program
 }
 
@@ -412,6 +428,11 @@ fn supply(agent: &AgentStatus, cause: &WaitingFor) -> String {
         }
         WaitingFor::Program { program } => find(name, program),
         WaitingFor::Packages { packages } => build(name, packages),
+        WaitingFor::Proxy { proxy } => format!(
+            "See to the socket {}, or name another as the entry's `sandbox_proxy`; agentd looks again by itself, and at once after \
+             an edit, SIGHUP, or `agentd start {name}`.",
+            proxy.path
+        ),
         WaitingFor::Unread {}
         | WaitingFor::Entry {}
         | WaitingFor::Backoff { .. }
@@ -423,6 +444,9 @@ fn supply(agent: &AgentStatus, cause: &WaitingFor) -> String {
 
 /// How a program comes to be found.
 fn find(agent: &str, MissingProgram { name, user, path, hint }: &MissingProgram) -> String {
+    if hint.as_ref().is_some_and(|hint| hint.contains("`--runsc-path`")) {
+        return "Correct the flag `--runsc-path` of agentd, and restart agentd.".to_owned();
+    }
     if let Some(hint) = hint {
         return format!("Edit the entry: {hint}.");
     }
@@ -483,8 +507,10 @@ pub fn render(explanation: &Explanation, now: SystemTime, times: &Times, width: 
     };
     let lines = |text: &Option<String>| text.iter().flat_map(|text| text.lines()).map(sentence).collect();
     section("Why", lines(&explanation.why));
-    // The errors of an invalid entry are under "To change".
-    section("To fix", lines(&explanation.error.clone().filter(|_| !is_told_otherwise(explanation))));
+    // The errors of an invalid entry are under "To change", and a cause that stands above is not repeated.
+    let is_said = |error: &String| explanation.why.as_ref().is_some_and(|why| why.contains(error.as_str()));
+    let error = explanation.error.clone().filter(|error| !is_told_otherwise(explanation) && !is_said(error));
+    section("To fix", lines(&error));
     let next = |Next { what, at }: &Next| match at {
         Some(at) => format!("{what} {}, at {}.", until(*at, now), times.show(*at)),
         None => format!("{what}."),

@@ -182,6 +182,10 @@ async fn names(client: &Client, arguments: &Arguments) -> Result<Vec<String>, Fa
             let labels: Vec<String> = arguments.labels.iter().map(Selector::to_string).collect();
             let labels =
                 if labels.is_empty() { String::new() } else { format!(" with the label {}", labels.join(" and ")) };
+            if arguments.names.is_empty() && !arguments.labels.is_empty() {
+                let which = labels.strip_prefix(" with").unwrap_or_default();
+                return Err(Failure::Said(format!("no agent has{which}; agentd status lists all")));
+            }
             return Err(Failure::Said(format!("no agent{labels} fits {word:?}; agentd status lists all")));
         }
         names.extend(fitting.into_iter().map(|agent| agent.name.clone()));

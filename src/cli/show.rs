@@ -322,6 +322,7 @@ fn render(declaration: &Declaration, color: bool) -> String {
         let shown = match (value, note) {
             (Value::Null, Some(note)) => format!("- ({note})"),
             (Value::Null, None) => "-".to_owned(),
+            (Value::Number(bytes), None) if *name == "memory" => size(bytes.as_u64().unwrap_or_default()),
             (value, Some(note)) => format!("{} ({note})", toml(value)),
             (value, None) => toml(value),
         };
@@ -340,6 +341,13 @@ fn render(declaration: &Declaration, color: bool) -> String {
         push_hanging(&mut text, &label, 0, [escaped(&format!("{}{by}", said.join(", ")))]);
     }
     text
+}
+
+/// Bytes as a jcard has them, in the largest unit of which they are a whole number.
+fn size(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = units.into_iter().find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+    unit.map_or_else(|| bytes.to_string(), |(shift, unit)| format!("\"{}{unit}\"", bytes >> shift))
 }
 
 /// A value in the notation of TOML.
@@ -450,6 +458,12 @@ labels                  default     {}
         assert_eq!(render(&found, false), before + row);
         let data: Value = serde_json::from_str(&json_line(&found)).unwrap();
         assert_eq!(data["override"], json!({ "enabled": false, "generation": 3, "by": "op" }));
+    }
+
+    #[test]
+    fn sizes_are_shown_as_jcards_have_them() {
+        let sizes = [2 << 30, 3 << 29, 4096, 1000, 0].map(size);
+        assert_eq!(sizes, ["\"2GiB\"", "\"1536MiB\"", "\"4KiB\"", "1000", "0"]);
     }
 
     #[test]

@@ -16,6 +16,9 @@ use crate::config::{DefaultType, Finding, Options, Severity};
 /// A number of processors from which on it is more likely a percentage.
 const MANY_PROCESSORS: u64 = 10;
 
+/// In less memory than this, nothing starts.
+const LITTLE_MEMORY: u64 = 1 << 20;
+
 /// The longest command that a remedy repeats, in bytes.
 const REPEATED: usize = 200;
 
@@ -35,6 +38,7 @@ pub(super) fn look_at(fields: &mut Fields<'_>, spec: &AgentSpec) {
     prompt(fields, spec);
     restarts(fields, spec);
     processors(fields, spec);
+    memory(fields, spec);
     overridden_secrets(fields, spec);
     sandbox(fields, spec);
 }
@@ -191,6 +195,15 @@ fn processors(fields: &mut Fields<'_>, spec: &AgentSpec) {
         let right =
             format!("write \"{number}%\" or {} for a share of one, or \"{share}%\" if this is meant", number / 100.0);
         fields.warn(at, format!("`cpu` is {number} processors; {right}"));
+    }
+}
+
+fn memory(fields: &mut Fields<'_>, spec: &AgentSpec) {
+    if let Some(bytes) = spec.policy.limits.memory.filter(|&bytes| bytes < LITTLE_MEMORY) {
+        let at = fields.place("memory");
+        let noun = if bytes == 1 { "byte" } else { "bytes" };
+        let right = "write a size with its unit, like \"2GiB\"";
+        fields.warn(at, format!("`memory` is {bytes} {noun}, in which no program runs; {right}"));
     }
 }
 

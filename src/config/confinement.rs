@@ -17,6 +17,12 @@ pub(super) const TASKS: u64 = 512;
 /// The most paths in `sandbox_read` or `sandbox_write`: each is an argument of the engine, and a mount.
 pub(super) const MOST_PATHS: usize = 64;
 
+/// What each sandbox has of its own.
+const MADE_ANEW: [&str; 3] = ["/proc", "/dev", "/sys"];
+
+/// What people call the engines.
+const ENGINE_NAMES: [(&str, &str); 2] = [("gvisor", "runsc"), ("bubblewrap", "bwrap")];
+
 /// Reads how the agent is confined.
 pub(super) fn read(fields: &mut Fields<'_>, harness: Option<&Harness>, options: &Options) -> Kind {
     let (is_sandboxed, engine) = read_type(fields, options);
@@ -64,12 +70,16 @@ pub(super) fn read(fields: &mut Fields<'_>, harness: Option<&Harness>, options: 
 /// Whether there is to be a sandbox, and its engine if the entry names one.
 fn read_type(fields: &mut Fields<'_>, options: &Options) -> (bool, Option<Engine>) {
     let types = [("native", false), ("sandboxed", true)];
-    let declared = fields.word("type", "unknown agent.type", &types);
+    let declared = fields.word_or("type", "unknown agent.type", &types, |text| {
+        let engine = Engine::named(text).map(Engine::name).or_else(|| called(text))?;
+        Some(format!("did you mean `sandbox = \"{engine}\"`?"))
+    });
     let engines = Engine::ALL.map(|engine| (engine.name(), Some(engine)));
     let engines: Vec<_> = [("none", None)].into_iter().chain(engines).collect();
     let right = "remove one of them";
     let at = fields.place("sandbox");
-    match (declared, fields.word("sandbox", "unknown agent.sandbox", &engines)) {
+    let meant = |text: &str| Some(format!("did you mean \"{}\"?", called(text)?));
+    match (declared, fields.word_or("sandbox", "unknown agent.sandbox", &engines, meant)) {
         (Some(true), Some(None)) => {
             fields.error(at, format!("`sandbox = \"none\"` contradicts `type = \"sandboxed\"`; {right}"));
             (true, None)
@@ -82,6 +92,11 @@ fn read_type(fields: &mut Fields<'_>, options: &Options) -> (bool, Option<Engine
         (Some(is_sandboxed), None) => (is_sandboxed, None),
         (None, None) => (options.default_type == DefaultType::Sandboxed, None),
     }
+}
+
+/// The engine that people call this.
+fn called(text: &str) -> Option<&'static str> {
+    ENGINE_NAMES.iter().find(|(name, _)| text.eq_ignore_ascii_case(name)).map(|&(_, engine)| engine)
 }
 
 /// Judges fields about a sandbox that there is not to be.
@@ -143,6 +158,14 @@ fn read_paths(fields: &mut Fields<'_>, key: &str) -> Vec<PathBuf> {
     let mut paths = Vec::new();
     for (at, text) in texts.into_iter().take(MOST_PATHS) {
         match path(text) {
+            Ok(path) if MADE_ANEW.iter().any(|folder| path.starts_with(folder)) => {
+                fields.error(
+                    at,
+                    format!(
+                        "a path in `{key}` is in /proc, /dev or /sys, which each sandbox has of its own; remove it"
+                    ),
+                );
+            }
             Ok(path) => paths.push(path),
             Err(wrong) => fields.error(at, format!("a path in `{key}` {wrong}")),
         }

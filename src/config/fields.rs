@@ -93,6 +93,8 @@ impl<'a> Fields<'a> {
     pub(super) fn lines(&self) -> Lines {
         let line = |at| self.places.locate(at).0;
         let keys = self.table.iter().map(|(key, _)| key.get_ref().to_string()).filter(|key| self.is_set(key));
+        // Of these, 0 is not set.
+        let keys = keys.filter(|key| !(["memory", "pid_limit", "cpu"].contains(&key.as_str()) && self.is_empty(key)));
         Lines { header: line(self.start), fields: keys.map(|key| (key.clone(), line(self.place(&key)))).collect() }
     }
 
@@ -227,6 +229,17 @@ impl<'a> Fields<'a> {
         self.text(&format!("`{key}`"), value, 0)
     }
 
+    /// Reads a string. `right` is the remedy for a value that is none.
+    fn string_or(&mut self, key: &str, right: &str) -> Option<&'a str> {
+        let value = self.value(key)?;
+        if value.get_ref().as_str().is_none() {
+            let what = described(value.get_ref());
+            self.error(value.span().start, format!("`{key}` is {what}; {right}"));
+            return None;
+        }
+        self.string(key)
+    }
+
     pub(super) fn name(&mut self, key: &str) -> Option<Name> {
         let text = self.string(key)?;
         Name::try_from(text)
@@ -236,7 +249,7 @@ impl<'a> Fields<'a> {
 
     /// Reads the name of a user.
     pub(super) fn user(&mut self, key: &str) -> Option<UserName> {
-        let text = self.string(key)?;
+        let text = self.string_or(key, "write the name of a user, in quotes")?;
         text.parse()
             .map_err(|right| self.error(self.place(key), format!("{} cannot be a `{key}`; {right}", quoted(text))))
             .ok()
@@ -244,11 +257,11 @@ impl<'a> Fields<'a> {
 
     /// Reads permissions that new files do not get, in octal digits as `umask(2)` has them.
     pub(super) fn umask(&mut self, key: &str) -> Option<u32> {
-        let text = self.string(key)?;
+        let right = "write three or four octal digits in quotes, such as \"0002\" or \"0077\"";
+        let text = self.string_or(key, right)?;
         let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
         let umask = u32::from_str_radix(text, 8).ok().filter(|&umask| is_octal && umask <= 0o777);
         if umask.is_none() {
-            let right = "write octal digits in quotes, such as \"0002\" or \"0077\"";
             self.error(self.place(key), format!("{} cannot be a `{key}`; {right}", quoted(text)));
         }
         umask
@@ -256,12 +269,25 @@ impl<'a> Fields<'a> {
 
     /// Reads a field that must be one of a few words, and returns the word's meaning. `refusal` describes any other word.
     pub(super) fn word<T: Copy>(&mut self, key: &str, refusal: &str, words: &[(&str, T)]) -> Option<T> {
-        let text = self.string(key)?;
+        self.word_or(key, refusal, words, |_| None)
+    }
+
+    /// The same. `meant` gives the remedy for another word that people use.
+    pub(super) fn word_or<T: Copy>(
+        &mut self,
+        key: &str,
+        refusal: &str,
+        words: &[(&str, T)],
+        meant: impl Fn(&str) -> Option<String>,
+    ) -> Option<T> {
+        let choices: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+        let text = self.string_or(key, &format!("write {}", alternatives(choices.iter().map(String::as_str))))?;
         let found = words.iter().find(|(word, _)| *word == text).map(|&(_, meaning)| meaning);
         if found.is_none() {
-            let right = match nearest(text, words.iter().map(|&(word, _)| word)) {
-                Some(near) => format!("did you mean {near:?}?"),
-                None => format!("write {}", alternatives(words.iter().map(|&(word, _)| word))),
+            let right = match (meant(text), nearest(text, words.iter().map(|&(word, _)| word))) {
+                (Some(right), _) => right,
+                (None, Some(near)) => format!("did you mean {near:?}?"),
+                (None, None) => format!("write {}", alternatives(words.iter().map(|&(word, _)| word))),
             };
             self.error(self.place(key), format!("{refusal} {}; {right}", quoted(text)));
         }

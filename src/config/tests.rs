@@ -741,8 +741,17 @@ mod fields {
         "type = \"native\"\nsandbox = \"runsc\"",
         "4:11: `sandbox = \"runsc\"` contradicts `type = \"native\"`; remove one of them"
     )]
-    #[case("sandbox = \"bubblewrap\"", "3:11: unknown agent.sandbox \"bubblewrap\"; write none, bwrap, runsc or crun")]
-    #[case("sandbox = true", "3:11: `sandbox` is a boolean; write a string, in quotes")]
+    #[case("sandbox = \"bubblewrap\"", "3:11: unknown agent.sandbox \"bubblewrap\"; did you mean \"bwrap\"?")]
+    #[case("sandbox = \"gVisor\"", "3:11: unknown agent.sandbox \"gVisor\"; did you mean \"runsc\"?")]
+    #[case("sandbox = \"docker\"", "3:11: unknown agent.sandbox \"docker\"; write none, bwrap, runsc or crun")]
+    #[case("type = \"gvisor\"", "3:8: unknown agent.type \"gvisor\"; did you mean `sandbox = \"runsc\"`?")]
+    #[case("type = \"crun\"", "3:8: unknown agent.type \"crun\"; did you mean `sandbox = \"crun\"`?")]
+    #[case("network = false", "3:11: `network` is a boolean; write \"host\" or \"none\"")]
+    #[case(
+        "type = \"sandboxed\"\nsandbox_read = [\"/dev/shm\"]",
+        "4:17: a path in `sandbox_read` is in /proc, /dev or /sys, which each sandbox has of its own; remove it"
+    )]
+    #[case("sandbox = true", "3:11: `sandbox` is a boolean; write \"none\", \"bwrap\", \"runsc\" or \"crun\"")]
     #[case(
         "type = \"sandboxed\"\nsandbox_home = \"mine\"",
         "4:16: unknown agent.sandbox_home \"mine\"; write kept, fresh or real"
@@ -846,7 +855,7 @@ mod fields {
     #[rstest]
     #[case("restart = \"sometimes\"", "3:11: invalid agent.restart \"sometimes\"; write no, on-failure or always")]
     #[case("restart = \"on_failure\"", "3:11: invalid agent.restart \"on_failure\"; did you mean \"on-failure\"?")]
-    #[case("restart = true", "3:11: `restart` is a boolean; write a string, in quotes")]
+    #[case("restart = true", "3:11: `restart` is a boolean; write \"no\", \"on-failure\" or \"always\"")]
     #[case("type = \"vm\"", "3:8: unknown agent.type \"vm\"; write native or sandboxed")]
     #[case(
         "max_restarts = -1",
@@ -907,18 +916,21 @@ mod fields {
     )]
     #[case(
         "umask = \"22\"",
-        "3:9: \"22\" cannot be a `umask`; write octal digits in quotes, such as \"0002\" or \"0077\""
+        "3:9: \"22\" cannot be a `umask`; write three or four octal digits in quotes, such as \"0002\" or \"0077\""
     )]
     #[case(
         "umask = \"0028\"",
-        "3:9: \"0028\" cannot be a `umask`; write octal digits in quotes, such as \"0002\" or \"0077\""
+        "3:9: \"0028\" cannot be a `umask`; write three or four octal digits in quotes, such as \"0002\" or \"0077\""
     )]
     #[case(
         "umask = \"1002\"",
-        "3:9: \"1002\" cannot be a `umask`; write octal digits in quotes, such as \"0002\" or \"0077\""
+        "3:9: \"1002\" cannot be a `umask`; write three or four octal digits in quotes, such as \"0002\" or \"0077\""
     )]
-    #[case("umask = 2", "3:9: `umask` is an integer; write a string, in quotes")]
-    #[case("user = 1000", "3:8: `user` is an integer; write a string, in quotes")]
+    #[case(
+        "umask = 2",
+        "3:9: `umask` is an integer; write three or four octal digits in quotes, such as \"0002\" or \"0077\""
+    )]
+    #[case("user = 1000", "3:8: `user` is an integer; write the name of a user, in quotes")]
     #[case(
         "workdir = \"src\"",
         "3:11: `workdir` is a relative path; write an absolute path, or ~/ and a path below the agent user's home"

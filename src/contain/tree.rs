@@ -41,8 +41,6 @@ use crate::wire::status::Usage;
 /// How long the kernel may take over a control group.
 const ARRANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
-const NO_LIMITS: &str = "its limits are not applied: agentd does not run as root, or systemd does not run";
-
 /// Whether agents have control groups.
 #[derive(Clone, Debug)]
 enum Groups {
@@ -190,7 +188,14 @@ impl Trees {
     fn no_limits(&self) -> String {
         match &*self.lock() {
             Groups::Lost(why) => format!("its limits are not applied: {why}"),
-            Groups::Had(_) | Groups::NotHere => NO_LIMITS.to_owned(),
+            Groups::Had(_) | Groups::NotHere => {
+                let why = match (Uid::effective().is_root(), systemd::is_booted()) {
+                    (false, _) => "agentd does not run as root",
+                    (true, false) => "systemd does not run",
+                    (true, true) => "agentd is not a service of systemd",
+                };
+                format!("its limits are not applied: {why}")
+            }
         }
     }
 

@@ -339,7 +339,7 @@ fn unbuilt(message: String) -> Failure {
 
 /// A failure that the next attempt may not have.
 fn not_yet(message: String) -> Failure {
-    Failure { message, errno: None, missing: true, program: None, packages: false }
+    Failure { message, errno: None, missing: true, program: None, packages: false, proxy: None }
 }
 
 fn written_to(log: &Writer) -> Option<Log> {
@@ -449,6 +449,7 @@ fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<Running,
             missing: false,
             program: None,
             packages: false,
+            proxy: None,
         });
     };
     let declared_path = order.environment.get("PATH").map(|path| OsStr::from_bytes(path.as_slice()));
@@ -511,6 +512,7 @@ pub(super) fn failure(what: &str, error: &io::Error) -> Failure {
         missing: false,
         program: None,
         packages: false,
+        proxy: None,
     }
 }
 
@@ -549,6 +551,7 @@ pub(super) fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
             missing: false,
             program: Some(ProgramNotFound { name: shown.to_string(), path: Some(path.display().to_string()) }),
             packages: false,
+            proxy: None,
         }),
     }
 }

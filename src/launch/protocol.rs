@@ -186,6 +186,9 @@ pub struct Failure {
     /// Whether it is the packages that could not be had.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub packages: bool,
+    /// The socket of the proxy, if it is that which cannot be reached. Daemons of earlier builds see that something is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
 }
 
 /// A program that was not found.

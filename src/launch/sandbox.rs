@@ -173,7 +173,7 @@ impl Request<'_> {
         let shell = Path::new(self.of_login("SHELL").unwrap_or(OsStr::new("/bin/sh")));
         let hidden = self.hidden(home);
         let proxy = self.sandbox.proxy.as_deref();
-        proxy.map_or(Ok(()), |proxy| proxy::look(proxy, &hidden))?;
+        proxy.map_or(Ok(()), |proxy| proxy::look(proxy, &hidden, user))?;
         let gate = proxy.map(|proxy| Gate::open(bundle.path(), proxy)).transpose();
         let gate = gate.map_err(|error| failure("the sandbox has no way to its proxy", &error))?;
         let (gate_path, gate) = gate.unzip();
@@ -369,12 +369,13 @@ fn failure(what: &str, error: &io::Error) -> Failure {
         missing: false,
         program: None,
         packages: false,
+        proxy: None,
     }
 }
 
 /// A failure that a person has to see to.
 fn refused(message: String) -> Failure {
-    Failure { message, errno: Some(Errno::EPERM as i32), missing: false, program: None, packages: false }
+    Failure { message, errno: Some(Errno::EPERM as i32), missing: false, program: None, packages: false, proxy: None }
 }
 
 #[cfg(test)]

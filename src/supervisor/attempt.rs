@@ -55,7 +55,7 @@ use crate::sys::secret_bytes::SecretBytes;
 use crate::text::redact::Redactor;
 use crate::tmux;
 use crate::wire::exit_status::{ExitStatus, Signal};
-use crate::wire::reason::{MissingPackages, MissingProgram};
+use crate::wire::reason::{MissingPackages, MissingProgram, MissingProxy};
 use crate::wire::status::Usage;
 
 use super::pacing::Turn;
@@ -178,6 +178,7 @@ pub async fn run(
         limits,
         turn,
         packages: Vec::new(),
+        engine: None,
         is_met_noted,
         is_none,
         log,
@@ -233,6 +234,8 @@ struct Run<T> {
     is_met_noted: bool,
     /// The packages that it was launched with here.
     packages: Vec<String>,
+    /// The program of its engine, if a flag names it.
+    engine: Option<String>,
     /// Whether its program was not found or its packages not built, so that it does not count as an attempt.
     is_none: bool,
     log: LogKeeper,
@@ -338,12 +341,15 @@ impl<T: Fn(machine::Event)> Run<T> {
         redactor.map_or_else(|_| UNSAID.to_owned(), |redactor| plain(&redactor.redact(text)))
     }
 
-    /// What a failure to start is. A launcher that names a program or blames packages is believed: it may as well say that the program
+    /// What a failure to start is. A launcher that names a program or a proxy, or blames packages, is believed: it may as well say that the program
     /// has failed.
     async fn blame(&self, failure: &Failure) -> NotStarted {
         if failure.packages {
             let detail = shortened(&self.words(&failure.message).await, MOST_OF_DETAIL);
             return NotStarted::Unbuilt(MissingPackages { names: self.packages.clone(), detail });
+        }
+        if let Some(path) = &failure.proxy {
+            return NotStarted::Unreached(unreached(&self.words(path).await, &self.words(&failure.message).await));
         }
         let Some(ProgramNotFound { name, path }) = &failure.program else {
             return blame(failure, self.words(&failure.message).await);
@@ -353,7 +359,10 @@ impl<T: Fn(machine::Event)> Run<T> {
             Some(path) => Some(self.words(path).await),
             None => None,
         };
-        NotStarted::NotFound(not_found(&name, path.as_deref(), self.seat.user_name.clone()))
+        let missing = not_found(&name, path.as_deref(), self.seat.user_name.clone());
+        let is_engine = self.engine.as_ref() == Some(&name);
+        let hint = if is_engine { Some("correct `--runsc-path` of agentd".to_owned()) } else { missing.hint };
+        NotStarted::NotFound(MissingProgram { hint, ..missing })
     }
 
     async fn how(&self, ending: Ending) -> ExitStatus {
@@ -703,6 +712,8 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
         let for_packages = if launch.packages.is_empty() { Duration::ZERO } else { launch.packages_timeout };
         launcher.limit = Some(self.to_start() + for_packages);
+        let engine = launch.sandbox.as_ref().and_then(|sandbox| sandbox.program.as_ref());
+        self.engine = engine.map(|program| program.display().to_string());
         self.packages = launch.packages.iter().map(ToString::to_string).collect();
         if self.wanted != Wanted::Running {
             launcher.say(&ToLauncher::Unwanted).await;
@@ -1122,6 +1133,11 @@ fn not_found(name: &str, path: Option<&str>, user: String) -> MissingProgram {
     MissingProgram { name: shortened(name, MOST_OF_NAME), user, path, hint }
 }
 
+/// A proxy that cannot be reached, in words that can be shown, and no more of them than a person reads.
+fn unreached(path: &str, detail: &str) -> MissingProxy {
+    MissingProxy { path: shortened(path, MOST_OF_DETAIL), detail: shortened(detail, MOST_OF_DETAIL) }
+}
+
 /// The beginning of a text that is longer.
 fn shortened(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
@@ -1148,7 +1164,10 @@ pub fn told(message: FromLauncher, attempt: machine::Attempt, now: Timestamp) ->
                 let detail = shortened(&plain(&failure.message), MOST_OF_DETAIL);
                 NotStarted::Unbuilt(MissingPackages { names: Vec::new(), detail })
             }
-            None => blame(failure, plain(&failure.message)),
+            None => match &failure.proxy {
+                Some(path) => NotStarted::Unreached(unreached(&plain(path), &plain(&failure.message))),
+                None => blame(failure, plain(&failure.message)),
+            },
         };
         vec![machine::Event::NotStarted { attempt, why }]
     };

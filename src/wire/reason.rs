@@ -91,6 +91,12 @@ pub enum WaitingFor {
         #[serde(flatten)]
         packages: MissingPackages,
     },
+    /// The socket of its `sandbox_proxy`. agentd looks for it again at `next_start_at`, and at once after an edit or a reload.
+    Proxy {
+        /// Which, and what is known of it.
+        #[serde(flatten)]
+        proxy: MissingProxy,
+    },
     /// The declaration, which this daemon has not read yet.
     Unread {},
     /// A correction of the entry; `error` says what is wrong with it.
@@ -137,6 +143,15 @@ pub struct MissingPackages {
     /// All that the entry names.
     pub names: Vec<String>,
     /// What is wrong with one of them, mostly in the words of Nix.
+    pub detail: String,
+}
+
+/// A proxy that cannot be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MissingProxy {
+    /// Its socket.
+    pub path: String,
+    /// What is wrong with it, and what would be right.
     pub detail: String,
 }
 
@@ -323,6 +338,12 @@ impl fmt::Display for MissingPackages {
     }
 }
 
+impl fmt::Display for MissingProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
 /// What an agent waits for, as one sentence: one thing after the other, with semicolons between.
 #[derive(Clone, Copy, Debug)]
 pub struct Causes<'a>(pub &'a [WaitingFor]);
@@ -359,6 +380,7 @@ impl fmt::Display for WaitingFor {
             Self::Paused { by: None, .. } => f.write_str("all agents are paused"),
             Self::Program { program } => program.fmt(f),
             Self::Packages { packages } => packages.fmt(f),
+            Self::Proxy { proxy } => proxy.fmt(f),
             Self::Unread {} => f.write_str("its declaration could not be read yet"),
             Self::Entry {} => f.write_str("its entry is wrong, and nothing of it ever ran"),
             Self::Backoff { restart, max_restarts: Some(limit) } => write!(f, "restart {restart} of {limit} follows"),
@@ -500,7 +522,7 @@ mod tests {
 
     #[test]
     fn each_thing_waited_for_by_a_launch_has_its_json_and_its_words() {
-        use WaitingFor::{Backoff, Entry, Packages, PreviousAttempt, Program, Retry, Session, Unknown, Unread};
+        use WaitingFor::{Backoff, Entry, Packages, PreviousAttempt, Program, Proxy, Retry, Session, Unknown, Unread};
         for (value, json, words) in [
             (
                 Session { name: Some("s".into()), holder: "b".into() },
@@ -535,6 +557,11 @@ mod tests {
                 },
                 json!({ "kind": "program", "name": "/opt/x y", "user": "agent", "hint": "write another" }),
                 "the program /opt/x y does not exist; write another",
+            ),
+            (
+                Proxy { proxy: MissingProxy { path: "/run/p".into(), detail: "/run/p does not exist".into() } },
+                json!({ "kind": "proxy", "path": "/run/p", "detail": "/run/p does not exist" }),
+                "/run/p does not exist",
             ),
             (Unread {}, json!({ "kind": "unread" }), "its declaration could not be read yet"),
             (Entry {}, json!({ "kind": "entry" }), "its entry is wrong, and nothing of it ever ran"),

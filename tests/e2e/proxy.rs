@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::thread;
 
+use agentd::wire::reason::WaitingFor;
 use agentd::wire::status::State;
 use rstest::rstest;
 
@@ -215,7 +216,9 @@ fn an_agent_waits_for_its_proxy_and_is_told_what_cannot_be_one() {
     }
     let says =
         |reason: &Option<String>| reason.as_deref().unwrap_or_default().contains("does not exist; start the proxy");
-    daemon.wait_until("waits", "the reason", |agent| says(&agent.reason) || says(&agent.error));
+    let agent = daemon.wait_until("waits", "the reason", |agent| agent.state == State::Waiting && says(&agent.reason));
+    assert!(matches!(agent.waiting_for.as_slice(), [WaitingFor::Proxy { .. }]), "{:?}", agent.waiting_for);
+    assert!(agent.exit.is_none() && agent.restarts == 0, "{agent:?}");
     assert!(!daemon.work("started").exists());
     let _proxy = Proxy::start(path, port);
     daemon.wait_for_state("waits", State::Running);

@@ -16,7 +16,7 @@ use crate::agent::user::AgentUser;
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
 use crate::wire::exit_status::ExitStatus;
-use crate::wire::reason::{MissingPackages, MissingProgram, WaitingFor};
+use crate::wire::reason::{MissingPackages, MissingProgram, MissingProxy, WaitingFor};
 use crate::wire::status::{PastAttempt, Usage};
 
 /// What happens to an agent.
@@ -163,6 +163,8 @@ pub enum NotStarted {
     NotFound(MissingProgram),
     /// Its packages could not be had. The launch does not count, and is tried again.
     Unbuilt(MissingPackages),
+    /// Its proxy cannot be reached. The launch does not count, and is tried again.
+    Unreached(MissingProxy),
     /// The agent's own fault, as far as can be told: a program that cannot be run, say. Counts as an attempt that failed.
     Failed(String),
     /// The fault of tmux, of the system, or of nobody: the launch is tried again whatever the policy says.
@@ -177,6 +179,7 @@ impl NotStarted {
         match self {
             Self::NotFound(program) => Some(Absent::Program(program.clone())),
             Self::Unbuilt(packages) => Some(Absent::Packages(packages.clone())),
+            Self::Unreached(proxy) => Some(Absent::Proxy(proxy.clone())),
             Self::Failed(_) | Self::Retry(_) | Self::CutOff => None,
         }
     }
@@ -189,6 +192,8 @@ pub enum Absent {
     Program(MissingProgram),
     /// Its packages.
     Packages(MissingPackages),
+    /// Its proxy.
+    Proxy(MissingProxy),
 }
 
 impl From<Absent> for WaitingFor {
@@ -196,6 +201,7 @@ impl From<Absent> for WaitingFor {
         match absent {
             Absent::Program(program) => Self::Program { program },
             Absent::Packages(packages) => Self::Packages { packages },
+            Absent::Proxy(proxy) => Self::Proxy { proxy },
         }
     }
 }
@@ -209,6 +215,7 @@ impl fmt::Display for Absent {
                 write!(f, "{program}{path}")
             }
             Self::Packages(packages) => packages.fmt(f),
+            Self::Proxy(proxy) => proxy.fmt(f),
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::agent::spec::{Kind, Policy};
 use crate::agent::user::AgentUser;
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
-use crate::wire::reason::{Changes, MissingPackages, MissingProgram};
+use crate::wire::reason::{Changes, MissingPackages, MissingProgram, MissingProxy};
 use crate::wire::status::Outcome;
 
 impl Serialize for Machine {
@@ -88,6 +88,9 @@ struct LifeRecord<'a> {
     /// The same of its packages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unbuilt: Option<Cow<'a, MissingPackages>>,
+    /// The same of its proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unreached: Option<Cow<'a, MissingProxy>>,
     #[serde(default, skip_serializing_if = "is_zero")]
     absences: usize,
     at: Timestamp,
@@ -309,11 +312,15 @@ impl<'a> LifeRecord<'a> {
             changed: Some(&life.changed).filter(|changed| !changed.is_empty()).map(Cow::Borrowed),
             absent: match &life.absent {
                 Some(Absent::Program(program)) => Some(Cow::Borrowed(program)),
-                Some(Absent::Packages(_)) | None => None,
+                Some(Absent::Packages(_) | Absent::Proxy(_)) | None => None,
             },
             unbuilt: match &life.absent {
                 Some(Absent::Packages(packages)) => Some(Cow::Borrowed(packages)),
-                Some(Absent::Program(_)) | None => None,
+                Some(Absent::Program(_) | Absent::Proxy(_)) | None => None,
+            },
+            unreached: match &life.absent {
+                Some(Absent::Proxy(proxy)) => Some(Cow::Borrowed(proxy)),
+                Some(Absent::Program(_) | Absent::Packages(_)) | None => None,
             },
             absences: life.absences,
             at: life.at,
@@ -357,7 +364,8 @@ impl<'a> LifeRecord<'a> {
             absent: self
                 .absent
                 .map(|program| Absent::Program(program.into_owned()))
-                .or_else(|| self.unbuilt.map(|packages| Absent::Packages(packages.into_owned()))),
+                .or_else(|| self.unbuilt.map(|packages| Absent::Packages(packages.into_owned())))
+                .or_else(|| self.unreached.map(|proxy| Absent::Proxy(proxy.into_owned()))),
             is_building: false,
             absences: self.absences,
             at: self.at,

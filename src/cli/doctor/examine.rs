@@ -89,7 +89,9 @@ pub(super) async fn all(target: &Target) -> Vec<Check> {
     checks.push(groups(target, answers.health.as_ref()));
     checks.push(limits(target, &answers, &jcard));
     checks.push(descriptors(target.daemon.as_ref()));
-    checks.extend(answers.agents.as_deref().map(agents));
+    checks.extend(
+        answers.agents.as_deref().map(|all| agents(all, answers.errors(|agent| agent.environment_error.as_deref()))),
+    );
     checks
 }
 
@@ -1014,14 +1016,17 @@ fn descriptors(daemon: Option<&Daemon>) -> Check {
     Check::ok(NAME, format!("{who} may open {hard} descriptors"))
 }
 
-fn agents(agents: &[AgentStatus]) -> Check {
+/// `environment` is what is wrong with environments of agents: such an agent runs, but git in it may refuse to work.
+fn agents(agents: &[AgentStatus], environment: Option<String>) -> Check {
     const NAME: &str = "agents";
     let faulty: Vec<&str> = agents.iter().filter(|agent| agent.is_failed()).map(|agent| agent.name.as_str()).collect();
-    if faulty.is_empty() {
-        return Check::ok(NAME, format!("{}, none of which needs attention", counted(agents.len(), "agent")));
+    let failed = (!faulty.is_empty()).then(|| format!("these agents need attention: {}", named(&faulty)));
+    let lines: Vec<String> = failed.into_iter().chain(environment).collect();
+    let flawed = agents.iter().find(|agent| agent.environment_error.is_some()).map(|agent| agent.name.as_str());
+    match faulty.first().copied().or(flawed) {
+        None => Check::ok(NAME, format!("{}, none of which needs attention", counted(agents.len(), "agent"))),
+        Some(first) => Check::warning(NAME, lines.join("\n"), format!("agentd explain {first} says more")),
     }
-    let remedy = format!("agentd explain {} says more", faulty[0]);
-    Check::warning(NAME, format!("these agents need attention: {}", named(&faulty)), remedy)
 }
 
 #[cfg(test)]

@@ -36,7 +36,14 @@ fn answer(lines: &str) -> String {
 #[case::case_of_key("workDir = \"/x\"", "3:1: warning: unknown key \"workDir\" is ignored; did you mean `workdir`?")]
 #[case::prompt_array("prompt = [\"x\"]", "3:10: error: `prompt` is an array; write a string, in quotes")]
 #[case::number_in_quotes("max_restarts = \"5\"", "3:16: error: `max_restarts` is a string; write a whole number")]
-#[case::restart_boolean("restart = true", "3:11: error: `restart` is a boolean; write a string, in quotes")]
+#[case::two_bytes(
+    "memory = 2",
+    "3:10: warning: `memory` is 2 bytes, in which no program runs; write a size with its unit, like \"2GiB\""
+)]
+#[case::restart_boolean(
+    "restart = true",
+    "3:11: error: `restart` is a boolean; write \"no\", \"on-failure\" or \"always\""
+)]
 #[case::args_string("args = \"-v\"", "3:8: error: `args` is a string; write an array of strings, in [ ]")]
 #[case::secrets_string("secrets = \"X\"", "3:11: error: `secrets` is a string; write an array of names, or a table")]
 #[case::backoff_string("backoff = \"5s\"", "3:11: error: `backoff` is a string; write an array of durations, in [ ]")]

@@ -105,7 +105,7 @@ struct Made {
 fn failed(what: &str, error: impl Into<io::Error>) -> Failure {
     let error = error.into();
     let message = format!("{what}: {error}");
-    Failure { message, errno: error.raw_os_error(), missing: false, program: None, packages: false }
+    Failure { message, errno: error.raw_os_error(), missing: false, program: None, packages: false, proxy: None }
 }
 
 impl Inside {

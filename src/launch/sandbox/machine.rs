@@ -197,7 +197,7 @@ fn look_at(field: &str, path: &Path, reserved: &Reserved<'_>, writer: Option<u32
         return refusal("is the whole machine; name what is needed of it");
     }
     if is_below_any(path, &MADE_ANEW) {
-        return refusal("is made anew in every sandbox; no sandbox has the machine's own");
+        return refusal("is made anew in every sandbox; no sandbox has the machine's own; remove it");
     }
     if let Some(why) = reserved.why_not(path) {
         return refusal(&why);

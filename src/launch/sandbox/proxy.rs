@@ -71,8 +71,13 @@ pub(in crate::launch) fn add_proxy<'a>(
     }
 }
 
-/// Why this cannot be the socket of a proxy. One that is not there may come.
-pub(super) fn look(proxy: &Path, hidden: &[PathBuf]) -> Result<(), Failure> {
+/// Why this cannot be the socket of a proxy. One that is not there, or that this user may not write to yet, is waited for.
+pub(super) fn look(proxy: &Path, hidden: &[PathBuf], user: &str) -> Result<(), Failure> {
+    let not_yet = |why: &str| {
+        let message = format!("`sandbox_proxy`: {} {why}", proxy.display());
+        let proxy = Some(proxy.display().to_string());
+        Err(Failure { message, errno: None, missing: true, program: None, packages: false, proxy })
+    };
     let refusal = |why: &str| Err(refused(format!("`sandbox_proxy`: {} {why}", proxy.display())));
     if hidden.iter().any(|hidden| proxy.starts_with(hidden)) {
         return refusal("is a socket of agentd itself");
@@ -81,8 +86,12 @@ pub(super) fn look(proxy: &Path, hidden: &[PathBuf]) -> Result<(), Failure> {
         Ok(real) if real == proxy => {}
         Ok(real) => return refusal(&format!("leads through a link, which could be changed; write {}", real.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let message = format!("`sandbox_proxy`: {} does not exist; start the proxy", proxy.display());
-            return Err(Failure { message, errno: None, missing: true, program: None, packages: false });
+            return not_yet("does not exist; start the proxy");
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return not_yet(&format!(
+                "is in a folder that is closed to user {user}; let user {user} into it (chgrp, chmod g+x)"
+            ));
         }
         Err(error) => return refusal(&format!("cannot be used: {error}")),
     }
@@ -91,6 +100,9 @@ pub(super) fn look(proxy: &Path, hidden: &[PathBuf]) -> Result<(), Failure> {
     }
     match eaccess(proxy, AccessFlags::W_OK) {
         Ok(()) => Ok(()),
+        Err(Errno::EACCES) => {
+            not_yet(&format!("is closed to user {user}; let user {user} write to it (chgrp, chmod g+w)"))
+        }
         Err(errno) => refusal(&format!("cannot be used: {}", errno.desc())),
     }
 }
@@ -200,8 +212,8 @@ mod tests {
         let _listener = UnixListener::bind(root.join("p")).unwrap();
         symlink(root.join("p"), root.join("link")).unwrap();
         fs::write(root.join("file"), "").unwrap();
-        assert!(look(&root.join("p"), &[]).is_ok());
-        let wrong = |name: &str, hidden: &[PathBuf]| look(&root.join(name), hidden).unwrap_err();
+        assert!(look(&root.join("p"), &[], "agent").is_ok());
+        let wrong = |name: &str, hidden: &[PathBuf]| look(&root.join(name), hidden, "agent").unwrap_err();
         assert!(wrong("none", &[]).missing && wrong("none", &[]).message.contains("does not exist; start the proxy"));
         for (name, hidden, expected) in [
             ("link", vec![], "leads through a link"),
@@ -213,7 +225,9 @@ mod tests {
         }
         fs::set_permissions(root.join("p"), fs::Permissions::from_mode(0o0)).unwrap();
         if !nix::unistd::Uid::effective().is_root() {
-            assert!(wrong("p", &[]).message.contains("Permission denied"));
+            let failure = wrong("p", &[]);
+            assert!(failure.message.ends_with("let user agent write to it (chgrp, chmod g+w)"), "{}", failure.message);
+            assert!(failure.missing && failure.proxy == root.join("p").to_str().map(str::to_owned));
         }
     }
 

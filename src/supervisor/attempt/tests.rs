@@ -97,6 +97,7 @@ fn in_short(event: &machine::Event) -> String {
         Event::Found { .. } => "found".to_owned(),
         Event::NotStarted { why: NotStarted::NotFound(program), .. } => format!("not found: {program}"),
         Event::NotStarted { why: NotStarted::Unbuilt(packages), .. } => format!("unbuilt: {packages}"),
+        Event::NotStarted { why: NotStarted::Unreached(proxy), .. } => format!("unreached: {}: {proxy}", proxy.path),
         Event::NotStarted { why: NotStarted::Failed(why), .. } => format!("failed: {why}"),
         Event::NotStarted { why: NotStarted::Retry(why), .. } => format!("retry: {why}"),
         Event::NotStarted { why: NotStarted::CutOff, .. } => "cut off".to_owned(),
@@ -485,6 +486,7 @@ mod a_launcher_at_work {
                 missing,
                 program: None,
                 packages: false,
+                proxy: None,
             }))
             .await;
         until("it is told", || stage.count_told() > 0).await;
@@ -501,7 +503,14 @@ mod a_launcher_at_work {
         let (stage, mut launcher) = launched().await;
         let program = ProgramNotFound { name: "claude".to_owned(), path: path.map(str::to_owned) };
         let message = "claude: not found".to_owned();
-        let failure = Failure { message, errno: Some(ENOENT), missing: false, program: Some(program), packages: false };
+        let failure = Failure {
+            message,
+            errno: Some(ENOENT),
+            missing: false,
+            program: Some(program),
+            packages: false,
+            proxy: None,
+        };
         launcher.say(FromLauncher::Failed(failure)).await;
         until("it is told", || stage.count_told() > 0).await;
         assert_eq!(stage.told(), [expected]);
@@ -520,12 +529,25 @@ mod a_launcher_at_work {
         until("it is told", || stage.count_told() > 0).await;
         assert_eq!(stage.told(), ["Building { attempt: 1 }"]);
         let message = format!("no such\u{1b}[31m package {}", "x".repeat(2000));
-        let failure = Failure { message, errno: None, missing: true, program: None, packages: true };
+        let failure = Failure { message, errno: None, missing: true, program: None, packages: true, proxy: None };
         launcher.say(FromLauncher::Failed(failure)).await;
         until("it is told", || stage.count_told() > 0).await;
         let told = stage.told();
         assert!(told[0].starts_with("unbuilt: its extra_packages are not there: no such [31m package xxx"), "{told:?}");
         assert!(told[0].len() < 700, "{}", told[0].len());
+        stage.command(Command::EndNoted).await;
+        launcher.die().await;
+        assert_eq!(stage.fakes.log_files.calls.count("discard a 1-1"), 1, "it is no attempt");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_launch_without_its_proxy_is_no_attempt() {
+        let (stage, mut launcher) = launched().await;
+        let (message, proxy) = ("/run/p does not\u{1b} exist".to_owned(), Some("/run/p".to_owned()));
+        let failure = Failure { message, errno: None, missing: true, program: None, packages: false, proxy };
+        launcher.say(FromLauncher::Failed(failure)).await;
+        until("it is told", || stage.count_told() > 0).await;
+        assert_eq!(stage.told(), ["unreached: /run/p: /run/p does not  exist"]);
         stage.command(Command::EndNoted).await;
         launcher.die().await;
         assert_eq!(stage.fakes.log_files.calls.count("discard a 1-1"), 1, "it is no attempt");
@@ -552,6 +574,7 @@ mod a_launcher_at_work {
             missing: false,
             program: None,
             packages: false,
+            proxy: None,
         };
         launcher.say(FromLauncher::Failed(failure)).await;
         until("it is told", || stage.count_told() > 0).await;
@@ -936,6 +959,7 @@ mod a_survivor {
             missing: false,
             program: None,
             packages: false,
+            proxy: None,
         };
         stage.report(&mut launcher, Progress::Failed(failure)).await;
         pass(SECRETS_TIMEOUT).await;

@@ -375,12 +375,12 @@ impl World {
                         in_force.exit = Some(ExitStatus::Cause(message.clone()));
                     }
                     // It is none after all.
-                    (Some(in_force), NotStarted::NotFound(_) | NotStarted::Unbuilt(_))
+                    (Some(in_force), NotStarted::NotFound(_) | NotStarted::Unbuilt(_) | NotStarted::Unreached(_))
                         if real.reason == LaunchReason::Recovery =>
                     {
                         in_force.is_cut_off = true;
                     }
-                    (Some(in_force), NotStarted::NotFound(_) | NotStarted::Unbuilt(_)) => {
+                    (Some(in_force), NotStarted::NotFound(_) | NotStarted::Unbuilt(_) | NotStarted::Unreached(_)) => {
                         in_force.attempts -= 1;
                         in_force.restarts -= u64::from(real.reason == LaunchReason::Policy);
                     }
