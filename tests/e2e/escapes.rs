@@ -230,12 +230,16 @@ fn folders_nested_without_end_go_with_their_attempt() {
     let daemon = Setup::new().start(&shell("a", "bwrap", script, ""));
     daemon.wait_for_state("a", agentd::wire::status::State::Exited);
     assert_eq!(daemon.lines("deep"), ["deep"]);
+    // What its launcher had no time for, the next one removes.
+    daemon.edit_jcard(&shell("a", "bwrap", "touch @WORK/again; sleep 1000", ""));
+    daemon.wait_for_file("again");
     let prefix = agentd::launch::temporary_dir::prefix_of_all(&daemon.path("tmux/launch.sock"));
-    let left = || {
-        let entries = fs::read_dir("/tmp").unwrap().flatten();
-        entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+    let is_left = || {
+        let folders = fs::read_dir("/tmp").unwrap().flatten().map(|entry| entry.path());
+        let mut of_daemon = folders.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(&prefix));
+        of_daemon.any(|path| path.join("d").exists())
     };
-    daemon.wait("the folders to be removed", || (!left()).then_some(()));
+    daemon.wait("the folders to be removed", || (!is_left()).then_some(()));
 }
 
 /// What the attempts find if there is nothing to get out of. Otherwise the test above would prove nothing.

@@ -22,7 +22,10 @@ impl Reserved<'_> {
             return Some("is the sandbox's own in every sandbox; name what is needed in it".to_owned());
         }
         if self.hidden.iter().any(|hidden| hidden.starts_with(path) || path.starts_with(hidden)) {
-            return Some("holds what agentd itself uses; name what is needed beside that".to_owned());
+            return Some(
+                "holds what agentd itself uses; name a folder below it that agentd does not use, or remove it"
+                    .to_owned(),
+            );
         }
         if self.base.starts_with(path) {
             let base = self.base.display();
