@@ -840,7 +840,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
         });
         let agent = agent("exited", &more);
         let text = text(&agent);
-        assert_eq!(text.matches("/usr/local/bin").count(), 2, "why, and what to fix: {text}");
+        assert_eq!(text.matches("/usr/local/bin").count(), 1, "{text}");
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(words.contains("the same cause as above") && !words.contains("on-failure"), "{text}");
     }
@@ -988,7 +988,8 @@ agentd     the prompt_file /j/task.md does not exist; the secret A is not in the
     #[test]
     fn nothing_from_the_api_can_move_the_cursor() {
         let hostile = "a\x1b[2J\r\u{9b}31m\u{202e}é";
-        let mut agent = agent("exited", &json!({ "reason": hostile, "error": hostile, "limits_error": hostile }));
+        let mut agent =
+            agent("exited", &json!({ "reason": hostile, "error": format!("{hostile}!"), "limits_error": hostile }));
         agent.name = hostile.to_owned();
         agent.exit =
             Some(Exit { how: ExitStatus::Cause(hostile.to_owned()), at: Time(now()), oom_kills: None, silent: false });

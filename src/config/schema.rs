@@ -248,7 +248,7 @@ fn paths() -> Value {
         "type": "string",
         "maxLength": MAX_ARGUMENT,
         "pattern": "^~?/",
-        "not": { "pattern": "(^|/)\\.\\.(/|$)|^~?(/|\\./|\\.$)*$" },
+        "not": { "pattern": "(^|/)\\.\\.(/|$)|^~?(/|\\./|\\.$)*$|^/(/|\\./)*(proc|dev|sys)(/|$)" },
     });
     let mut paths = array(&path);
     paths["maxItems"] = MOST_PATHS.into();

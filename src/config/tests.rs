@@ -429,7 +429,7 @@ mod fields {
     }
 
     #[rstest]
-    #[case("memory = 4096\npid_limit = 3\ncpu = 2", Limits { memory: Some(4096), tasks: Some(3), cpu: Some(200) })]
+    #[case("memory = 1048576\npid_limit = 3\ncpu = 2", Limits { memory: Some(1 << 20), tasks: Some(3), cpu: Some(200) })]
     #[case("memory = \"1.5gib\"\ncpu = 0.5", Limits { memory: Some(3 << 29), tasks: None, cpu: Some(50) })]
     #[case("memory = 0\npid_limit = 0\ncpu = 0", Limits::default())]
     #[case("memory = \"0GiB\"\ncpu = 0.0", Limits::default())]

@@ -37,7 +37,7 @@ fn answer(lines: &str) -> String {
 #[case::prompt_array("prompt = [\"x\"]", "3:10: error: `prompt` is an array; write a string, in quotes")]
 #[case::number_in_quotes("max_restarts = \"5\"", "3:16: error: `max_restarts` is a string; write a whole number")]
 #[case::two_bytes(
-    "memory = 2",
+    "memory = 2\ntype = \"native\"",
     "3:10: warning: `memory` is 2 bytes, in which no program runs; write a size with its unit, like \"2GiB\""
 )]
 #[case::restart_boolean(
