@@ -9,7 +9,7 @@ use agentd::agent::launch::Launch;
 use agentd::agent::machine::{Attempt, Effect, Event, Machine, NotStarted, Removal};
 use agentd::agent::name::Name;
 use agentd::agent::orders::{Orders, Override};
-use agentd::agent::spec::{Kind, Limits, Policy, Restart};
+use agentd::agent::spec::{ByDefault, Kind, Limits, Policy, Restart};
 use agentd::cli::status::Sort;
 use agentd::cli::status::board::{self, View};
 use agentd::cli::times::Times;
@@ -260,6 +260,7 @@ pub fn declaration(which: u8) -> Declaration {
         enabled: which & 16 == 0,
         generation: u64::from(which >> 5),
         labels: BTreeMap::new(),
+        by_default: ByDefault::default(),
     };
     let launch = if which == 15 { Err(Missing(vec![WaitingFor::Unread {}])) } else { Ok(Arc::new(launch)) };
     Declaration { kind: Kind::Native, policy, launch }
