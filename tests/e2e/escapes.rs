@@ -4,6 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::sync::{Mutex, PoisonError};
 
 use rstest::rstest;
 
@@ -195,9 +196,12 @@ fn no_agent_sees_the_temporary_folders_of_others() {
 #[case("bwrap")]
 #[case("crun")]
 fn a_real_home_has_no_other_homes_and_no_login_to_change(#[case] engine: &str) {
+    // The cases have one home, and each removes its files at the end.
+    static ALONE: Mutex<()> = Mutex::new(());
     if !is_root() || !has(engine) {
         return skip("it needs the home of a lent user");
     }
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let setup = Setup::new();
     let user = setup.agent_account();
     let other = format!(".local/state/agentd/homes/other-{engine}-{}", std::process::id());
