@@ -52,10 +52,34 @@ let
   isConfigFileInStore =
     cfg.configFile != null && (builtins.isPath cfg.configFile || isInStore cfg.configFile);
 
+  # A value of the jcard, with each package in it as its store path: then nothing of it is built on the machine.
+  resolved =
+    value:
+    if lib.isDerivation value then
+      "${lib.getBin value}"
+    else if lib.isAttrs value then
+      lib.mapAttrs (_: resolved) value
+    else if lib.isList value then
+      map resolved value
+    else
+      value;
+
+  isDeclared = cfg.settings != { } || cfg.agents != { };
+
+  # Those of `settings`, and then those that are declared by name.
+  declared = resolved (
+    cfg.settings
+    // lib.optionalAttrs (cfg.agents != { }) {
+      agents =
+        cfg.settings.agents or [ ]
+        ++ lib.mapAttrsToList (name: entry: { inherit name; } // entry) cfg.agents;
+    }
+  );
+
   # The jcard that the configuration holds, if it holds one.
   jcard =
-    if cfg.settings != { } then
-      toml.generate "jcard.toml" cfg.settings
+    if isDeclared then
+      toml.generate "jcard.toml" declared
     else if isConfigFileInStore then
       cfg.configFile
     else
@@ -66,7 +90,7 @@ let
     name: _: lib.hasPrefix "stereos/" name && name != "stereos/jcard.toml"
   ) config.environment.etc;
 
-  checkedJcard = pkgs.runCommandLocal "jcard.toml" { } (
+  checkedJcard = pkgs.runCommandLocal "jcard.toml" { passthru = { inherit jcard; }; } (
     lib.optionalString (pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform) (
       ''
         mkdir stereos
@@ -84,7 +108,9 @@ let
         ) besideJcard
       )
       + ''
-        ${cfg.package}/bin/agentd check --strict ${lib.optionalString (hasFlag "unsandboxed") "--unsandboxed "}stereos/jcard.toml || {
+        ${cfg.package}/bin/agentd check --strict ${
+          lib.concatStrings (map (word: "${word} ") sandboxArguments)
+        }stereos/jcard.toml || {
           echo 'services.agentd: a warning is an error here. agentd looks for a relative prompt_file in /etc/stereos: put it there by' >&2
           echo 'environment.etc."stereos/NAME".source = ./NAME, or write an absolute path.' >&2
           exit 1
@@ -101,8 +127,38 @@ let
 
   secretDir = if cfg.secretFiles != { } then "/etc/${secretLinks}" else cfg.secretDir;
 
+  # What an entry leaves open, for the daemon and for the check of the jcard.
+  sandboxFlags =
+    lib.optionals (cfg.sandbox.defaultType != null) [
+      "--default-type"
+      cfg.sandbox.defaultType
+    ]
+    ++ lib.optionals (cfg.sandbox.engine != null) [
+      "--sandbox"
+      cfg.sandbox.engine
+    ];
+
+  sandboxArguments =
+    lib.optional (hasFlag "unsandboxed") "--unsandboxed"
+    ++ sandboxFlags
+    ++
+      lib.concatMap
+        (
+          name:
+          lib.concatMap (flag: [
+            "--${name}"
+            (lib.escapeShellArg flag.value)
+          ]) (flagsNamed name)
+        )
+        [
+          "default-type"
+          "sandbox"
+          "runsc-path"
+        ];
+
   arguments =
-    lib.optionals (cfg.configFile != null && jcard == null) [
+    sandboxFlags
+    ++ lib.optionals (cfg.configFile != null && jcard == null) [
       "--config"
       (toString cfg.configFile)
     ]
@@ -114,6 +170,10 @@ let
     ++ lib.optionals (cfg.logTotal != null) [
       "--log-total"
       cfg.logTotal
+    ]
+    ++ lib.optionals (cfg.agentGroup != "agentd-agents") [
+      "--agent-group"
+      cfg.agentGroup
     ]
     ++ [
       "--api-socket"
@@ -142,12 +202,16 @@ let
     admin-group = "adminGroup";
     terminal-socket = "terminalSocket";
     operator-group = "operatorGroup";
+    agent-group = "agentGroup";
     override-dir = "overrideDir";
   }
   // lib.optionalAttrs (cfg.settings != { }) { config = "settings"; }
+  // lib.optionalAttrs (cfg.settings == { } && cfg.agents != { }) { config = "agents"; }
   // lib.optionalAttrs (cfg.configFile != null) { config = "configFile"; }
   // lib.optionalAttrs (cfg.secretDir != null) { secret-dir = "secretDir"; }
   // lib.optionalAttrs (cfg.secretFiles != { }) { secret-dir = "secretFiles"; }
+  // lib.optionalAttrs (cfg.sandbox.defaultType != null) { default-type = "sandbox.defaultType"; }
+  // lib.optionalAttrs (cfg.sandbox.engine != null) { sandbox = "sandbox.engine"; }
   // lib.optionalAttrs (cfg.logLevel == "debug") { debug = "logLevel"; }
   // lib.optionalAttrs (cfg.logTotal != null) { log-total = "logTotal"; };
 
@@ -173,20 +237,117 @@ let
     lib.filter (flag: lib.hasPrefix "/" flag.value) (flagsNamed "state-dir" ++ flagsNamed "log-dir")
   );
 
-  account = config.users.users.${cfg.user} or null;
+  accountOf = user: config.users.users.${user} or null;
+  account = accountOf cfg.user;
 
-  # Whether the agent user has a home. Users without one have one of these folders.
-  hasHome =
-    account != null
-    && !lib.elem account.home [
+  # Every user that agents can run as.
+  agentUsers = lib.unique ([ cfg.user ] ++ cfg.users);
+
+  # Whose members entries may name as their user.
+  agentGroup = cfg.agentGroup or "agentd-agents";
+
+  # Those beside the default one, each with a tmux server of its own in a folder of its own.
+  furtherUsers = lib.filter (user: user != cfg.user) (lib.unique cfg.users);
+  usersFolder = "${terminalFolder}/users";
+
+  # Whether a user has a home. Users without one have one of these folders.
+  hasHomeOf =
+    user:
+    accountOf user != null
+    && !lib.elem (accountOf user).home [
       "/"
       "/dev/null"
       "/nonexistent"
       "/var/empty"
     ];
+  hasHome = hasHomeOf cfg.user;
 
   # Folders that agents can write into or replace.
-  agentFolders = [ tmuxFolder ] ++ lib.optional hasHome (normalize account.home);
+  agentFolders = [
+    tmuxFolder
+    usersFolder
+  ]
+  ++ map (user: normalize (accountOf user).home) (lib.filter hasHomeOf agentUsers);
+
+  # Whether a user is a member of a group.
+  isIn =
+    group: user:
+    lib.elem user (config.users.groups.${group}.members or [ ])
+    || (
+      accountOf user != null
+      && lib.elem group ([ (accountOf user).group ] ++ (accountOf user).extraGroups)
+    );
+
+  # How a tmux server is run, as a unit of its own, because agents live in it: neither a restart of the daemon nor a switch may touch
+  # it.
+  tmuxServer =
+    { user, start }:
+    {
+      documentation = [ "man:tmux(1)" ];
+      after = [
+        "local-fs.target"
+        "nss-user-lookup.target"
+        "remote-fs.target"
+      ];
+      restartIfChanged = false;
+      startLimitIntervalSec = 0;
+      serviceConfig = {
+        # The command ends once the server listens.
+        Type = "forking";
+        User = user;
+        ExecStart = start;
+        # Agents cannot get out of their limits by asking tmux for another window.
+        Slice = "agentd.slice";
+        # An agent that takes too much memory takes no other agent with it.
+        OOMPolicy = "continue";
+        TasksMax = "infinity";
+        TimeoutStopSec = 10;
+      }
+      // lib.optionalAttrs cfg.agentHardening (lib.mapAttrs (_: mkDefault) agentHardening);
+    };
+
+  # The command that starts a server on this socket.
+  startServer =
+    socket:
+    utils.escapeSystemdExecArgs [
+      "${cfg.tmuxPackage}/bin/tmux"
+      "-f"
+      "/dev/null"
+      "-S"
+      socket
+      "start-server"
+      ";"
+      "set-option"
+      "-s"
+      "exit-empty"
+      "off"
+    ];
+
+  # A file system of its own for the folder of an agent user's sockets, so that what agents put there takes no room from others in /run,
+  # such as secrets and units. A folder with something in it is left as it is: a tmux server on it goes on. Ownership and mode are the
+  # business of tmpfiles.
+  mountFor = folder: server: {
+    description = "Folder of the AI coding agents' tmux socket";
+    what = "tmpfs";
+    where = folder;
+    type = "tmpfs";
+    options = "size=1m,nr_inodes=1k,mode=0750,nosuid,nodev,noexec";
+    wantedBy = [
+      "local-fs.target"
+      "systemd-tmpfiles-resetup.service"
+    ];
+    before = [
+      server
+      "agentd.service"
+      "systemd-tmpfiles-resetup.service"
+      "systemd-tmpfiles-setup.service"
+    ];
+    unitConfig = {
+      ConditionDirectoryNotEmpty = "!${folder}";
+      # A server may still listen there.
+      X-StopOnRemoval = false;
+    };
+  };
 
   # Paths that other modules declare rules for. Their rules win, and a second rule would only log a line at each boot.
   ruled = lib.concatMap (
@@ -273,8 +434,8 @@ in
 
     package = mkOption {
       type = types.package;
-      default = pkgs.callPackage ./package.nix { };
-      defaultText = literalMD "agentd, built with this system's packages";
+      default = pkgs.agentd or (pkgs.callPackage ./package.nix { });
+      defaultText = literalMD "`pkgs.agentd` if an overlay adds it, else agentd, built with this system's packages";
       example = literalExpression "inputs.agentd.packages.\${pkgs.stdenv.hostPlatform.system}.agentd";
       description = "The agentd to run.";
     };
@@ -306,6 +467,51 @@ in
 
         It is readable for everybody who can read the Nix store: put secrets into
         {option}`services.agentd.secretFiles`, not into `env`.
+      '';
+    };
+
+    agents = mkOption {
+      type = types.attrsOf toml.type;
+      default = { };
+      example = literalExpression ''
+        {
+          reviewer = {
+            harness = "claude-code";
+            prompt = "Review the open pull requests.";
+            extra_packages = [ pkgs.ripgrep ];
+          };
+        }
+      '';
+      description = ''
+        Agents by name: each is an entry of the jcard, after those of {option}`services.agentd.settings`. Other modules can add fields
+        to an agent, and override them with `lib.mkForce`. A package in `extra_packages` is built with the system.
+      '';
+    };
+
+    users = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "agent-reviewer" ];
+      description = ''
+        More users that agents can run as, beside {option}`services.agentd.user`: an entry of the jcard names one as its `user`. Each
+        has a home, a tmux server of its own (`agentd-tmux@USER.service`), and the packages of
+        {option}`services.agentd.agentPackages`, and cannot read what belongs to the others.
+      '';
+    };
+
+    sandboxPackages = mkOption {
+      type = types.listOf types.package;
+      default = [
+        pkgs.bubblewrap
+      ]
+      ++ lib.optional (cfg.sandbox.engine == "crun") pkgs.crun
+      ++ lib.optional (cfg.sandbox.engine == "runsc") pkgs.gvisor;
+      defaultText = literalExpression "[ pkgs.bubblewrap ]";
+      example = literalExpression "[ pkgs.bubblewrap pkgs.crun pkgs.gvisor ]";
+      description = ''
+        The engines that make sandboxes for agents with `type = "sandboxed"`: `bwrap` (bubblewrap), `crun` and `runsc` (gVisor). They
+        are on the PATH of the machine, where the agents' launchers look for them. The one that
+        {option}`services.agentd.sandbox.engine` names is among them by default.
       '';
     };
 
@@ -378,6 +584,15 @@ in
       '';
     };
 
+    agentGroup = mkOption {
+      type = types.str;
+      default = "agentd-agents";
+      description = ''
+        The group whose members entries of the jcard may name as `user`. Nobody in {option}`services.agentd.adminGroup` or
+        {option}`services.agentd.operatorGroup` can be such a user.
+      '';
+    };
+
     overrideDir = mkOption {
       type = types.path;
       default = "/var/lib/agentd-overrides";
@@ -447,6 +662,34 @@ in
       '';
     };
 
+    sandbox = {
+      defaultType = mkOption {
+        type = types.nullOr (
+          types.enum [
+            "native"
+            "sandboxed"
+          ]
+        );
+        default = null;
+        example = "sandboxed";
+        description = ''
+          What an entry of the jcard is that has neither `type` nor `sandbox`. If null, it is `native`: it runs without a sandbox.
+        '';
+      };
+      engine = mkOption {
+        type = types.nullOr (
+          types.enum [
+            "bwrap"
+            "runsc"
+            "crun"
+          ]
+        );
+        default = null;
+        example = "crun";
+        description = "What makes the sandboxes of entries that have no `sandbox`. If null, it is `bwrap`.";
+      };
+    };
+
     limits = mkOption {
       type =
         let
@@ -506,8 +749,10 @@ in
     {
       assertions = [
         {
-          assertion = cfg.settings == { } || cfg.configFile == null;
-          message = "services.agentd.settings and services.agentd.configFile both declare the jcard; keep one of them.";
+          assertion = !isDeclared || cfg.configFile == null;
+          message = ''
+            services.agentd.settings or services.agentd.agents declares the jcard, and so does services.agentd.configFile; keep one of them.
+          '';
         }
         {
           assertion = cfg.secretFiles == { } || cfg.secretDir == null;
@@ -521,22 +766,8 @@ in
           message = "services.agentd.user is root; agents must not run as root: choose an unprivileged user.";
         }
         {
-          assertion =
-            !lib.elem cfg.user (config.users.groups.${cfg.adminGroup}.members or [ ])
-            && (account == null || !lib.elem cfg.adminGroup ([ account.group ] ++ account.extraGroups));
-          message = ''
-            The user ${cfg.user} is in the group ${cfg.adminGroup}, so agents could use agentd's API; take it out of that group, or
-            name another group in services.agentd.adminGroup.
-          '';
-        }
-        {
-          assertion =
-            !lib.elem cfg.user (config.users.groups.${cfg.operatorGroup}.members or [ ])
-            && (account == null || !lib.elem cfg.operatorGroup ([ account.group ] ++ account.extraGroups));
-          message = ''
-            The user ${cfg.user} is in the group ${cfg.operatorGroup}, so agents could write overrides, which do not count; take it out
-            of that group, or name another group in services.agentd.operatorGroup.
-          '';
+          assertion = !lib.elem "root" cfg.users;
+          message = "services.agentd.users has root; agents must not run as root: remove it.";
         }
         {
           assertion =
@@ -641,6 +872,32 @@ in
               inherit path;
             }) ownFolders
           )
+      ++ lib.concatMap (user: [
+        {
+          assertion = !isIn cfg.adminGroup user;
+          message = ''
+            The user ${user} is in the group ${cfg.adminGroup}, so agents could use agentd's API; take it out of that group, or
+            name another group in services.agentd.adminGroup.
+          '';
+        }
+        {
+          assertion = !isIn cfg.operatorGroup user;
+          message = ''
+            The user ${user} is in the group ${cfg.operatorGroup}, so agents could write overrides, which do not count; take it out
+            of that group, or name another group in services.agentd.operatorGroup.
+          '';
+        }
+      ]) agentUsers
+      ++ map (user: {
+        assertion = builtins.match "[a-z_][a-z0-9_-]*" user != null;
+        message = "services.agentd.users: ${user} cannot be the name of a user; use lower-case letters, digits, _ and -.";
+      }) cfg.users
+      ++ map (user: {
+        assertion = !isIn "wheel" user;
+        message = ''
+          The user ${user} is in services.agentd.users and in the group wheel, so agents could become root; take it out of one of them.
+        '';
+      }) furtherUsers
       ++ lib.mapAttrsToList (name: path: {
         # 107 bytes fit into the address of a Unix socket.
         assertion = builtins.stringLength path <= 107;
@@ -679,7 +936,9 @@ in
       environment.systemPackages = [
         cfg.package
         cfg.tmuxPackage
-      ];
+      ]
+      # For the launchers, whose PATH is that of the agent user's login.
+      ++ cfg.sandboxPackages;
 
       environment.etc = mkMerge [
         (mkIf (jcard != null) { "stereos/jcard.toml".source = checkedJcard; })
@@ -697,7 +956,7 @@ in
           "agentd-terminal.socket"
         ];
         # As long as there is a daemon there is a server. systemd starts it again when it dies.
-        upholds = [ "agentd-tmux.service" ];
+        upholds = [ "agentd-tmux.service" ] ++ map (user: "agentd-tmux@${user}.service") furtherUsers;
         # systemd stops units in the opposite order: when the machine goes down, agents have all of this while the daemon stops them.
         after = [
           "agentd.socket"
@@ -709,8 +968,9 @@ in
           "network.target"
           "nss-user-lookup.target"
           "remote-fs.target"
-        ];
-        path = [ cfg.tmuxPackage ];
+        ]
+        ++ map (user: "agentd-tmux@${user}.service") furtherUsers;
+        path = [ cfg.tmuxPackage ] ++ cfg.sandboxPackages;
 
         # In one step, so that the daemon knows that it is being restarted, and leaves the agents alone.
         stopIfChanged = false;
@@ -746,69 +1006,33 @@ in
         // lib.optionalAttrs cfg.hardening (lib.mapAttrs (_: mkDefault) hardening);
       };
 
-      # A unit of its own, because agents live in it: neither a restart of the daemon nor a switch may touch it.
       systemd.services.agentd-tmux = {
         description = "tmux server of the AI coding agents";
-        documentation = [ "man:tmux(1)" ];
-        after = [
-          "local-fs.target"
-          "nss-user-lookup.target"
-          "remote-fs.target"
-        ];
-        restartIfChanged = false;
-        startLimitIntervalSec = 0;
-        serviceConfig = {
-          # The command ends once the server listens.
-          Type = "forking";
-          User = cfg.user;
-          ExecStart = utils.escapeSystemdExecArgs [
-            "${cfg.tmuxPackage}/bin/tmux"
-            "-f"
-            "/dev/null"
-            "-S"
-            tmuxSocket
-            "start-server"
-            ";"
-            "set-option"
-            "-s"
-            "exit-empty"
-            "off"
-          ];
-          # Agents cannot get out of their limits by asking tmux for another window.
-          Slice = "agentd.slice";
-          # An agent that takes too much memory takes no other agent with it.
-          OOMPolicy = "continue";
-          TasksMax = "infinity";
-          TimeoutStopSec = 10;
-        }
-        // lib.optionalAttrs cfg.agentHardening (lib.mapAttrs (_: mkDefault) agentHardening);
+      }
+      // tmuxServer {
+        inherit (cfg) user;
+        start = startServer tmuxSocket;
       };
 
-      # A file system of its own for the agent user's folder, so that what agents put there takes no room from others in /run, such as
-      # secrets and units. A folder with something in it is left as it is: a tmux server on it goes on. Ownership and mode are the
-      # business of tmpfiles.
-      systemd.mounts = lib.optional (isWithin "/run" tmuxFolder) {
-        description = "Folder of the AI coding agents' tmux socket";
-        what = "tmpfs";
-        where = tmuxFolder;
-        type = "tmpfs";
-        options = "size=1m,nr_inodes=1k,mode=0750,nosuid,nodev,noexec";
-        wantedBy = [
-          "local-fs.target"
-          "systemd-tmpfiles-resetup.service"
-        ];
-        before = [
-          "agentd-tmux.service"
-          "agentd.service"
-          "systemd-tmpfiles-resetup.service"
-          "systemd-tmpfiles-setup.service"
-        ];
-        unitConfig = {
-          ConditionDirectoryNotEmpty = "!${tmuxFolder}";
-          # A server may still listen there.
-          X-StopOnRemoval = false;
-        };
-      };
+      # An instance for each further user.
+      systemd.services."agentd-tmux@" = mkIf (furtherUsers != [ ]) (
+        {
+          description = "tmux server of the AI coding agents of user %i";
+          # Also where an instance is not among the users above, because the daemon asks for it.
+          before = [ "agentd.service" ];
+        }
+        // tmuxServer {
+          user = "%i";
+          # The instance is the user, which systemd fills in.
+          start = lib.replaceStrings [ "%%i" ] [ "%i" ] (startServer "${usersFolder}/%i/tmux.sock");
+        }
+      );
+
+      systemd.mounts =
+        lib.optional (isWithin "/run" tmuxFolder) (mountFor tmuxFolder "agentd-tmux.service")
+        ++ lib.optionals (isWithin "/run" usersFolder) (
+          map (user: mountFor "${usersFolder}/${user}" "agentd-tmux@${user}.service") furtherUsers
+        );
 
       systemd.sockets.agentd = {
         description = "API of the supervisor of AI coding agents";
@@ -856,6 +1080,29 @@ in
             group = cfg.adminGroup;
           };
         };
+        "05-agentd-users" = mkIf (furtherUsers != [ ]) (
+          unlessRuled (
+            {
+              ${usersFolder}.d = {
+                mode = "0755";
+                user = "root";
+                group = "root";
+              };
+            }
+            // lib.listToAttrs (
+              map (
+                user:
+                lib.nameValuePair "${usersFolder}/${user}" {
+                  d = {
+                    mode = "2750";
+                    inherit user;
+                    group = cfg.adminGroup;
+                  };
+                }
+              ) furtherUsers
+            )
+          )
+        );
         "10-agentd" = unlessRuled (
           {
             # The daemon's unit may not make it.
@@ -892,28 +1139,45 @@ in
     }
 
     (mkIf cfg.createUsers {
-      users.groups = lib.genAttrs (lib.unique [
-        cfg.user
-        cfg.adminGroup
-        cfg.operatorGroup
-      ]) (_: { });
-      users.users.${cfg.user} = {
-        isNormalUser = mkDefault true;
-        description = mkDefault "AI coding agents";
-        # Before mkDefault, with which normal users get the group `users`.
-        group = lib.mkOverride 999 cfg.user;
-      };
-      systemd.tmpfiles.settings."10-agentd" = mkIf hasHome (unlessRuled {
-        "${account.home}/workspace".d = {
-          mode = "0755";
-          inherit (cfg) user;
-          inherit (account) group;
-        };
-      });
+      users.groups = lib.genAttrs (lib.unique (
+        agentUsers
+        ++ [
+          cfg.adminGroup
+          cfg.operatorGroup
+        ]
+        ++ lib.optional (furtherUsers != [ ]) agentGroup
+      )) (_: { });
+      users.users = mkMerge (
+        map (user: {
+          ${user} = {
+            isNormalUser = mkDefault true;
+            description = mkDefault "AI coding agents";
+            # Before mkDefault, with which normal users get the group `users`.
+            group = lib.mkOverride 999 user;
+            extraGroups = mkIf (lib.elem user furtherUsers) [ agentGroup ];
+          };
+        }) agentUsers
+      );
+      systemd.tmpfiles.settings."10-agentd" = unlessRuled (
+        lib.listToAttrs (
+          map (
+            user:
+            lib.nameValuePair "${(accountOf user).home}/workspace" {
+              d = {
+                mode = "0755";
+                inherit user;
+                inherit (accountOf user) group;
+              };
+            }
+          ) (lib.filter hasHomeOf agentUsers)
+        )
+      );
     })
 
     (mkIf (cfg.agentPackages != [ ]) {
-      users.users.${cfg.user}.packages = cfg.agentPackages;
+      users.users = lib.genAttrs agentUsers (_: {
+        packages = cfg.agentPackages;
+      });
     })
   ]);
 }

@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use nix::unistd::Uid;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -39,11 +40,14 @@ use tokio::time::timeout;
 use self::connection::Connection;
 use self::http::Responder;
 use self::slots::{Client, Rest, Slots};
+use crate::agent::name::Key;
+use crate::deputy::Deputy;
 use crate::deputy::renderer::Renderers;
 use crate::logs::store::Store;
 use crate::observe::ring::Ring;
 use crate::observe::snapshot::Snapshot;
-use crate::tmux::Tmux;
+use crate::sys::account::Account;
+use crate::tmux::desks::Desks;
 
 /// The pause after the system refused to accept a client: what it lacks (descriptors, memory) does not come back at once.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -96,11 +100,25 @@ pub struct Sources {
     /// The events.
     pub happenings: watch::Receiver<Ring>,
     /// The source of screens; without it there are none.
-    pub tmux: Option<Tmux>,
+    pub desks: Option<Desks>,
     /// The logs of agents; without it there are none.
     pub logs: Option<Store>,
-    /// What turns logs into text; without it there are only the raw bytes.
+    /// What turns logs into text, for agents of the default user; without it there are only the raw bytes.
     pub renderers: Option<Renderers>,
+}
+
+impl Sources {
+    /// What turns the logs of this agent into text: a process of the user whom it runs as, or ran as last. What an agent printed must not be able to
+    /// break into a process of another user.
+    pub(crate) fn renderers_of(&self, agent: &Key) -> Option<Renderers> {
+        let Some(user) = self.snapshot.borrow().printer(agent).cloned() else { return self.renderers.clone() };
+        if let Some(desk) = self.desks.as_ref()?.of(Some(&user)) {
+            return Some(desk.renderers);
+        }
+        // Nothing is done as this user any more: the process is for this answer alone.
+        let account = Account::known_as(user.name.as_str(), Uid::from_raw(user.uid));
+        Some(Renderers::new(Deputy::new(&account, || {})))
+    }
 }
 
 /// How long clients wait for the first reading of the declarations, so that none sees agents missing. A daemon that cannot read them

@@ -13,6 +13,7 @@ pub mod logs;
 pub mod manual;
 pub mod operate;
 pub mod output;
+mod sandbox;
 pub mod send;
 pub mod show;
 pub mod status;
@@ -31,14 +32,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::builder::{PathBufValueParser, TypedValueParser};
+use clap::builder::{PathBufValueParser, PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::go_flags::Translated;
+use self::target::Reading;
+use crate::agent::sandbox::Engine;
 use crate::agent::spec::Workdir;
-use crate::config;
+use crate::config::{self, DefaultType};
 use crate::logs::store::Retention;
 use crate::settings::{OnTerminate, SYSTEM_API_SOCKET, SYSTEM_CONFIG, Settings, Surroundings, absolute, first_there};
 use crate::sys::log::Detail;
@@ -190,9 +193,55 @@ pub struct Places {
     /// The API's socket.
     #[command(flatten)]
     pub api: Api,
+    /// How agents are confined.
+    #[command(flatten)]
+    pub sandboxing: Sandboxing,
+}
+
+/// How agents are confined, as far as their entries leave it open.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+#[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
+pub struct Sandboxing {
     /// Run agents that are declared `type = "sandboxed"` without a sandbox
     #[arg(long)]
     pub unsandboxed: bool,
+    /// What an entry is that has neither `type` nor `sandbox` [default: native]
+    #[arg(long, value_name = "TYPE", value_enum)]
+    pub default_type: Option<DefaultType>,
+    /// What makes the sandboxes of entries without `sandbox` [default: bwrap]
+    #[arg(long, value_name = "ENGINE", value_parser = engine())]
+    pub sandbox: Option<Engine>,
+    /// The program of runsc, found in the PATH of the agent user without it; with it, runsc is the default of --sandbox
+    #[arg(long, value_name = "PATH", value_parser = path())]
+    pub runsc_path: Option<PathBuf>,
+}
+
+impl Sandboxing {
+    /// Replaces each option by that of `other`, if `other` has it.
+    fn overlay(&mut self, other: &Self) {
+        let Self { unsandboxed, default_type, sandbox, runsc_path } = other.clone();
+        self.unsandboxed |= unsandboxed;
+        self.default_type = default_type.or(self.default_type);
+        self.sandbox = sandbox.or(self.sandbox);
+        self.runsc_path = runsc_path.or(self.runsc_path.take());
+    }
+
+    /// The engine of entries that name none.
+    fn engine(&self) -> Engine {
+        let otherwise = if self.runsc_path.is_some() { Engine::Runsc } else { Engine::default() };
+        self.sandbox.unwrap_or(otherwise)
+    }
+
+    /// A name is looked for; a path is that of one file, whatever folder the reader is in.
+    fn runsc(&self) -> Option<PathBuf> {
+        let is_name = |path: &PathBuf| path.components().count() == 1 && !path.is_absolute();
+        self.runsc_path.as_ref().map(|path| if is_name(path) { path.clone() } else { absolute(path) })
+    }
+}
+
+/// Parses the name of an engine.
+fn engine() -> impl TypedValueParser<Value = Engine> {
+    PossibleValuesParser::new(Engine::ALL.map(Engine::name)).map(|name| Engine::named(&name).unwrap_or_default())
 }
 
 /// The API's socket.
@@ -221,14 +270,14 @@ impl Command {
     fn places(&self) -> Places {
         let of_api = |api: &Api| Places { api: api.clone(), ..Places::default() };
         match self {
-            Self::Check(check::Arguments { config, unsandboxed, .. }) => {
-                Places { config: config.clone(), unsandboxed: *unsandboxed, ..Places::default() }
+            Self::Check(check::Arguments { config, sandboxing, .. }) => {
+                Places { config: config.clone(), sandboxing: sandboxing.clone(), ..Places::default() }
             }
-            Self::Diff(Asking { what: diff::Arguments { config, unsandboxed, .. }, api }) => {
-                Places { config: config.clone(), unsandboxed: *unsandboxed, ..of_api(api) }
+            Self::Diff(Asking { what: diff::Arguments { config, sandboxing, .. }, api }) => {
+                Places { config: config.clone(), sandboxing: sandboxing.clone(), ..of_api(api) }
             }
             Self::Show(Asking { what, api }) => {
-                Places { config: what.config.clone(), unsandboxed: what.unsandboxed, ..of_api(api) }
+                Places { config: what.config.clone(), sandboxing: what.sandboxing.clone(), ..of_api(api) }
             }
             Self::Init(init::Arguments { config, .. }) => Places { config: config.clone(), ..Places::default() },
             Self::Schema | Self::Completions(_) | Self::Man(_) => Places::default(),
@@ -259,7 +308,8 @@ pub struct Whereabouts {
     #[arg(long, value_name = "PATH", value_parser = path())]
     tmux_socket: Option<PathBuf>,
     /// The socket through which operators attach and send, in a folder that only root can change [default:
-    /// /run/agentd-daemon/terminal.sock; without root: $XDG_RUNTIME_DIR/agentd/terminal.sock]
+    /// /run/agentd-daemon/terminal.sock; without root: $XDG_RUNTIME_DIR/agentd/terminal.sock]. The sockets of other agent users are in
+    /// users/ beside it: stop their agents before you change it
     #[arg(long, value_name = "PATH", value_parser = path())]
     terminal_socket: Option<PathBuf>,
     /// Root-only state [default: $STATE_DIRECTORY or /var/lib/agentd; without root: $XDG_STATE_HOME/agentd]
@@ -280,6 +330,9 @@ pub struct Whereabouts {
     /// The group whose members may act on the agents of a root daemon [default: the --admin-group]
     #[arg(long, value_name = "NAME", value_parser = name)]
     operator_group: Option<String>,
+    /// The group whose members the entries of a root daemon may name as `user` [default: agentd-agents]
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    agent_group: Option<String>,
     /// What operators want of agents, a file each [default: /var/lib/agentd-overrides; without root: $XDG_STATE_HOME/agentd-overrides]
     #[arg(long, value_name = "DIR", value_parser = path())]
     override_dir: Option<PathBuf>,
@@ -292,7 +345,7 @@ pub struct Daemon {
     /// The daemon's own files, and their owners.
     #[command(flatten)]
     whereabouts: Whereabouts,
-    /// Do not start the tmux server: another unit does, and agents wait for it
+    /// Do not start tmux servers: other units do, and agents wait for them
     #[arg(long)]
     await_tmux: bool,
     /// How often to read the files again even if no change was announced
@@ -368,6 +421,11 @@ impl Arguments {
         Ok(self)
     }
 
+    /// How jcards are read.
+    pub fn reading(&self, here: &Surroundings) -> Reading {
+        Reading::find(self, here)
+    }
+
     /// The daemon's settings: the options that were given, and defaults for the rest.
     pub fn settings(&self, here: &Surroundings) -> Settings {
         let (places, daemon, whereabouts) = (&self.places, &self.daemon, &self.daemon.whereabouts);
@@ -386,6 +444,7 @@ impl Arguments {
             launcher: whereabouts.launcher.as_deref().map(absolute),
             user: whereabouts.user.clone(),
             operator_group: whereabouts.operator_group.clone().unwrap_or_else(|| admin_group.clone()),
+            agent_group: whereabouts.agent_group.clone().unwrap_or_else(|| "agentd-agents".to_owned()),
             admin_group,
             override_dir: or(&whereabouts.override_dir, here.overrides()),
             resync: daemon.resync.max(Duration::from_millis(10)),
@@ -412,6 +471,7 @@ impl Whereabouts {
             user,
             admin_group,
             operator_group,
+            agent_group,
             override_dir,
         } = other.clone();
         self.secret_dir = secret_dir.or(self.secret_dir.take());
@@ -423,6 +483,7 @@ impl Whereabouts {
         self.user = user.or(self.user.take());
         self.admin_group = admin_group.or(self.admin_group.take());
         self.operator_group = operator_group.or(self.operator_group.take());
+        self.agent_group = agent_group.or(self.agent_group.take());
         self.override_dir = override_dir.or(self.override_dir.take());
     }
 }
@@ -430,15 +491,21 @@ impl Whereabouts {
 impl Places {
     /// Replaces each option by that of `other`, if `other` has it.
     fn overlay(&mut self, other: &Self) {
-        let Self { config, api: Api { socket }, unsandboxed } = other.clone();
+        let Self { config, api: Api { socket }, sandboxing } = other.clone();
         self.config = config.or(self.config.take());
         self.api.socket = socket.or(self.api.socket.take());
-        self.unsandboxed |= unsandboxed;
+        self.sandboxing.overlay(&sandboxing);
     }
 
     /// The options that a jcard is read with.
     pub fn options(&self, here: &Surroundings) -> config::Options {
-        let defaults = config::Options { unsandboxed: self.unsandboxed, ..config::Options::default() };
+        let defaults = config::Options {
+            unsandboxed: self.sandboxing.unsandboxed,
+            default_type: self.sandboxing.default_type.unwrap_or_default(),
+            engine: self.sandboxing.engine(),
+            runsc: self.sandboxing.runsc(),
+            ..config::Options::default()
+        };
         if here.root {
             defaults
         } else {
@@ -729,12 +796,12 @@ mod tests {
 
     #[test]
     fn flags_of_the_go_daemon_without_effect_are_kept_for_the_log() {
-        let told = settings(&["agentd", "-runsc-path", "/usr/bin/runsc", "-debug=false"], &root());
-        assert_eq!((told.without_effect, told.detail), (vec!["runsc-path"], Detail::Plain));
+        let told = settings(&["agentd", "-sandbox-state-dir", "/s", "-debug=false"], &root());
+        assert_eq!((told.without_effect, told.detail), (vec!["sandbox-state-dir"], Detail::Plain));
         let plain = settings(&["agentd", "--debug"], &root());
         assert_eq!((plain.without_effect.len(), plain.options.from_go), (0, false));
-        let error = read(&["agentd", "-runsc-path=/x", "status"]).unwrap_err().to_string();
-        assert!(error.contains("--runsc-path has no effect with a command; leave it out"), "{error}");
+        let error = read(&["agentd", "-sandbox-state-dir=/x", "status"]).unwrap_err().to_string();
+        assert!(error.contains("--sandbox-state-dir has no effect with a command; leave it out"), "{error}");
     }
 
     #[test]
@@ -816,12 +883,38 @@ mod tests {
         assert!(said.contains(r"\u{1b}[2Jx\u{9b}m\u{202e}\u{2066}\r\nagentd"), "it is named: {said}");
     }
 
+    const ATTACH: &[&str] = &["read-only", "config", "tmux-socket", "terminal-socket", "user", "api-socket"];
+    const DOCTOR: &[&str] = &[
+        "config",
+        "api-socket",
+        "unsandboxed",
+        "default-type",
+        "sandbox",
+        "runsc-path",
+        "secret-dir",
+        "tmux-socket",
+        "terminal-socket",
+        "state-dir",
+        "log-dir",
+        "launcher",
+        "user",
+        "admin-group",
+        "operator-group",
+        "agent-group",
+        "override-dir",
+        "verbose",
+        "json",
+    ];
+
     #[test]
     fn each_command_takes_the_options_that_affect_it() {
         const DAEMON: &[&str] = &[
             "config",
             "api-socket",
             "unsandboxed",
+            "default-type",
+            "sandbox",
+            "runsc-path",
             "secret-dir",
             "tmux-socket",
             "terminal-socket",
@@ -831,6 +924,7 @@ mod tests {
             "user",
             "admin-group",
             "operator-group",
+            "agent-group",
             "override-dir",
             "await-tmux",
             "resync",
@@ -842,34 +936,28 @@ mod tests {
             "log-total",
             "debug",
         ];
-        const ATTACH: &[&str] = &["read-only", "config", "tmux-socket", "terminal-socket", "user", "api-socket"];
-        const DOCTOR: &[&str] = &[
-            "config",
-            "api-socket",
-            "unsandboxed",
-            "secret-dir",
-            "tmux-socket",
-            "terminal-socket",
-            "state-dir",
-            "log-dir",
-            "launcher",
-            "user",
-            "admin-group",
-            "operator-group",
-            "override-dir",
-            "verbose",
-            "json",
-        ];
         for (call, command) in commands() {
             let expected: &[&str] = match call.first().map_or("", String::as_str) {
                 "" => DAEMON,
-                "check" => &["config", "unsandboxed", "json", "strict", "here", "user", "secret-dir"],
-                "status" => &["watch", "sort", "json", "failed", "check", "api-socket"],
+                "check" => &[
+                    "config",
+                    "unsandboxed",
+                    "default-type",
+                    "sandbox",
+                    "runsc-path",
+                    "json",
+                    "strict",
+                    "here",
+                    "user",
+                    "secret-dir",
+                ],
+                "status" => &["label", "watch", "sort", "json", "failed", "check", "api-socket"],
                 "explain" => &["utc", "json", "api-socket"],
-                "wait" => &["for", "timeout", "exit-code", "json", "api-socket"],
+                "wait" => &["label", "for", "timeout", "exit-code", "json", "api-socket"],
                 "watch" => &["once", "follow", "json", "api-socket"],
                 "logs" => &[
                     "all",
+                    "label",
                     "follow",
                     "lines",
                     "timestamps",
@@ -885,14 +973,16 @@ mod tests {
                     "user",
                     "api-socket",
                 ],
-                "events" => &["follow", "after", "utc", "json", "api-socket"],
+                "events" => &["label", "follow", "after", "utc", "json", "api-socket"],
                 "stop" | "restart" => &["now", "wait", "override-dir", "api-socket"],
                 "start" => &["wait", "override-dir", "api-socket"],
                 "pause" | "unpause" => &["all", "override-dir", "api-socket"],
                 "attach" => ATTACH,
                 "send" => &["keys", "no-enter", "config", "terminal-socket", "api-socket"],
                 "doctor" => DOCTOR,
-                "show" | "diff" => &["config", "unsandboxed", "json", "api-socket"],
+                "show" | "diff" => {
+                    &["config", "unsandboxed", "default-type", "sandbox", "runsc-path", "json", "api-socket"]
+                }
                 "init" => &["config", "secret-dir"],
                 "schema" | "completions" | "man" => &[],
                 other => panic!("{other} is new"),
@@ -915,6 +1005,8 @@ mod tests {
                 let value = match (option.get_action().takes_values(), long) {
                     (false, _) => "",
                     (true, "on-terminate") => "=stop",
+                    (true, "default-type") => "=sandboxed",
+                    (true, "sandbox") => "=crun",
                     (true, "log-size" | "log-total") => "=1GiB",
                     (true, "log-attempts") => "=3",
                     (true, "resync" | "settle" | "login-timeout") => "=1s",
@@ -935,7 +1027,38 @@ mod tests {
             assert_eq!(read(words).unwrap().places.client_socket(&root()), Path::new("/x"));
         }
         let both = read(&["agentd", "--config", "/x", "doctor", "--config", "/y", "--unsandboxed"]).unwrap().places;
-        assert_eq!((both.config.as_deref(), both.unsandboxed), (Some(Path::new("/y")), true));
+        assert_eq!((both.config.as_deref(), both.sandboxing.unsandboxed), (Some(Path::new("/y")), true));
+    }
+
+    #[rstest::rstest]
+    #[case(&[], Engine::Bwrap, None)]
+    #[case(&["--sandbox", "crun"], Engine::Crun, None)]
+    #[case(&["-runsc-path", "runsc"], Engine::Runsc, Some("runsc"))]
+    #[case(&["-runsc-path=/opt/runsc", "--sandbox", "bwrap"], Engine::Bwrap, Some("/opt/runsc"))]
+    fn runsc_is_the_default_engine_if_its_path_is_named(
+        #[case] flags: &[&str],
+        #[case] engine: Engine,
+        #[case] runsc: Option<&str>,
+    ) {
+        let arguments = read(&[&["agentd"], flags].concat()).unwrap();
+        let options = arguments.settings(&root()).options;
+        assert_eq!((options.engine, options.runsc.as_deref()), (engine, runsc.map(Path::new)));
+        assert_eq!(options.default_type, DefaultType::Native);
+    }
+
+    #[test]
+    fn options_of_the_sandbox_work_before_and_after_a_command() {
+        let all = ["--default-type", "sandboxed", "--sandbox", "crun", "--runsc-path", "/opt/runsc"];
+        let expected = Sandboxing {
+            unsandboxed: false,
+            default_type: Some(DefaultType::Sandboxed),
+            sandbox: Some(Engine::Crun),
+            runsc_path: Some("/opt/runsc".into()),
+        };
+        for words in [[&["agentd"], &all[..], &["show", "a"]].concat(), [&["agentd", "show", "a"], &all[..]].concat()] {
+            assert_eq!(read(&words).unwrap().places.sandboxing, expected, "{words:?}");
+        }
+        assert!(read(&["agentd", "--sandbox", "none"]).is_err());
     }
 
     fn with_variable(value: &str, words: &[&str]) -> Result<Option<PathBuf>, String> {

@@ -154,13 +154,21 @@ impl Client {
         self.screen(name, &format!("follow=true&{query}")).await.map(Messages::new)
     }
 
-    /// `GET /v1/events`, for all agents or for one.
+    /// `GET /v1/events`, for all agents or for one, and for those that have all the labels.
     ///
     /// The events begin after the one with the id `after`, where `0` means with the first that is kept. Without `after` they begin
     /// now if `follow` is set, and else with the first that is kept.
-    pub async fn events(&self, agent: Option<&str>, after: Option<&str>, follow: bool) -> Result<Messages<'_>, Error> {
-        let agent = agent.map(|name| format!("&agent={}", utf8_percent_encode(name, NON_ALPHANUMERIC)));
-        let path = format!("/v1/events?follow={follow}{}", agent.unwrap_or_default());
+    pub async fn events(
+        &self,
+        agent: Option<&str>,
+        labels: &[String],
+        after: Option<&str>,
+        follow: bool,
+    ) -> Result<Messages<'_>, Error> {
+        let parameter = |key: &str, value: &str| format!("&{key}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
+        let agent = agent.map(|name| parameter("agent", name));
+        let labels: String = labels.iter().map(|label| parameter("label", label)).collect();
+        let path = format!("/v1/events?follow={follow}{}{labels}", agent.unwrap_or_default());
         self.stream(&path, "events".to_owned(), after).await.map(Messages::new)
     }
 

@@ -6,6 +6,7 @@
 
 mod advice;
 mod agents;
+mod confinement;
 pub mod drop_in;
 mod fields;
 mod position;
@@ -15,12 +16,14 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::Serialize;
 use toml::de::DeTable;
 
 use crate::agent::harness::Harness;
 use crate::agent::name::Name;
+use crate::agent::sandbox::Engine;
 use crate::agent::spec::{AgentSpec, Workdir};
 use crate::text::printable::without_byte_order_mark;
 
@@ -52,8 +55,14 @@ const MAX_NOTED: usize = 100;
 /// Options for reading a jcard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Accept `type = "sandboxed"` for an agent that runs without a sandbox, instead of reporting an error.
+    /// Run agents that are declared `type = "sandboxed"` without a sandbox.
     pub unsandboxed: bool,
+    /// What an entry is that says neither its `type` nor its `sandbox`.
+    pub default_type: DefaultType,
+    /// The engine of a sandboxed agent whose entry names none.
+    pub engine: Engine,
+    /// The program of runsc; `None` to find it in the `PATH` of the login.
+    pub runsc: Option<PathBuf>,
     /// Expect that the jcard was written for the Go daemon, which runs an entry without a `type` in a sandbox.
     pub from_go: bool,
     /// The workdir of agents whose entries name none.
@@ -63,8 +72,25 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let default_workdir = Workdir::Absolute("/home/agent/workspace".into());
-        Self { unsandboxed: false, from_go: false, default_workdir }
+        Self {
+            unsandboxed: false,
+            default_type: DefaultType::default(),
+            engine: Engine::default(),
+            runsc: None,
+            from_go: false,
+            default_workdir,
+        }
     }
+}
+
+/// What an entry without a `type` is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum DefaultType {
+    /// It runs directly as the agent user.
+    #[default]
+    Native,
+    /// It runs in a sandbox, as under the Go daemon.
+    Sandboxed,
 }
 
 /// Reads a jcard.

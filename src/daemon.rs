@@ -4,10 +4,13 @@
 //! daemon left in progress. Shutdown: end the agents, in parallel and each within its grace period, unless they are left to the
 //! next daemon; the API answers until the last of them is gone; then remove the sockets.
 
+mod seats;
 mod signals;
 
+use seats::SeatMaker;
 use signals::{Signals, obey};
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,29 +20,30 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid};
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::agent::machine::Machine;
 use crate::agent::name::{Key, Name};
+use crate::agent::user::AgentUser;
 use crate::api::{self, Sources};
 use crate::contain::server_scope::ServerScope;
 use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
-use crate::deputy::renderer::Renderers;
 use crate::inputs::assemble::DeclarationContext;
+use crate::inputs::users::{Banned, Database, Rules};
 use crate::inputs::{Inputs, News, Nudge, overrides};
-use crate::launch::socket_dir::{self, LaunchSocketKeeper, SocketDir};
+use crate::launch::socket_dir::{self, LaunchSocketKeeper, Names, SocketDir};
 use crate::launch::{listener, program};
 use crate::logs::store::Store;
 use crate::observe::ring::Ring;
-use crate::observe::snapshot::Parts;
+use crate::observe::snapshot::{Parts, Snapshot};
 use crate::settings::Settings;
 use crate::state::history::{self, Histories, History};
 use crate::state::lock::{self, Lock};
 use crate::state::record::{self, Reading, Record, Recorder, Report};
 use crate::supervisor::log_files::StoredLogs;
 use crate::supervisor::pacing::Pace;
-use crate::supervisor::resources::{CLEARINGS, Programs, Resources};
+use crate::supervisor::resources::{CLEARINGS, Programs, Resources, Seats};
 use crate::supervisor::{Event, Outlets, Supervisor};
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;
@@ -53,6 +57,7 @@ use crate::sys::rlimit;
 use crate::sys::systemd::{self, Notifier};
 use crate::sys::unix_socket::{self, Address, Bound};
 use crate::terminal;
+use crate::tmux::desks::Desks;
 use crate::tmux::{self, Tmux};
 use crate::wire::status::Errors;
 
@@ -115,8 +120,10 @@ pub fn run(settings: &Settings) -> Result<(), Error> {
     rlimit::raise_descriptors();
     memory::keep_private();
     let account = agent_account(settings.user.as_deref())?;
-    for flag in &settings.without_effect {
-        tracing::warn!("--{flag} has no effect: this version has no sandbox");
+    if !settings.without_effect.is_empty() {
+        let flags: Vec<String> = settings.without_effect.iter().map(|flag| format!("--{flag}")).collect();
+        let right = "what a sandbox consists of is in a private folder of the attempt; leave it out";
+        tracing::warn!("{} has no effect: {right}", flags.join(", "));
     }
     // Checked now, rather than when each agent starts.
     let launcher = program::find(settings.launcher.as_deref())?;
@@ -258,19 +265,12 @@ impl Terminals {
         door: TerminalSocket,
         sources: &Sources,
         logs: Store,
-        tmux: &Tmux,
-        deputy: &Deputy,
-        agent: Uid,
+        desks: &Desks,
+        agents: watch::Receiver<BTreeSet<u32>>,
     ) -> Result<Option<Self>, Error> {
         let Some((listener, address)) = door.socket else { return Ok(None) };
-        let rule = terminal::Rule { owner: Uid::effective(), agent, group: door.operators };
-        let service = terminal::Service {
-            snapshot: sources.snapshot.clone(),
-            tmux: tmux.clone(),
-            logs,
-            deputy: deputy.clone(),
-            rule,
-        };
+        let rule = terminal::Rule { owner: Uid::effective(), agents, group: door.operators };
+        let service = terminal::Service { snapshot: sources.snapshot.clone(), desks: desks.clone(), logs, rule };
         let failed = |source| Error::System { operation: "listen on the terminal socket", source };
         let listener = UnixListener::from_std(listener).map_err(failed)?;
         let (close, closed) = oneshot::channel::<()>();
@@ -351,10 +351,9 @@ async fn serve(
 ) -> Result<(), Error> {
     let failed = |operation| move |source| Error::System { operation, source };
     let operators = self::group(&settings.operator_group, "--operator-group")?;
-    let overrides = overrides::Place::new(settings.override_dir.clone(), operators, place.account.uid);
-    if let Some(warning) = overrides.warning(&place.account, &settings.operator_group) {
-        tracing::warn!("{warning}");
-    }
+    let (agents_send, agent_uids) = watch::channel(BTreeSet::from([place.account.uid.as_raw()]));
+    let overrides = overrides::Place::new(settings.override_dir.clone(), operators, agent_uids.clone());
+    warn_of_members(&overrides, &place.account, settings);
     let launch_listener = folder.map(SocketDir::bind_launch_socket).transpose()?;
     let signals = Signals::catch().map_err(failed("catch signals"))?;
 
@@ -363,29 +362,37 @@ async fn serve(
     let (snapshots, snapshot) =
         watch::channel(Arc::new(Parts { is_read: false, ..Parts::new(Vec::new(), started, Errors::default()) }.into()));
 
-    let deputy = {
-        let nudges = nudges.clone();
-        Deputy::new(&place.account, move || {
-            // If the channel is full, a change is already waiting to be handled.
-            let _ = nudges.try_send(Nudge::Changed);
-        })
-    };
+    let deputy = seats::deputy(&place.account, nudges.clone());
     let executable = own_executable().map_err(failed("find agentd's own executable"))?;
     let record = Record::new(&settings.state_dir)?;
     let tmux = the_tmux(settings, deputy.clone(), executable.clone(), &place.account, &record).await;
+    let (rounds, round) = watch::channel(());
     let user = place.account.uid;
     let (trouble, troubles) = watch::channel(None);
     let trees = Trees::new(&settings.state_dir, user);
     let systemd = trees.systemd();
     let log_files = StoredLogs::new(store.clone());
+    let seats = Seats::new(Arc::new(seats::seat(&place.account, &tmux, &settings.tmux_socket, &trees, troubles)));
+    let desks = Desks::new(seats::desk(&deputy, &tmux));
+    let seat_maker = Arc::new(SeatMaker {
+        settings: settings.clone(),
+        executable: executable.clone(),
+        group,
+        record: record.clone(),
+        trees: trees.clone(),
+        seats: seats.clone(),
+        desks: desks.clone(),
+        agents: agents_send,
+        events: events.clone(),
+        nudges: nudges.clone(),
+        rounds: round.clone(),
+        names: Names::default(),
+        named: watch::Sender::default(),
+        made: Mutex::default(),
+    });
     let resources = Resources {
-        sessions: Arc::new(tmux.clone()),
+        seats,
         programs: programs(settings, executable),
-        launch_socket: socket_dir::launch_socket_beside(&settings.tmux_socket),
-        trouble: troubles,
-        user,
-        user_name: place.account.name.clone(),
-        containment: Arc::new(trees.clone()),
         log_files: Arc::new(log_files.clone()),
         pace: Pace::default(),
         clearings: Arc::new(Semaphore::new(CLEARINGS)),
@@ -395,9 +402,7 @@ async fn serve(
     let Reading { agents, problems } = machines(&record).await.map_err(failed("read the record"))?;
     log_files.look_back(agents.values().map(printers).collect());
     state_errors.extend(problems.iter().map(ToString::to_string));
-    for error in &state_errors {
-        tracing::error!("{error}");
-    }
+    log_errors(&state_errors);
     let reports = events.clone();
     let recorder = Recorder::new(record, move |report| drop(reports.send(Event::Recorded(report))));
     let notifier = Notifier::from_environment();
@@ -406,28 +411,27 @@ async fn serve(
     let outlets =
         Outlets { events: events.clone(), snapshots, happenings, recorder, histories, notifier: notifier.clone() };
     let mut supervisor = Supervisor::new(resources, outlets, settings.detail, started, state_errors);
+    seat_maker.restore(agents.values().filter_map(Machine::user).cloned().collect(), snapshot.clone()).await;
     // Before any request can arrive.
     supervisor.resume(agents);
 
-    let (rounds, round) = watch::channel(());
-    let renderers = Some(Renderers::new(deputy.clone()));
-    let sources =
-        Sources { snapshot, happenings: happening, tmux: Some(tmux.clone()), logs: Some(store.clone()), renderers };
-    let terminals = Terminals::start(doors.terminal, &sources, store.clone(), &tmux, &deputy, user)?;
+    let sources = sources(snapshot, happening, &desks, &store);
+    let terminals = Terminals::start(doors.terminal, &sources, store.clone(), &desks, agent_uids)?;
     let api = Api::start(doors.api, sources, round.clone());
-    let visitors = events.clone();
-    // Fails only when the daemon is ending.
-    let hand_on = move |visitor| drop(visitors.send(Event::Visitor(visitor)));
+    let hand_on = seats::hand_on(None, events.clone());
     let keeper = LaunchSocketKeeper::new(&settings.tmux_socket, &place.account, Some(group), launch_listener.is_some());
     tokio::spawn(listener::receive(launch_listener, keeper, user, trouble, round.clone(), hand_on));
     spawn_upkeep(&tmux, trees, store, &round, &events);
     let inputs = Inputs {
+        rules: rules(settings, group, operators, &place.account),
+        database: Database::default(),
         place,
         secret_dir: settings.secret_dir.clone(),
         overrides,
         state_dir: settings.state_dir.clone(),
         options: settings.options.clone(),
         deputy,
+        deputies: Arc::<SeatMaker>::clone(&seat_maker),
         settle: settings.settle,
         resync: settings.resync,
         rounds,
@@ -440,13 +444,52 @@ async fn serve(
     let ended = first_end(&mut inputs, &mut supervisor).await;
     Terminals::end(terminals).await;
     if matches!(ended, Ok(true)) {
-        release(&tmux).await;
+        let releases = desks.all().into_iter().map(|desk| async move { release(&desk.tmux).await });
+        releases.collect::<JoinSet<()>>().join_all().await;
     }
+    seat_maker.end(RELEASE).await;
     // The rounds end with the inputs, and the keeping of the API's socket with the rounds.
     inputs.abort();
     api.end().await;
     tracing::info!("agentd has ended");
     ended.map(drop)
+}
+
+fn log_errors(errors: &[String]) {
+    for error in errors {
+        tracing::error!("{error}");
+    }
+}
+
+/// Warns if the default user is an operator.
+fn warn_of_members(overrides: &overrides::Place, account: &Account, settings: &Settings) {
+    if let Some(warning) = overrides.warning(account, &settings.operator_group) {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// What the API answers from.
+fn sources(
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    happenings: watch::Receiver<Ring>,
+    desks: &Desks,
+    store: &Store,
+) -> Sources {
+    let renderers = desks.of(None).map(|desk| desk.renderers);
+    Sources { snapshot, happenings, desks: Some(desks.clone()), logs: Some(store.clone()), renderers }
+}
+
+/// Who may be an agent user beside the default one.
+fn rules(settings: &Settings, admins: Gid, operators: Gid, default: &Account) -> Rules {
+    if !Uid::effective().is_root() {
+        return Rules::Nobody { own: default.name.clone() };
+    }
+    let banned = |name: &str, group| Banned { name: name.to_owned(), group };
+    Rules::Members {
+        agents: settings.agent_group.clone(),
+        banned: vec![banned(&settings.admin_group, admins), banned(&settings.operator_group, operators)],
+        default: Some(default.uid),
+    }
 }
 
 /// Waits until nobody attends to the inputs or the agents any more. Returns whether the agents were stopped.
@@ -511,7 +554,7 @@ fn spawn_upkeep(
     events: &mpsc::UnboundedSender<Event>,
 ) {
     tokio::spawn(limit_logs(store, round.clone()));
-    if let Some(scope) = ServerScope::here(trees.systemd()) {
+    if let Some(scope) = ServerScope::here(trees.systemd(), None) {
         tokio::spawn(scope.keep(tmux.serving()));
     }
     let groups = events.clone();
@@ -520,7 +563,7 @@ fn spawn_upkeep(
     let (kept, rounds) = (tmux.clone(), round.clone());
     tokio::spawn(async move { kept.keep(rounds).await });
     tokio::spawn(reaper::reap());
-    tokio::spawn(find_sessions(tmux.clone(), events.clone()));
+    tokio::spawn(find_sessions(tmux.clone(), None, events.clone(), round.clone()));
 }
 
 /// An agent, and when its latest attempt started.
@@ -549,7 +592,7 @@ async fn follow(inputs: Inputs, nudged: mpsc::Receiver<Nudge>, events: mpsc::Unb
 /// The dedicated server, with what an earlier daemon knew about it.
 async fn the_tmux(settings: &Settings, deputy: Deputy, executable: String, account: &Account, record: &Record) -> Tmux {
     let (socket, origin) = (settings.tmux_socket.clone(), settings.tmux_origin);
-    let memory = tmux::Memory::on_record(record, &socket).await;
+    let memory = tmux::Memory::on_record(record, &socket, None).await;
     Tmux::new(deputy, socket, origin, executable, account).with_memory(memory)
 }
 
@@ -603,14 +646,20 @@ async fn histories(state_dir: &Path) -> Histories {
 }
 
 /// Asks for the sessions that an earlier daemon may have left, until tmux answers.
-async fn find_sessions(tmux: Tmux, events: mpsc::UnboundedSender<Event>) {
+async fn find_sessions(
+    tmux: Tmux,
+    user: Option<AgentUser>,
+    events: mpsc::UnboundedSender<Event>,
+    mut rounds: watch::Receiver<()>,
+) {
     loop {
         match tmux.owners().await {
             // Fails only when the daemon is ending.
-            Ok(owners) => return drop(events.send(Event::Sessions(owners))),
+            Ok(owners) => return drop(events.send(Event::Sessions { user, owners })),
             // Every launch reports the same error.
             Err(error) => tracing::debug!("failed to look for sessions: {error}; trying again"),
         }
+        tmux.until_owner_is_back(&mut rounds).await;
         tokio::time::sleep(SESSIONS_RETRY).await;
     }
 }

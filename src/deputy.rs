@@ -41,7 +41,7 @@ pub use worker::run;
 use keeper::{Asked, keep, start};
 use protocol::FILE_TIMEOUT;
 
-use crate::agent::seen::{SeenPrompt, SeenWorkdir};
+use crate::agent::seen::{SeenPrompt, SeenRepository, SeenWorkdir};
 use crate::sys::account::Account;
 use crate::sys::process::Identity;
 use crate::sys::watch::Target;
@@ -157,6 +157,19 @@ impl Deputy {
         }
     }
 
+    /// Runs a program with these arguments in the environment of a login.
+    pub async fn run_in_login(
+        &self,
+        program: PathBuf,
+        arguments: Vec<String>,
+        timeout: Duration,
+    ) -> Result<Result<Output, RunError>, Error> {
+        match self.ask(Request::InLogin { program, arguments, timeout }, timeout).await? {
+            Reply::InLogin(result) => Ok(result),
+            _ => Err(Error::Gone),
+        }
+    }
+
     /// Finds the tmux server of this socket.
     ///
     /// The server that was `seen` there recreates its socket file if it is missing. The inner error is a message for people.
@@ -193,10 +206,18 @@ impl Deputy {
         }
     }
 
-    /// Reads a prompt file.
-    pub async fn prompt(&self, path: PathBuf) -> Result<SeenPrompt, Error> {
-        match self.ask(Request::Prompt(path), FILE_TIMEOUT).await? {
+    /// Reads a prompt file. A `guarded` one is not where a link leads that an agent could have placed.
+    pub async fn prompt(&self, path: PathBuf, guarded: bool) -> Result<SeenPrompt, Error> {
+        match self.ask(Request::Prompt { path, guarded }, FILE_TIMEOUT).await? {
             Reply::Prompt(prompt) => Ok(prompt),
+            _ => Err(Error::Gone),
+        }
+    }
+
+    /// Looks for the repository around a directory, and whether git of this user works in it.
+    pub async fn repository(&self, path: PathBuf) -> Result<SeenRepository, Error> {
+        match self.ask(Request::Repository(path), FILE_TIMEOUT).await? {
+            Reply::Repository(seen) => Ok(seen),
             _ => Err(Error::Gone),
         }
     }

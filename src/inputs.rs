@@ -8,11 +8,14 @@ pub mod assemble;
 pub mod comparison;
 pub mod overrides;
 pub mod secrets;
+pub mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -23,15 +26,22 @@ use zeroize::Zeroizing;
 
 use crate::agent::declaration::{Desired, Reading};
 use crate::agent::seen::{Seen, SeenPrompt};
+use crate::agent::user::{AgentUser, UserName};
 use crate::config::{self, Config};
 use crate::deputy::{self, Deputy};
-use crate::inputs::assemble::{DeclarationContext, desired, folder_of, located, paths};
-use crate::inputs::secrets::Known;
+use crate::inputs::assemble::{DeclarationContext, Paths, desired, folder_of, located, paths, users_to_judge};
+use crate::inputs::secrets::{Known, Named};
+use crate::inputs::users::{Database, Entry, Rules, Standing, Standings, View, Views};
 use crate::state;
 use crate::state::overrides::Kept;
-use crate::sys::blocking;
+use crate::sys::account::Account;
+use crate::sys::blocking::{self, OneAtATime};
 use crate::sys::regular_file;
 use crate::sys::watch::{Target, Watcher};
+use crate::wire::reason::WaitingFor;
+
+/// How long the user database may take to answer before what is known of users stays in use.
+pub(crate) const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How many times `settle` a change may be postponed because others follow it.
 const MOST_SETTLES: u32 = 10;
@@ -49,8 +59,14 @@ pub struct Inputs {
     pub state_dir: PathBuf,
     /// Options for reading the jcard.
     pub options: config::Options,
-    /// Reads what belongs to the agent user.
+    /// Who may be an agent user beside the default one.
+    pub rules: Rules,
+    /// Tells who the users are that entries name.
+    pub database: Database,
+    /// Reads what belongs to the default user.
     pub deputy: Deputy,
+    /// Those of other users.
+    pub deputies: Arc<dyn Deputies>,
     /// How long changes must be quiet before they take effect.
     pub settle: Duration,
     /// How often to read everything without an announcement.
@@ -98,18 +114,35 @@ struct Last {
     /// The error in the file as a whole.
     file_error: Option<String>,
     secrets: Known,
+    /// Which files are secrets because `config` names them.
+    named: Named,
     overrides: overrides::Known,
     /// What the next daemon would find of them; `None` if that is not known.
     kept: Option<Kept>,
     /// Why that is not what it should be.
     keep_error: Option<String>,
-    /// The paths that `config` names: prompt files, and working directories.
-    paths: (BTreeSet<PathBuf>, BTreeSet<PathBuf>),
-    seen: Seen,
-    told: Told,
+    onlookers: Onlookers,
+    views: Views,
     /// How many entries seemed to expect a sandbox when that was last logged.
     unsandboxed: usize,
     desired: Option<Desired>,
+}
+
+/// The users who look at the paths that `config` names.
+#[derive(Default)]
+struct Onlookers {
+    /// Those that it names beside the default one, or that it named before.
+    named: BTreeSet<UserName>,
+    standings: Standings,
+    /// The question to the user database, which may be a server that does not answer.
+    look_up: OneAtATime<BTreeMap<UserName, Entry>>,
+    /// Whether it has not answered the last time.
+    is_unanswered: bool,
+    /// The paths, by the user who looks at them.
+    paths: BTreeMap<Option<UserName>, Paths>,
+    /// The deputies of other users that watch paths.
+    watching: BTreeMap<UserName, Deputy>,
+    told: BTreeMap<Option<UserName>, Told>,
 }
 
 /// The last known content of each prompt file, and since when it has been empty.
@@ -235,17 +268,21 @@ impl Inputs {
 
     /// Reads the files that root reads. Watches them first, so that no change is missed in between.
     async fn read(&self, watcher: &mut Watcher, last: &Last) -> Files {
-        let targets = vec![
+        // What is in the directory is watched in any case; these are for where links lead.
+        let named = last.named.files().map(|file| Target::Path(self.secret_dir.join(file)));
+        let targets = named.chain([
             Target::Path(self.place.file.clone()),
             Target::Contents(self.secret_dir.clone()),
             Target::Entries(self.overrides.directory.clone()),
-        ];
+        ]);
+        let targets = targets.collect();
         watcher.set(targets).await;
         let (config, secret_dir, known) = (self.place.file.clone(), self.secret_dir.clone(), last.secrets.clone());
+        let named = last.named.clone();
         let (place, overrides) = (self.overrides.clone(), last.overrides.clone());
         let (now, patience) = (Instant::now().into_std(), self.resync);
         let work = move || {
-            let reading = secrets::read(&secret_dir, &known.secrets);
+            let reading = secrets::read(&secret_dir, &named, &known.secrets);
             let (jcard, changed) = read_config(&config);
             let changed = changed.max(reading.changed);
             let orders = overrides::read(&place, overrides.may_make());
@@ -268,31 +305,34 @@ impl Inputs {
     ///
     /// If nothing has changed, this costs no more than that comparison: nothing per agent.
     async fn act(&self, files: Files, last: &mut Last, say: &impl Fn(News)) -> bool {
-        let secrets_error = files.secrets.error.clone();
-        let mut is_news = last.desired.as_ref().is_none_or(|before| before.secrets_error != secrets_error)
-            || last.secrets.secrets != files.secrets.secrets;
-        is_news |= last.overrides != files.overrides;
-        last.secrets = files.secrets;
-        last.overrides = files.overrides;
-        is_news |= self.keep_overrides(last).await;
         let before = last.reading;
         let is_edited = last.take_config(files.jcard, &self.place.file, &self.options).await;
+        let secrets = if is_edited { self.named_secrets(files.secrets, last).await } else { files.secrets };
+        let secrets_error = secrets.error.clone();
+        let mut is_news = last.desired.as_ref().is_none_or(|before| before.secrets_error != secrets_error)
+            || last.secrets.secrets != secrets.secrets;
+        is_news |= last.overrides != files.overrides;
+        last.secrets = secrets;
+        last.overrides = files.overrides;
+        is_news |= self.keep_overrides(last).await;
         let empty = Config { entries: Vec::new(), findings: Vec::new(), sandbox_expected: Vec::new(), complete: false };
         let config = last.config.as_ref().unwrap_or(&empty);
         if is_edited {
             report_sandbox(&self.place.file, config, &mut last.unsandboxed);
-            last.paths = paths(config, folder_of(&self.place.file), &self.place.account);
+            last.onlookers.named = users_to_judge(config, &self.place.account, &last.onlookers.named);
+            self.deputies.name(&last.onlookers.named);
         }
-        let mut seen = self.look(&last.paths, &last.seen).await;
-        last.told.keep_emptied(&mut seen.prompts, Instant::now(), self.resync);
-        is_news |= is_edited || last.reading != before || seen != last.seen;
-        for (path, reason) in &seen.unreachable {
-            if !last.seen.unreachable.contains_key(path) {
-                tracing::warn!("failed to look at {}: {reason}; trying again", path.display());
-            }
+        let onlookers = &mut last.onlookers;
+        let standings = self.judge_users(onlookers).await;
+        if is_edited || standings != onlookers.standings {
+            onlookers.paths = paths(config, folder_of(&self.place.file), &self.place.account, &standings);
+            onlookers.standings = standings;
         }
+        let views = self.look_as_all(onlookers, &last.views).await;
+        is_news |= is_edited || last.reading != before || views != last.views;
+        report_unreachable(&views, &last.views);
         if is_news {
-            let mut desired = desired(config, &last.secrets.secrets, &seen, &self.place);
+            let mut desired = desired(config, &last.secrets.secrets, &views, &self.place);
             desired.config_error = last.file_error.clone().or(desired.config_error);
             desired.config_read = last.text_read;
             desired.reading = last.reading;
@@ -304,8 +344,23 @@ impl Inputs {
                 say(News::Desired(desired));
             }
         }
-        last.seen = seen;
-        last.seen.unreachable.is_empty()
+        last.views = views;
+        !last.onlookers.is_unanswered && last.views.all().all(|(_, seen)| seen.unreachable.is_empty())
+    }
+
+    /// The secrets with the files that the jcard names: only now is it known which those are.
+    async fn named_secrets(&self, mut known: Known, last: &mut Last) -> Known {
+        let named = last.config.as_ref().map(Named::by).unwrap_or_default();
+        if named == last.named {
+            return known;
+        }
+        last.named = named.clone();
+        known.limit_to(&named);
+        let (secret_dir, patience, before) = (self.secret_dir.clone(), self.resync, known.clone());
+        let now = Instant::now().into_std();
+        let work = move || known.after(secrets::read(&secret_dir, &named, &known.secrets), &secret_dir, now, patience);
+        // Without a thread, they are missing until the next reading.
+        blocking::run(work).await.unwrap_or(before)
     }
 
     /// What an earlier daemon has left.
@@ -361,23 +416,126 @@ impl Inputs {
         desired.override_dir = Some(directory.clone());
     }
 
-    /// Looks at all paths at once, with the agent user's rights. `before` replaces what cannot be looked at now.
-    async fn look(&self, (prompts, workdirs): &(BTreeSet<PathBuf>, BTreeSet<PathBuf>), before: &Seen) -> Seen {
-        self.deputy.watch(prompts.iter().chain(workdirs).cloned().map(Target::Path).collect());
-        let deputy = &self.deputy;
-        let prompts = look_at(prompts, |path| {
-            let deputy = deputy.clone();
-            async move { deputy.prompt(path).await }
-        });
-        let workdirs = look_at(workdirs, |path| {
-            let deputy = deputy.clone();
-            async move { deputy.workdir(path).await }
-        });
-        let mut unreachable = BTreeMap::new();
-        Seen {
-            prompts: seen(prompts, &before.prompts, &mut unreachable).await,
-            workdirs: seen(workdirs, &before.workdirs, &mut unreachable).await,
-            unreachable,
+    /// Looks up the users that entries name. Reports groups that make a user more than an agent user should be.
+    ///
+    /// While the user database does not answer, or if no thread is available to ask it, all stay as they were.
+    async fn judge_users(&self, onlookers: &mut Onlookers) -> Standings {
+        let Onlookers { named, standings: before, look_up, is_unanswered, .. } = onlookers;
+        let mut entries = BTreeMap::new();
+        *is_unanswered &= !named.is_empty();
+        if !named.is_empty() && matches!(self.rules, Rules::Members { .. }) {
+            let (names, database) = (named.clone(), self.database.clone());
+            let found = look_up.run(LOOK_UP_TIMEOUT, move || database.look_up(&names)).await;
+            entries = found.ok().flatten().unwrap_or_default();
+            // A late answer may be about other names.
+            let is_all = named.iter().all(|name| entries.contains_key(name));
+            if std::mem::replace(is_unanswered, !is_all) == is_all {
+                if is_all {
+                    tracing::info!("the user database answers again");
+                } else {
+                    tracing::warn!("the user database does not answer; what is known of users stays in use");
+                }
+            }
+        }
+        let standings = users::judge_all(named, &self.rules, entries, before);
+        for (name, standing) in &standings {
+            if let Standing::Fit { dangers, .. } = standing
+                && before.get(name) != Some(standing)
+                && let Some(warning) = users::warning(name, dangers)
+            {
+                tracing::warn!("{warning}");
+            }
+        }
+        standings
+    }
+
+    /// Looks at all paths at once, with the rights of the users that agents run as.
+    async fn look_as_all(&self, onlookers: &mut Onlookers, before: &Views) -> Views {
+        let Onlookers { standings, paths, watching, told, .. } = onlookers;
+        let mut views = Views::default();
+        for (name, standing) in &*standings {
+            let view = match standing {
+                Standing::Fit { .. } => continue,
+                Standing::Unfit(error) => View::Unfit(error.clone()),
+                Standing::Missing(problem) => {
+                    View::Missing(WaitingFor::User { user: name.to_string(), problem: problem.clone() })
+                }
+            };
+            views.others.insert(name.clone(), view);
+        }
+        // A user whom no entry names any more has nothing to watch.
+        for (_, deputy) in watching.extract_if(.., |name, _| !paths.contains_key(&Some(name.clone()))) {
+            deputy.watch(Vec::new());
+        }
+        let mut looks = JoinSet::new();
+        for (user, paths) in &*paths {
+            let account = user.as_ref().and_then(|user| standings.get(user)?.account());
+            let deputy = match (user, account) {
+                (Some(user), Some(account)) => {
+                    let deputy = self.deputies.of(&users::identity(user, account), account).await;
+                    watching.insert(user.clone(), deputy.clone());
+                    deputy
+                }
+                (Some(_), None) => continue,
+                (None, _) => self.deputy.clone(),
+            };
+            let before = before.of(user.as_ref()).cloned().unwrap_or_default();
+            let (user, paths) = (user.clone(), paths.clone());
+            looks.spawn(async move { (user, look(deputy, paths, before).await) });
+        }
+        told.retain(|user, _| paths.contains_key(user));
+        for (user, mut seen) in looks.join_all().await {
+            let told = told.entry(user.clone()).or_default();
+            told.keep_emptied(&mut seen.prompts, Instant::now(), self.resync);
+            let account = user.as_ref().and_then(|user| standings.get(user)?.account());
+            match (user, account) {
+                (Some(user), Some(account)) => {
+                    drop(views.others.insert(user, View::Of { account: account.clone(), seen }));
+                }
+                _ => views.own = seen,
+            }
+        }
+        views
+    }
+}
+
+/// Gives the deputies of users other than the default one.
+pub trait Deputies: Debug + Send + Sync {
+    /// The deputy of this user, who may be an agent user. Whatever else an agent of this user needs exists afterwards.
+    fn of<'a>(&'a self, user: &'a AgentUser, account: &'a Account)
+    -> Pin<Box<dyn Future<Output = Deputy> + Send + 'a>>;
+
+    /// Notes whom entries name from now on.
+    fn name(&self, users: &BTreeSet<UserName>);
+}
+
+/// Looks at paths with the rights of a user. `before` replaces what cannot be looked at now.
+async fn look(deputy: Deputy, Paths { prompts, guarded, workdirs }: Paths, before: Seen) -> Seen {
+    deputy.watch(prompts.iter().chain(&workdirs).cloned().map(Target::Path).collect());
+    let prompts = look_at(&prompts, |path| {
+        let (deputy, guarded) = (deputy.clone(), guarded.contains(&path));
+        async move { deputy.prompt(path, guarded).await }
+    });
+    let workdirs = look_at(&workdirs, |path| {
+        let deputy = deputy.clone();
+        async move { deputy.workdir(path).await }
+    });
+    let mut unreachable = BTreeMap::new();
+    Seen {
+        prompts: seen(prompts, &before.prompts, &mut unreachable).await,
+        workdirs: seen(workdirs, &before.workdirs, &mut unreachable).await,
+        unreachable,
+    }
+}
+
+/// Logs which paths cannot be looked at any more, and why.
+fn report_unreachable(views: &Views, before: &Views) {
+    for (user, seen) in views.all() {
+        let known = before.of(user).map(|seen| &seen.unreachable);
+        for (path, reason) in &seen.unreachable {
+            if !known.is_some_and(|known| known.contains_key(path)) {
+                tracing::warn!("failed to look at {}: {reason}; trying again", path.display());
+            }
         }
     }
 }
@@ -486,11 +644,13 @@ fn read_config(path: &Path) -> (Result<Jcard, String>, Option<SystemTime>) {
 fn report_sandbox(path: &Path, config: &Config, before: &mut usize) {
     let count = config.sandbox_expected.len();
     if count > 0 && count != *before {
+        let (entries, run, lines_are) =
+            if count == 1 { ("entry", "runs", "line") } else { ("entries", "run", "lines") };
         let lines: Vec<String> =
             config.sandbox_expected.iter().take(10).map(|finding| finding.line.to_string()).collect();
         let more = if count > lines.len() { ", …" } else { "" };
         tracing::warn!(
-            "{}: {count} entries without a `type` run without a sandbox, which the Go daemon would use (lines {}{more}); write `type = \"native\"` if that is meant",
+            "{}: {count} {entries} without a `type` {run} without a sandbox, which the Go daemon would use ({lines_are} {}{more}); start agentd with --default-type sandboxed to have it, or write `type = \"native\"` if none is meant",
             path.display(),
             lines.join(", ")
         );
@@ -540,7 +700,6 @@ mod tests {
     use crate::agent::seen::{Problem, SeenWorkdir};
     use crate::deputy::{Reply, Request};
     use crate::state::key::Key;
-    use crate::sys::account::Account;
 
     const JCARD: &str = "[[agents]]\nname = \"well\"\nharness = \"custom\"\nworkdir = \"/well\"\nprompt_file = \"p\"\n\
                          [[agents]]\nname = \"ill\"\nharness = \"custom\"\nworkdir = \"/ill\"\n";
@@ -554,6 +713,18 @@ mod tests {
         inputs: Inputs,
     }
 
+    /// Where no user can be named.
+    #[derive(Debug)]
+    struct NoOthers;
+
+    impl Deputies for NoOthers {
+        fn of<'a>(&'a self, user: &'a AgentUser, _: &'a Account) -> Pin<Box<dyn Future<Output = Deputy> + Send + 'a>> {
+            unreachable!("{user:?}")
+        }
+
+        fn name(&self, _: &BTreeSet<UserName>) {}
+    }
+
     impl World {
         fn new(jcard: &str, answers: bool) -> Self {
             let directory = TempDir::new().unwrap();
@@ -562,10 +733,10 @@ mod tests {
             let looks = Arc::new(AtomicUsize::new(0));
             let (ill, count) = (Arc::clone(&answers), Arc::clone(&looks));
             let deputy = Deputy::of(move |request| {
-                let is_look = matches!(request, Request::Prompt(_) | Request::Workdir(_));
+                let is_look = matches!(request, Request::Prompt { .. } | Request::Workdir(_));
                 count.fetch_add(usize::from(is_look), Ordering::Relaxed);
                 match request {
-                    Request::Prompt(_) => Some(Reply::Prompt(SeenPrompt::Unusable(Problem::Absent {}))),
+                    Request::Prompt { .. } => Some(Reply::Prompt(SeenPrompt::Unusable(Problem::Absent {}))),
                     Request::Workdir(path) if path.ends_with("ill") && !ill.load(Ordering::Relaxed) => {
                         Some(Reply::FileSystemHangs)
                     }
@@ -583,11 +754,14 @@ mod tests {
                 overrides: overrides::Place::new(
                     directory.path().join("overrides"),
                     nix::unistd::Gid::effective(),
-                    nix::unistd::Uid::from_raw(1000),
+                    watch::channel([1000].into()).1,
                 ),
                 state_dir: directory.path().to_owned(),
                 options: config::Options::default(),
+                rules: Rules::Nobody { own: Account::current().unwrap().name },
+                database: Database::default(),
                 deputy,
+                deputies: Arc::new(NoOthers),
                 settle: Duration::from_millis(1),
                 resync: Duration::from_hours(1),
                 rounds: watch::channel(()).0,
@@ -757,6 +931,33 @@ mod tests {
         nudges.send(Nudge::Now).await.unwrap();
         let desired = said.recv().await.unwrap();
         assert_eq!((desired.agents, desired.secrets_error), (launched, None));
+    }
+
+    #[tokio::test]
+    async fn a_user_database_that_hangs_holds_up_only_its_users() {
+        let entry = "[[agents]]\nname = \"b\"\nharness = \"custom\"\nuser = \"agent2\"\n";
+        let mut world = World::new(&format!("{JCARD}{entry}"), true);
+        world.inputs.rules = Rules::Members { agents: "agentd-agents".to_owned(), banned: Vec::new(), default: None };
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (release, hang) = std::sync::mpsc::channel::<()>();
+        let (count, hang) = (Arc::clone(&asked), std::sync::Mutex::new(hang));
+        world.inputs.database = Database::of(move |names| {
+            count.fetch_add(1, Ordering::Relaxed);
+            let _ = hang.lock().unwrap().recv();
+            names.iter().map(|name| (name.clone(), Entry::Absent)).collect()
+        });
+        let (_nudges, mut said) = world.follow();
+        let mut next = async || timeout(Duration::from_secs(20), said.recv()).await.expect("it goes on").unwrap();
+        let desired = next().await;
+        assert!(missing(&desired, "well").unwrap().ends_with("/p does not exist"));
+        assert!(missing(&desired, "b").unwrap().contains("the user database does not answer"));
+        world.write(&format!("{}{entry}", JCARD.replace("prompt_file", "# prompt_file")));
+        let desired = next().await;
+        assert_eq!(missing(&desired, "well"), None, "other changes take effect");
+        assert_eq!(asked.load(Ordering::Relaxed), 1, "it is asked only once");
+        drop(release);
+        let error = next().await.agents[&key("b")].declaration.clone().unwrap_err();
+        assert!(error.contains("there is no user agent2"), "{error}");
     }
 
     #[tokio::test]

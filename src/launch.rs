@@ -7,6 +7,7 @@
 //!    ── connect ──────────────────────────▶   peer's uid and pid checked
 //!    ── Hello { name, attempt } ──────────▶   attempt pending? pid the pane's? pidfd taken
 //!    ◀───────────────────────── Launch ────   argv, environment, workdir, the files for what is printed
+//!    ── Building ─────────────────────────▶   only if it has packages, which may take long
 //!    ── Started { pid } or Failed ────────▶
 //!    ◀────────────────────── Interrupt ────   SIGINT to the foreground process group; half way through the grace period again
 //!    ── Ended { how, usage } ─────────────▶   recorded
@@ -26,11 +27,14 @@
 //! makes the daemon act on a path or process of its choice.
 
 mod daemon_link;
+mod git;
 pub mod launcher;
 pub mod listener;
 pub mod login;
+pub mod packages;
 pub mod program;
 pub mod protocol;
+pub mod sandbox;
 pub mod socket_dir;
 pub mod temporary_dir;
 pub mod terminal;

@@ -31,7 +31,8 @@
 //! | [`deputy`] | the process with the agent user's rights: tmux clients, prompt files, working directories, text of logs, operators' terminals | `agent`, `logs`, `sys`, `text`, `wire` | read a request while it has root's rights; contain policy |
 //! | [`inputs`] | files → `Desired`: jcard, secrets, overrides, prompts, working directories | `agent`, `config`, `deputy`, `state`, `sys`, `text`, `wire` | start, signal or kill anything; treat an unreadable file as empty |
 //! | [`contain`] | finds and kills every process of an agent: trees, control groups, markers, scopes | `agent`, `sys`, `wire` | know policy or tmux; kill by name, argument or bare pid |
-//! | [`launch`] | the launcher: its protocol, main loop, login and terminal; the listener in the daemon | `agent`, `contain`, `logs`, `sys`, `text`, `wire` | contain policy; act on a launcher's claims about another agent |
+//! | [`launch`] | the launcher: its protocol, main loop, login, terminal and sandboxes; the listener in the daemon | `agent`, `contain`, `logs`, `sys`, `text`, `wire` | contain policy; act on a launcher's claims about another agent |
+//! | [`steps`] | long work of the agent user before a harness starts, in a process of its own: packages | `agent`, `sys`, `text` | run as root; know the daemon |
 //! | [`tmux`] | sessions and panes on the tmux server | `agent`, `deputy`, `launch`, `state`, `sys`, `wire` | trust what tmux prints; run a client as root |
 //! | [`observe`] | published state: the snapshot, the ring of events, metrics | `agent`, `contain`, `state`, `sys`, `text`, `wire` | reach an agent; hold a launch (it has redactors instead) |
 //! | [`supervisor`] | the one loop: event → step → effects → publish; one attempt at a time from the pane to its last process | `agent`, `contain`, `launch`, `logs`, `observe`, `state`, `sys`, `text`, `tmux`, `wire` | decide (that is `agent`); wait for anything but the next event |
@@ -50,8 +51,12 @@
 //!  └┄ launch socket ┄┐
 //! tmux server (agent user)
 //!  └─ agentd-launcher NAME ATTEMPT  one launcher per agent, in its pane, without an async runtime
+//!      ├─ agentd step packages        before the harness, if it has packages: has Nix build them
 //!      └─ the harness                 on a separate terminal, relayed to the pane and written to the log
 //! ```
+//!
+//! There are a deputy, a launch socket and a tmux server for each user that agents run as: an entry may name one beside the default
+//! user.
 //!
 //! ```text
 //! agentd attach (operator) ⇄ terminal socket ⇄ agentd deputy (agent user) ⇄ tmux attach-session (agent user)
@@ -82,6 +87,7 @@ pub mod logs;
 pub mod observe;
 pub mod settings;
 pub mod state;
+pub mod steps;
 pub mod supervisor;
 pub mod sys;
 pub mod terminal;

@@ -16,8 +16,9 @@ use agentd::cli::{
 use agentd::config;
 use agentd::daemon;
 use agentd::deputy;
-use agentd::launch::{self, launcher, login, temporary_dir};
+use agentd::launch::{self, launcher, login, packages, temporary_dir};
 use agentd::settings::Surroundings;
+use agentd::steps;
 use agentd::sys::account::Account;
 use agentd::sys::log;
 use agentd::sys::panics;
@@ -49,8 +50,8 @@ fn main() -> ExitCode {
         }
         Some(Command::Check(options)) => check::run(&arguments, options, &here),
         Some(Command::Diff(asking)) => {
-            let places = &arguments.places;
-            diff::run(&asking.what, &places.checked_config(&here), &places.options(&here), &places.client_socket(&here))
+            let (file, socket) = (arguments.places.checked_config(&here), arguments.places.client_socket(&here));
+            diff::run(&asking.what, &file, arguments.reading(&here).options(&file), &socket)
         }
         Some(Command::Schema) => output::print(format!("{:#}\n", config::schema()).as_bytes(), 0, 1),
         Some(Command::Status(asking)) => status::run(&asking.what, &arguments.places.client_socket(&here)),
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
         Some(Command::Show(asking)) => {
             let file = arguments.places.checked_config(&here);
             let socket = arguments.places.client_socket(&here);
-            show::run(&asking.what, &file, &arguments.places.options(&here), &socket)
+            show::run(&asking.what, &file, arguments.reading(&here).options(&file), &socket)
         }
         Some(Command::Init(_)) => init::run(&arguments.settings(&here), &here),
         Some(Command::Completions(options)) => complete::run(options),
@@ -107,6 +108,10 @@ fn helper(words: &[OsString]) -> Option<ExitCode> {
             temporary_dir::remove_left(Path::new(base), Path::new(socket), agent.to_str()?);
             ExitCode::SUCCESS
         }
+        (packages::STEP_COMMAND, [step, agent, names @ ..]) if *step == packages::STEP => {
+            steps::packages::run(agent.to_str()?, names, &mut io::stdout().lock())
+        }
+        (packages::STEP_COMMAND, [step]) if *step == packages::LOOK_STEP => conclude(steps::packages::look()),
         (login::PRINT_COMMAND, [marker]) => conclude(login::print_environment(marker, &mut io::stdout().lock())),
         (deputy::COMMAND, [user, uid]) => {
             conclude(deputy::run(user.to_str()?, Uid::from_raw(uid.to_str()?.parse().ok()?)))

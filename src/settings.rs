@@ -47,6 +47,8 @@ pub struct Settings {
     pub override_dir: PathBuf,
     /// The group that may act on agents, if agentd runs as root.
     pub operator_group: String,
+    /// The group whose members agents may run as, if agentd runs as root.
+    pub agent_group: String,
     /// How often to read everything again.
     pub resync: Duration,
     /// How long to wait after a change.
@@ -61,6 +63,19 @@ pub struct Settings {
     pub on_terminate: OnTerminate,
     /// Flags of the Go daemon that were given and have no effect.
     pub without_effect: Vec<&'static str>,
+}
+
+impl Settings {
+    /// The folder of the folders of users beside the default one. It is beside the terminal socket, where only root can change
+    /// anything. Agents that run in another one are not found by the next daemon.
+    pub fn users_dir(&self) -> PathBuf {
+        self.terminal_socket.with_file_name("users")
+    }
+
+    /// The socket of the tmux server of a user who is not the default one.
+    pub fn user_socket(&self, user: &str) -> PathBuf {
+        self.users_dir().join(user).join(TMUX_SOCKET)
+    }
 }
 
 /// What happens to the agents when the daemon is terminated.
@@ -172,6 +187,9 @@ impl Surroundings {
 fn first(directories: Option<&OsString>) -> Option<PathBuf> {
     std::env::split_paths(directories?).next()
 }
+
+/// The name of the socket of each tmux server in the folder of its user.
+pub(crate) const TMUX_SOCKET: &str = "tmux.sock";
 
 pub(crate) const SYSTEM_API_SOCKET: &str = "/run/stereos/agentd.sock";
 

@@ -30,10 +30,11 @@ use publisher::{Untold, log_change};
 
 use crate::agent::declaration::{Desired, DesiredAgent};
 use crate::agent::launch::Launch;
-use crate::agent::machine::{self, Attempt, Effect, LaunchReason, Machine, NotStarted, Removal};
+use crate::agent::machine::{self, Attempt, Effect, LaunchReason, Machine, Removal};
 use crate::agent::name::{Key, Name};
 use crate::agent::reconcile::{Action, Held, HeldAgent, InForce, Wanted, plan};
 use crate::agent::spec::Limits;
+use crate::agent::user::AgentUser;
 use crate::launch::listener::UnverifiedLauncher;
 use crate::launch::protocol::Progress;
 use crate::observe::facts::{Facts, Restarts};
@@ -52,7 +53,7 @@ use crate::wire::reason;
 use crate::wire::status::{AgentStatus, Errors, State};
 
 use crate::supervisor::attempt::{Brakes, Command, Start};
-use crate::supervisor::resources::Resources;
+use crate::supervisor::resources::{Resources, Seat};
 
 /// An event that the supervisor reacts to.
 #[derive(Debug)]
@@ -61,8 +62,13 @@ pub enum Event {
     Desired(Desired),
     /// All inputs were read: at startup, or because a reload was requested.
     Read,
-    /// A process reports at the launch socket.
-    Visitor(UnverifiedLauncher),
+    /// A process reports at the launch socket of a user, as whom it runs.
+    Visitor {
+        /// Whose; `None` is the default user.
+        user: Option<AgentUser>,
+        /// The process.
+        visitor: UnverifiedLauncher,
+    },
     /// Something happened to an agent.
     Agent {
         /// Its key.
@@ -70,8 +76,13 @@ pub enum Event {
         /// What.
         event: machine::Event,
     },
-    /// Sessions of these agents existed before any was opened.
-    Sessions(BTreeSet<Key>),
+    /// Sessions existed before any was opened, according to the tmux server of a user.
+    Sessions {
+        /// Whose; `None` is the default user.
+        user: Option<AgentUser>,
+        /// Of these agents.
+        owners: BTreeSet<Key>,
+    },
     /// Control groups have become available, or unavailable.
     Groups,
     /// A write to the record has succeeded or failed.
@@ -104,6 +115,11 @@ pub struct Outlets {
 pub struct Supervisor {
     agents: BTreeMap<Key, Agent>,
     desired: Desired,
+    /// Sessions that were found, of agents of which it is not known yet whether they can be of that user: before the first reading of
+    /// the inputs, and of nobody's agents as long as not every entry is known.
+    found: Vec<(Option<AgentUser>, BTreeSet<Key>)>,
+    /// Whether what is desired was read at least once.
+    knows_desired: bool,
     /// What attempts wait to hear once it is on record.
     to_note: Vec<Note>,
     /// The latest version that was put on record.
@@ -128,6 +144,7 @@ pub struct Supervisor {
     afterwards: Afterwards,
     /// Limits log lines about visitors that name no pending attempt.
     strangers: Brake,
+    default_user: Arc<str>,
     resources: Arc<Resources>,
     detail: Detail,
     started: Instant,
@@ -181,6 +198,8 @@ struct Agent {
     is_known: bool,
     /// Whether an event about it was published.
     is_told: bool,
+    /// The name of the default user.
+    default_user: Arc<str>,
     /// Whether nothing was launched by an earlier daemon with secrets that are not known here.
     knows_past: bool,
     restarts: Restarts,
@@ -195,6 +214,8 @@ struct Agent {
 #[derive(Debug)]
 struct UnderWay {
     attempt: Attempt,
+    /// Whom it runs as; `None` is the default user.
+    user: Option<AgentUser>,
     commands: mpsc::UnboundedSender<Command>,
     /// `None` if an earlier daemon has launched it.
     launch: Option<Arc<Launch>>,
@@ -219,6 +240,9 @@ impl UnderWay {
     }
 }
 
+/// Why nothing can be done for a user. Seats are made in advance, so nobody should see it.
+const NO_SEAT: &str = "agentd has not prepared anything for its user yet";
+
 /// How long cleanup may take after the last agent's deadline.
 const CLEAR_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -237,6 +261,8 @@ impl Supervisor {
         Self {
             agents: BTreeMap::new(),
             desired: Desired::default(),
+            found: Vec::new(),
+            knows_desired: false,
             to_note: Vec::new(),
             version: 0,
             recorded: 0,
@@ -250,6 +276,7 @@ impl Supervisor {
             course: Course::Running,
             afterwards: Afterwards { publish: true, ..Afterwards::default() },
             strangers: Brake::new(),
+            default_user: resources.seats.default_seat().user_name.as_str().into(),
             resources: Arc::new(resources),
             detail,
             started,
@@ -270,13 +297,13 @@ impl Supervisor {
         self.publish();
     }
 
-    fn take_up(&mut self, key: &Key, mut machine: Machine) {
-        let status = machine.status();
-        tracing::info!(agent = status.name, state = %status.state, attempt = status.attempt_shown(), pid = status.pid, "taken up");
+    fn take_up(&mut self, key: &Key, machine: Machine) {
         let knows_past = !machine.was_launched();
-        let effects = machine.resume();
+        let mut agent = Agent { is_told: true, knows_past, ..Agent::new(machine, Arc::clone(&self.default_user)) };
+        let status = agent.status();
+        tracing::info!(agent = status.name, user = status.user, state = %status.state, attempt = status.attempt_shown(), pid = status.pid, "taken up");
+        let effects = agent.machine.resume();
         self.happened.push(What::Adopted { name: status.name.clone(), agent: Box::new(status) });
-        let agent = Agent { is_told: true, knows_past, ..Agent::new(machine) };
         self.agents.insert(key.clone(), agent);
         for effect in effects {
             self.carry_out(key, effect);
@@ -340,6 +367,10 @@ impl Supervisor {
                 self.desired = desired;
                 self.redactions = None;
                 self.afterwards.publish = true;
+                self.knows_desired = true;
+                for (user, owners) in std::mem::take(&mut self.found) {
+                    self.find_all(user, owners);
+                }
                 self.reconcile();
             }
             Event::Groups => self.afterwards.publish = true,
@@ -347,7 +378,7 @@ impl Supervisor {
                 (self.afterwards.publish, self.is_read, self.has_read) = (true, true, true);
                 self.look_again();
             }
-            Event::Visitor(visitor) => self.direct(visitor),
+            Event::Visitor { user, visitor } => self.direct(user.as_ref(), visitor),
             Event::Agent { key, event } => {
                 let mut agent = self.agents.get_mut(&key);
                 if let Some(agent) = &mut agent {
@@ -398,11 +429,7 @@ impl Supervisor {
                 let version = self.version;
                 self.to_note.extend(to_note.map(|(attempt, command)| Note { version, key, attempt, command }));
             }
-            Event::Sessions(owners) => {
-                for key in &owners {
-                    self.find(key);
-                }
-            }
+            Event::Sessions { user, owners } => self.find_all(user, owners),
             Event::Recorded(Report { tried, error }) => self.recorded(tried, error),
             Event::Detach => {
                 self.course = Course::Detaching;
@@ -410,7 +437,7 @@ impl Supervisor {
             }
             Event::Stop => {
                 self.course = Course::Stopping;
-                self.resources.sessions.hurry();
+                self.resources.seats.all().iter().for_each(|seat| seat.sessions.hurry());
                 self.happened.push(of_daemon(events::Course::Stopping));
                 self.afterwards.publish = true;
                 for key in self.agents.keys().cloned().collect::<Vec<_>>() {
@@ -428,11 +455,38 @@ impl Supervisor {
         }
     }
 
+    /// The tmux server of this user has sessions of these agents that were there before any was opened.
+    fn find_all(&mut self, user: Option<AgentUser>, owners: BTreeSet<Key>) {
+        let mut undecided = BTreeSet::new();
+        for key in owners {
+            match self.may_be_of(user.as_ref(), &key) {
+                Some(true) => self.find(user.as_ref(), &key),
+                Some(false) => {}
+                None => _ = undecided.insert(key),
+            }
+        }
+        if !undecided.is_empty() {
+            self.found.push((user, undecided));
+        }
+    }
+
+    /// Whether the tmux server of this user can have a session of this agent; `None` if that is not known yet. Users say what they like
+    /// about sessions on their own servers, and must not be able to pass something off as another user's agent.
+    fn may_be_of(&self, user: Option<&AgentUser>, key: &Key) -> Option<bool> {
+        let name = user.map(|user| &user.name);
+        match self.desired.agents.get(key) {
+            _ if !self.knows_desired => None,
+            Some(agent) => Some(agent.user.as_ref() == name),
+            // Nobody's agent, or one that an earlier daemon ran and that is to be stopped.
+            None => (user.is_none() || self.desired.complete).then_some(true),
+        }
+    }
+
     /// There is a session of this agent that was there before any was opened.
-    fn find(&mut self, key: &Key) {
+    fn find(&mut self, user: Option<&AgentUser>, key: &Key) {
         // What was launched is known, or is found by the launch.
         if self.course == Course::Running && self.agents.get(key).is_none_or(|agent| !agent.machine.was_launched()) {
-            let mut machine = Machine::found(key.to_name(), Timestamp::now());
+            let mut machine = Machine::found(key.to_name(), user.cloned(), Timestamp::now());
             // It is one more than those that are over.
             machine.count_from(self.outlets.histories.attempts(key).saturating_add(1));
             self.take_up(key, machine);
@@ -447,6 +501,8 @@ impl Supervisor {
         }
         let from = Instant::now();
         self.hand_on_orders();
+        // Before anything is launched, and lifted once everything is as it is declared now.
+        self.bar(false);
         let staying = self.agents.iter().filter(|(_, agent)| !agent.machine.is_leaving());
         let held: Held = staying.map(|(key, agent)| (key.clone(), agent.held())).collect();
         for action in plan(&self.desired, &held) {
@@ -476,6 +532,7 @@ impl Supervisor {
                 }
             }
         }
+        self.bar(true);
         for (_, agent) in self.agents.iter_mut().filter(|(_, agent)| !agent.machine.is_leaving()) {
             agent.note_generation(&self.desired);
         }
@@ -501,13 +558,13 @@ impl Supervisor {
             tracing::info!(agent = %name, "{changed}{goes_on}");
         }
         self.happened.extend(change.map(|change| What::Declaration { name: name.to_string(), change, changed }));
-        let earlier = self.outlets.histories.attempts(&key);
+        let (earlier, default_user) = (self.outlets.histories.attempts(&key), Arc::clone(&self.default_user));
         let agent = self.agents.entry(key.clone()).or_insert_with(|| {
             let mut machine = Machine::new(name.clone());
             machine.count_from(earlier);
-            Agent::new(machine)
+            Agent::new(machine, default_user)
         });
-        agent.machine.describe(name, harness);
+        agent.machine.describe(name, harness, self.desired.agents.get(&key).and_then(|agent| agent.user.clone()));
         // Before it is declared, so that nothing starts that must not.
         self.hand_on(&key);
         let Some(agent) = self.agents.get_mut(&key) else { return };
@@ -530,10 +587,13 @@ impl Supervisor {
 
     /// Hands a visitor to the attempt that is under way. It need not be the one that it names: an earlier daemon may have counted
     /// otherwise. Which process is expected is known there.
-    fn direct(&mut self, visitor: UnverifiedLauncher) {
+    ///
+    /// A user's process cannot be the launcher of another user's agent.
+    fn direct(&mut self, user: Option<&AgentUser>, visitor: UnverifiedLauncher) {
         let key = visitor.name.parse::<Key>().ok();
         let agent = key.and_then(|key| self.agents.get(&key));
-        if let Some(under_way) = agent.and_then(|agent| agent.under_way.as_ref()) {
+        let under_way = agent.and_then(|agent| agent.under_way.as_ref());
+        if let Some(under_way) = under_way.filter(|under_way| under_way.user.as_ref() == user) {
             // Fails only if the attempt is over by now; the visitor is sent away by being dropped.
             let _ = under_way.commands.send(Command::Visitor(Box::new(visitor)));
             return;
@@ -611,9 +671,9 @@ impl Supervisor {
     fn call_up(&mut self) {
         for key in self.agents.keys().cloned().collect::<Vec<_>>() {
             let queued = self.agents.get(&key).filter(|agent| agent.machine.is_queued());
-            let session = queued.and_then(|agent| Some(&agent.machine.launch()?.session));
+            let session = queued.and_then(|agent| agent.machine.launch());
             // The one before may have taken it.
-            if session.is_some_and(|session| self.holder_of(session, &key).is_none()) {
+            if session.is_some_and(|launch| self.holder_of(launch, &key).is_none()) {
                 self.step(&key, machine::Event::SessionFree);
             }
         }
@@ -622,26 +682,35 @@ impl Supervisor {
     fn carry_out(&mut self, key: &Key, effect: Effect) {
         match effect {
             Effect::Launch { attempt, launch, limits, reason } => self.launch(key, attempt, launch, limits, reason),
-            Effect::Resume { attempt, launcher } => {
+            Effect::Resume { attempt, launcher, user } => {
                 let numbers = self.agents.get(key).map(|agent| agent.machine.numbers()).unwrap_or_default();
-                self.begin(key, attempt, Start::Resume { launcher, numbers }, None);
+                self.begin(key, attempt, user, Start::Resume { launcher, numbers }, None);
             }
             Effect::Limit { attempt, limits } => self.command(key, attempt, Command::Limit(Box::new(limits))),
             Effect::Interrupt { attempt } => self.command(key, attempt, Command::Interrupt),
             Effect::InterruptAgain { attempt } => self.command(key, attempt, Command::InterruptAgain),
             Effect::Kill { attempt } => self.command(key, attempt, Command::Kill),
-            Effect::Account(past) => self.outlets.histories.add(key, past),
-            Effect::Close { session } => {
-                let (resources, tell, key) = (Arc::clone(&self.resources), self.teller(key), key.clone());
+            Effect::Account(past) => {
+                let user = self.agents.get(key).and_then(|agent| agent.machine.user());
+                self.outlets.histories.add(key, user, past);
+            }
+            Effect::Close { session, user } => {
+                let is_last =
+                    !self.agents.iter().any(|(other, agent)| other != key && agent.machine.stays_with(user.as_ref()));
+                let (seat, tell, key) = (self.resources.seats.of(user.as_ref()), self.teller(key), key.clone());
                 tokio::spawn(async move {
-                    let closed = resources.sessions.close(&key).await;
+                    let closed = match seat {
+                        Some(seat) => close(&seat, &key, is_last).await,
+                        None => Err(NO_SEAT.to_owned()),
+                    };
                     tell(machine::Event::Closed(closed.map_err(|error| format!("the session {session}: {error}"))));
                 });
             }
-            Effect::OfferShell { session } => {
-                let (resources, key) = (Arc::clone(&self.resources), key.clone());
+            Effect::OfferShell { session, user } => {
+                let (seat, key) = (self.resources.seats.of(user.as_ref()), key.clone());
+                let Some(seat) = seat else { return };
                 tokio::spawn(async move {
-                    if let Err(error) = resources.sessions.offer_shell(&key).await {
+                    if let Err(error) = seat.sessions.offer_shell(&key).await {
                         tracing::warn!(session = %session, "{error}");
                     }
                 });
@@ -650,7 +719,7 @@ impl Supervisor {
     }
 
     fn launch(&mut self, key: &Key, attempt: Attempt, launch: Arc<Launch>, limits: Limits, reason: LaunchReason) {
-        if let Some(holder) = self.holder_of(&launch.session, key).cloned() {
+        if let Some(holder) = self.holder_of(&launch, key).cloned() {
             return self.step(key, machine::Event::SessionBusy { attempt, holder });
         }
         let Some(agent) = self.agents.get_mut(key) else { return };
@@ -660,24 +729,41 @@ impl Supervisor {
         self.log_launch(&launch, reason, &changed);
         let redactor = self.redactors.of(launch.secret_values());
         let start = Start::Launch { launch: Arc::clone(&launch), redactor, numbers, limits, look_first };
-        self.begin(key, attempt, start, Some(launch));
+        self.begin(key, attempt, launch.user.clone(), start, Some(launch));
     }
 
-    fn begin(&mut self, key: &Key, attempt: Attempt, start: Start, launch: Option<Arc<Launch>>) {
+    fn begin(
+        &mut self,
+        key: &Key,
+        attempt: Attempt,
+        user: Option<AgentUser>,
+        start: Start,
+        launch: Option<Arc<Launch>>,
+    ) {
         let tell = self.teller(key);
+        // Never happens: seats are made before anybody can be launched or taken up in them.
+        let Some(seat) = self.resources.seats.of(user.as_ref()) else {
+            tracing::error!(agent = key.as_str(), "{NO_SEAT}");
+            if let Start::Launch { .. } = start {
+                tell(machine::Event::NotStarted { attempt, why: machine::NotStarted::Retry(NO_SEAT.to_owned()) });
+                tell(machine::Event::Gone { attempt });
+            }
+            return;
+        };
         let Some(agent) = self.agents.get_mut(key) else { return };
         let (commands, inbox) = mpsc::unbounded_channel();
         let is_certain = !matches!(start, Start::Launch { look_first: true, .. });
-        agent.under_way = Some(UnderWay { attempt, commands, launch, is_certain });
+        agent.under_way = Some(UnderWay { attempt, user, commands, launch, is_certain });
         let (resources, name) = (Arc::clone(&self.resources), agent.machine.name().clone());
         let brakes = Arc::clone(&agent.brakes);
-        tokio::spawn(attempt::run(resources, name, attempt, start, brakes, inbox, tell));
+        tokio::spawn(attempt::run((resources, seat), name, attempt, start, brakes, inbox, tell));
     }
 
-    /// The other agent whose session this is.
-    fn holder_of(&self, session: &Name, key: &Key) -> Option<&Name> {
-        let mut others = self.agents.iter().filter(|(other, _)| *other != key).map(|(_, agent)| agent);
-        others.find(|agent| agent.machine.session() == Some(session)).map(|agent| agent.machine.name())
+    /// The other agent that has the session of this launch, on the same tmux server.
+    fn holder_of(&self, launch: &Launch, key: &Key) -> Option<&Name> {
+        let mut others = self.agents.iter().filter(|(other, _)| *other != key).map(|(_, agent)| &agent.machine);
+        let is_it = |other: &&Machine| other.session() == Some(&launch.session) && other.user() == launch.user.as_ref();
+        others.find(is_it).map(Machine::name)
     }
 
     fn command(&self, key: &Key, attempt: Attempt, command: Command) {
@@ -720,9 +806,10 @@ impl Supervisor {
         if self.detail != Detail::Debug {
             return;
         }
-        let (resources, redactor) = (Arc::clone(&self.resources), self.redactors.of(launch.secret_values()));
+        let Some(seat) = self.resources.seats.of(launch.user.as_ref()) else { return };
+        let redactor = self.redactors.of(launch.secret_values());
         tokio::spawn(async move {
-            let screen = resources.sessions.screen(&launch.name.key()).await;
+            let screen = seat.sessions.screen(&launch.name.key()).await;
             match (screen, prepared(redactor).await) {
                 (Ok(screen), Ok(redactor)) => {
                     let shown = screen::shown(&screen, &redactor, false);
@@ -737,7 +824,7 @@ impl Supervisor {
 
 impl Agent {
     /// An agent that no earlier daemon knew, with nothing under way.
-    fn new(machine: Machine) -> Self {
+    fn new(machine: Machine, default_user: Arc<str>) -> Self {
         Self {
             machine,
             config_generation: None,
@@ -745,6 +832,7 @@ impl Agent {
             under_way: None,
             is_known: false,
             is_told: false,
+            default_user,
             knows_past: true,
             restarts: Restarts::default(),
             uncounted: None,
@@ -754,7 +842,9 @@ impl Agent {
     }
 
     fn status(&self) -> AgentStatus {
-        AgentStatus { config_generation: self.config_generation, ..self.machine.status() }
+        let status = self.machine.status();
+        let user = status.user.or_else(|| Some(self.default_user.to_string()));
+        AgentStatus { config_generation: self.config_generation, user, ..status }
     }
 
     /// Notes that the agent lives as this reading of the jcard declares it, if its entry is good.
@@ -792,7 +882,7 @@ impl Agent {
     /// Counts the launch once it is known to be an attempt.
     fn count(&mut self, event: &machine::Event) {
         let counts = match event {
-            machine::Event::NotStarted { why, .. } => !matches!(why, NotStarted::NotFound(_)),
+            machine::Event::NotStarted { why, .. } => why.absent().is_none(),
             machine::Event::Started { .. } | machine::Event::Ended { .. } | machine::Event::Gone { .. } => true,
             _ => return,
         };
@@ -808,8 +898,21 @@ impl Agent {
     }
 
     fn held(&self) -> HeldAgent {
-        HeldAgent { desired: self.desired.clone(), in_force: self.machine.in_force() }
+        HeldAgent { desired: self.desired.clone(), in_force: self.machine.in_force(), place: self.machine.place() }
     }
+}
+
+/// Closes the session of an agent. That of a user who was deleted, as whom nothing can be done, ends with the server, once no other
+/// agent needs it.
+async fn close(seat: &Seat, key: &Key, is_last: bool) -> Result<(), String> {
+    let Err(error) = seat.sessions.close(key).await else { return Ok(()) };
+    if !seat.sessions.is_orphaned().await {
+        return Err(error.to_string());
+    }
+    if is_last {
+        seat.sessions.end_orphan().await.map_err(|error| format!("failed to end the tmux server: {error}"))?;
+    }
+    Ok(())
 }
 
 async fn tick(watchdog: &mut Option<Interval>) {

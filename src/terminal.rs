@@ -33,13 +33,12 @@ use self::access::Operator;
 use self::budget::Budget;
 use self::send::Turns;
 use crate::agent::name::Key;
-use crate::deputy::Deputy;
 use crate::logs::store::Store;
 use crate::observe::snapshot::Snapshot;
 use crate::sys::rate_limit::Brake;
 use crate::sys::unix_socket;
 use crate::text::suggest::nearest;
-use crate::tmux::Tmux;
+use crate::tmux::desks::{Desk, Desks};
 use crate::wire::status::{AgentStatus, State};
 use crate::wire::terminal::{self, End, HEAD, Kind, MAX_BODY, Malformed, Request, Why};
 
@@ -60,12 +59,10 @@ const FIRST_READING: Duration = Duration::from_secs(4);
 pub struct Service {
     /// The present state.
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
-    /// The tmux server.
-    pub tmux: Tmux,
+    /// What acts with the rights of each user that agents run as.
+    pub desks: Desks,
     /// The logs of agents.
     pub logs: Store,
-    /// What relays.
-    pub deputy: Deputy,
     /// Who may use the socket.
     pub rule: Rule,
 }
@@ -221,6 +218,14 @@ impl Service {
                 .map_or_else(|| "agentd status lists the agents".to_owned(), |near| format!("did you mean {near}?"));
             Failure::new(Why::Unknown, format!("there is no such agent; {hint}"))
         })
+    }
+}
+
+impl Service {
+    /// The desk of the user whom the agent runs as.
+    fn desk(&self, agent: &Key) -> Result<Desk, Failure> {
+        let user = self.snapshot.borrow().user_of(agent).cloned();
+        self.desks.of(user.as_ref()).ok_or_else(|| Failure::new(Why::NotRunning, "its user has no tmux server yet"))
     }
 }
 

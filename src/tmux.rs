@@ -15,29 +15,34 @@
 //! itself started from is its client.
 
 mod client;
+pub mod desks;
 mod memory;
+mod orphan;
 #[cfg(not(fuzzing))]
 mod parse;
 #[cfg(fuzzing)]
 pub mod parse;
 mod sessions;
 mod typing;
+mod unit;
 pub mod window_size;
 
 pub(crate) use client::judge_version;
 pub use memory::Memory;
 pub use parse::{Entrance, Pane, PaneEnd};
 pub use typing::{Paste, Typist};
+pub use unit::ServerUnit;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::client::Arguments;
+use self::orphan::Owner;
 use self::sessions::ToClose;
 use crate::agent::name::Name;
 use crate::deputy::{self, Deputy, RunError, Server};
@@ -112,6 +117,14 @@ pub enum Error {
         /// tmux's message.
         message: String,
     },
+    /// There is no server, and systemd starts none.
+    #[error("no tmux server listens on {}: {why}", socket.display())]
+    NotStarted {
+        /// The server's socket.
+        socket: PathBuf,
+        /// What became of its unit.
+        why: String,
+    },
     /// There is a server, but it does not answer.
     #[error("the tmux server on {}{} does not answer; it is stopped or overloaded", socket.display(), of_process(*pid))]
     Silent {
@@ -159,6 +172,11 @@ pub enum Error {
     },
 }
 
+/// The shell for windows that operators open.
+fn shell_of(account: &Account) -> String {
+    if account.refuses_logins() { USUAL_SHELL.to_owned() } else { account.shell.to_string_lossy().into_owned() }
+}
+
 fn of_process(pid: Option<i32>) -> String {
     pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
@@ -173,8 +191,13 @@ pub struct Tmux {
     deputy: Deputy,
     socket: PathBuf,
     origin: Origin,
+    /// The unit that starts the server, if agentd is to ask for it.
+    unit: Option<ServerUnit>,
+    /// The user, unless that is the default one.
+    owner: Option<Owner>,
     executable: String,
-    shell: String,
+    /// The user's. It is not known while nobody knows the user.
+    shell: Arc<Mutex<String>>,
     /// Whether tmux refused the account's shell.
     is_shell_refused: Arc<AtomicBool>,
     /// Whether the server does not understand the installed program.
@@ -193,24 +216,21 @@ pub struct Tmux {
 pub enum Origin {
     /// agentd starts the server if there is none.
     Own,
-    /// Something else, such as a separate systemd unit. A server that agentd starts belongs to agentd's unit, with its agents.
+    /// Something else, such as a separate systemd unit, which agentd may have to ask for. A server that agentd starts belongs to agentd's unit, with its agents.
     Elsewhere,
 }
 
 impl Tmux {
     /// The server at `socket`. `executable` is agentd's own, as the agent user finds it.
     pub fn new(deputy: Deputy, socket: PathBuf, origin: Origin, executable: String, account: &Account) -> Self {
-        let shell = if account.refuses_logins() {
-            USUAL_SHELL.to_owned()
-        } else {
-            account.shell.to_string_lossy().into_owned()
-        };
         Self {
             deputy,
             socket,
             origin,
+            unit: None,
+            owner: None,
             executable,
-            shell,
+            shell: Arc::new(Mutex::new(shell_of(account))),
             is_shell_refused: Arc::default(),
             is_apart: Arc::default(),
             to_close: Arc::default(),
@@ -221,10 +241,25 @@ impl Tmux {
         }
     }
 
+    /// Notes which shell the user has: when the handle was made, that may not have been known.
+    pub fn note_shell(&self, account: &Account) {
+        *self.shell.lock().unwrap_or_else(PoisonError::into_inner) = shell_of(account);
+    }
+
+    fn shell(&self) -> String {
+        self.shell.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Adds what `memory` knows.
     #[must_use]
     pub fn with_memory(self, memory: Memory) -> Self {
         Self { memory: Arc::new(memory), ..self }
+    }
+
+    /// Adds the unit that starts the server where agentd does not.
+    #[must_use]
+    pub fn with_unit(self, unit: ServerUnit) -> Self {
+        Self { unit: Some(unit), ..self }
     }
 
     /// Starts the server, trying again until it runs, and keeps it reachable: checks it at each of the `rounds`, until they end.
@@ -232,6 +267,13 @@ impl Tmux {
         let (mut pause, mut complaint, brake) = (Duration::from_secs(1), OnChange::default(), Brake::new());
         // In advance: each launch starts the server if necessary.
         while let Err(error) = self.start_server().await {
+            if self.is_orphaned().await {
+                self.until_owner_is_back(&mut rounds).await;
+                if rounds.has_changed().is_err() {
+                    return;
+                }
+                continue;
+            }
             let error = error.to_string();
             // The message may come from an impostor, which can vary it each time.
             if complaint.pass(&error)
@@ -248,16 +290,25 @@ impl Tmux {
             // A server whose socket is in its place is not signaled.
             if there.is_none() || there != tended {
                 // A failure here also occurs for the caller that needs the server, and is reported there.
-                let _ = self.tend().await;
+                if self.tend().await.is_err() {
+                    self.until_owner_is_back(&mut rounds).await;
+                }
                 tended = version_at(&self.socket);
             }
         }
     }
 
-    /// Starts the server if none runs and agentd is to start it, and sets it up for agents. Does no harm to a running one.
+    /// Starts the server if none runs and agentd is to start it or to ask for it, and sets it up for agents. Does no harm to a
+    /// running one.
     pub async fn start_server(&self) -> Result<(), Error> {
         self.check_version().await?;
-        let found = self.tend().await?;
+        let found = match (self.tend().await?, &self.unit) {
+            // While agentd is ending, nobody would stop what is started.
+            (Server::None, Some(unit)) if self.origin == Origin::Elsewhere && self.ending.borrow().is_none() => {
+                self.start_unit(unit).await?
+            }
+            (found, _) => found,
+        };
         let flags: &[&str] = match found {
             Server::None if self.origin == Origin::Own => &["-f", "/dev/null"],
             Server::None | Server::Serving { .. } | Server::Silent { .. } => &["-N"],
@@ -288,7 +339,7 @@ impl Tmux {
         // A client's environment is the operator's; agents get theirs from their launcher.
         arguments.command(&["set-option", "-g", "update-environment", ""]);
         arguments.command(&["set-option", "-g", "history-limit", HISTORY_LIMIT]);
-        arguments.command(&["set-option", "-g", DEFAULT_SHELL, &self.shell]);
+        arguments.command(&["set-option", "-g", DEFAULT_SHELL, &self.shell()]);
         arguments.command(&["set-hook", "-g", HOOK, &hook]);
         for words in FOR_AGENTS {
             arguments.command(words);

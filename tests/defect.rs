@@ -51,6 +51,7 @@ fn settings(folder: &Path) -> Settings {
         user: is_root.then(|| "nobody".to_owned()),
         admin_group: "root".to_owned(),
         operator_group: "root".to_owned(),
+        agent_group: "root".to_owned(),
         override_dir: folder.join("overrides"),
         resync: Duration::from_secs(5),
         login_timeout: Duration::from_mins(1),

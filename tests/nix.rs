@@ -188,6 +188,27 @@ fn systemd_understands_the_units() {
     text(verified);
 }
 
+#[test]
+fn systemd_understands_the_units_of_further_users() {
+    if !has("nix") || !has("systemd-analyze") {
+        return;
+    }
+    let folder = units("{ services.agentd.users = [ \"agent-reviewer\" ]; }");
+    let template = fs::read_to_string(folder.path().join("agentd-tmux@.service")).unwrap();
+    assert!(template.contains("User=%i\n") && template.contains("/run/agentd-daemon/users/%i/tmux.sock"), "{template}");
+    let daemon = fs::read_to_string(folder.path().join("agentd.service")).unwrap();
+    assert!(daemon.contains("Upholds=agentd-tmux@agent-reviewer.service\n"), "{daemon}");
+    // A user that every machine has.
+    let instance = folder.path().join("agentd-tmux@root.service");
+    fs::rename(folder.path().join("agentd-tmux@.service"), &instance).unwrap();
+    let mount = folder.path().join("run-agentd\\x2ddaemon-users-agent\\x2dreviewer.mount");
+    let mut verify = Command::new("systemd-analyze");
+    let verified = verify.args(["verify", "--man=no"]).args([instance, mount]).output().unwrap();
+    let complaints = String::from_utf8_lossy(&verified.stderr).into_owned();
+    assert!(!complaints.contains("agentd"), "{complaints}");
+    text(verified);
+}
+
 /// The settings of a unit by section and key, as systemd reads them: several lines form one list, and quotes and comments do not count.
 fn said_by(unit: &str) -> BTreeMap<(String, String), Vec<String>> {
     let (mut said, mut section) = (BTreeMap::<_, Vec<String>>::new(), String::new());
@@ -207,12 +228,15 @@ fn said_by(unit: &str) -> BTreeMap<(String, String), Vec<String>> {
 #[test]
 fn packaged_units_say_what_the_module_says() {
     // Settings that only one of the systems has or needs.
-    const DIFFERENT: [(&str, &str, &str); 7] = [
+    const DIFFERENT: [(&str, &str, &str); 9] = [
         // NixOS has no common PATH; its module names what other options decide on.
         ("agentd.service", "[Service]", "Environment"),
         ("agentd.service", "[Service]", "ExecStart"),
         ("agentd.service", "[Install]", "Also"),
         ("agentd-tmux.service", "[Service]", "Environment"),
+        ("agentd-tmux@.service", "[Service]", "Environment"),
+        // On NixOS, tmpfiles makes the folder of the socket.
+        ("agentd-tmux@.service", "[Service]", "ExecStartPre"),
         // A unit that only NixOS has, and a key of its own.
         ("run-agentd.mount", "[Unit]", "Before"),
         ("run-agentd.mount", "[Install]", "WantedBy"),
@@ -222,14 +246,17 @@ fn packaged_units_say_what_the_module_says() {
         return;
     }
     let module = units("{ }");
+    // The daemon's unit would name those users.
+    let with_users = units("{ services.agentd.users = [ \"agent-reviewer\" ]; }");
     let packaging = Path::new(ROOT).join("packaging");
-    for unit in [
-        "agentd.service",
-        "agentd.socket",
-        "agentd-terminal.socket",
-        "agentd-tmux.service",
-        "agentd.slice",
-        "run-agentd.mount",
+    for (unit, module) in [
+        ("agentd.service", &module),
+        ("agentd.socket", &module),
+        ("agentd-terminal.socket", &module),
+        ("agentd-tmux.service", &module),
+        ("agentd-tmux@.service", &with_users),
+        ("agentd.slice", &module),
+        ("run-agentd.mount", &module),
     ] {
         let [ours, theirs] = [packaging.join(unit), module.path().join(unit)].map(|file| {
             let mut said = said_by(&fs::read_to_string(file).unwrap());
@@ -269,11 +296,13 @@ fn packaged_units_are_understood_and_expose_little() {
         "agentd.socket",
         "agentd-terminal.socket",
         "agentd-tmux.service",
+        "agentd-tmux@.service",
         "agentd.slice",
         "run-agentd.mount",
     ] {
         let unit = fs::read_to_string(Path::new(ROOT).join("packaging").join(name)).unwrap();
-        let file = folder.path().join(name);
+        // An instance, of a user that every machine has.
+        let file = folder.path().join(name.replace('@', "@root"));
         fs::write(&file, unit.replace("/usr/local/bin/agentd", env!("CARGO_BIN_EXE_agentd"))).unwrap();
         found.push(file);
     }
@@ -328,6 +357,7 @@ fn packaged_files_are_installed_below_another_root() {
     let expected = [
         "etc/systemd/system/agentd-terminal.socket",
         "etc/systemd/system/agentd-tmux.service",
+        "etc/systemd/system/agentd-tmux@.service",
         "etc/systemd/system/agentd.service",
         "etc/systemd/system/agentd.slice",
         "etc/systemd/system/agentd.socket",

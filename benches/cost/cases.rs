@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 
 use agentd::agent::declaration::Desired;
 use agentd::agent::machine::{Event, Machine};
-use agentd::agent::reconcile::{Held, HeldAgent, InForce, plan};
+use agentd::agent::reconcile::{Held, HeldAgent, InForce, Place, plan};
 use agentd::agent::secrets::Secrets;
 use agentd::agent::seen::{Seen, SeenWorkdir};
 use agentd::api::{self, Limits, Sources};
@@ -95,7 +95,7 @@ fn seen() -> Seen {
 }
 
 fn of(jcard: &str, place: &DeclarationContext) -> Desired {
-    desired(&parse(jcard), &Secrets::default(), &seen(), place)
+    desired(&parse(jcard), &Secrets::default(), &seen().into(), place)
 }
 
 fn parse_jcard(agents: usize) -> Work {
@@ -104,8 +104,8 @@ fn parse_jcard(agents: usize) -> Work {
 }
 
 fn put_together(agents: usize) -> Work {
-    let (config, place, seen) = (parse(&jcard(agents, None)), place(), seen());
-    Box::new(move || drop(black_box(desired(black_box(&config), &Secrets::default(), &seen, &place))))
+    let (config, place, views) = (parse(&jcard(agents, None)), place(), seen().into());
+    Box::new(move || drop(black_box(desired(black_box(&config), &Secrets::default(), &views, &place))))
 }
 
 /// The plan when this many agents run as declared, and this is declared now.
@@ -117,7 +117,7 @@ fn plan_for(agents: usize, now: &str) -> Work {
         .map(|(key, agent)| {
             let launch = agent.declaration.clone().and_then(|good| good.launch.map_err(|missing| missing.to_string()));
             let in_force = launch.map_or(InForce::Nothing, |launch| InForce::Here(launch.fingerprint.clone()));
-            (key, HeldAgent { desired: Some(agent), in_force: Some(in_force) })
+            (key, HeldAgent { desired: Some(agent), in_force: Some(in_force), place: Place::Nowhere })
         })
         .collect();
     let desired = of(now, &place);
@@ -135,7 +135,7 @@ fn running(agents: usize) -> BTreeMap<agentd::agent::name::Key, Machine> {
     let desired = of(&jcard(agents, None), &place());
     let run = |(key, agent): (agentd::agent::name::Key, agentd::agent::declaration::DesiredAgent)| {
         let (mut machine, now) = (Machine::new(agent.name), Timestamp::now());
-        machine.describe(machine.name().clone(), agent.harness);
+        machine.describe(machine.name().clone(), agent.harness, None);
         for event in [
             Event::Declare(agent.declaration.expect("it is good")),
             Event::Opened { attempt: 1 },
@@ -209,7 +209,7 @@ fn get(agents: usize) -> Work {
     listener.set_nonblocking(true).expect("a socket that does not block");
     let ((keep, snapshot), (ring, happenings)) =
         (watch::channel(snapshot), watch::channel(Ring::new(SystemTime::now())));
-    let sources = Sources { snapshot, happenings, tmux: None, logs: None, renderers: None };
+    let sources = Sources { snapshot, happenings, desks: None, logs: None, renderers: None };
     let mut client = runtime.block_on(async {
         let listener = tokio::net::UnixListener::from_std(listener).expect("a listener");
         tokio::spawn(api::serve(

@@ -14,6 +14,7 @@ const REQUEST: &[u8] = b"GET /v1/agents HTTP/1.1\r\nHost: agentd\r\n\r\n";
 #[derive(Debug, Deserialize)]
 pub struct Agent {
     pub running: bool,
+    pub error: Option<String>,
 }
 
 /// The connection.

@@ -102,6 +102,11 @@ impl<'a> Daemon<'a> {
     /// Replaces the jcard with one of this many agents that report with this token. Returns the time.
     pub fn declare(&self, agents: usize, token: &str) -> Duration {
         let jcard: String = (1..=agents).map(|number| self.entry(number, token)).collect();
+        self.declare_text(&jcard)
+    }
+
+    /// Replaces the jcard with this text. Returns the time.
+    pub fn declare_text(&self, jcard: &str) -> Duration {
         // Written elsewhere, so that the rename is the only change that the daemon sees.
         let new = self.path("staging/jcard.toml");
         fs::write(&new, jcard).unwrap();

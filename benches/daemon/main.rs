@@ -4,6 +4,7 @@
 //! cargo bench --bench daemon                      # some ten minutes; the table is on standard output
 //! cargo bench --bench daemon -- --against PATH    # another agentd beside it, in turn, and the ratio
 //! cargo bench --bench daemon -- --quick           # a minute: whether it works, no figures to believe
+//! cargo bench --bench daemon -- --only sandboxes  # only the parts with this in their names
 //! cargo bench --bench daemon -- --help
 //! ```
 //!
@@ -38,6 +39,7 @@ mod latency;
 mod load;
 mod machine;
 mod process;
+mod sandboxes;
 mod size;
 mod table;
 mod trace;
@@ -73,6 +75,9 @@ struct Options {
     /// Also how long it takes to build agentd from nothing
     #[arg(long)]
     build: bool,
+    /// Only the parts with this in their names, which standard error shows as they begin
+    #[arg(long, value_name = "WORD", default_value = "", hide_default_value = true)]
+    only: String,
     /// How often each latency is measured
     #[arg(long, value_name = "COUNT", default_value_t = 30)]
     tries: usize,
@@ -104,7 +109,7 @@ fn main() -> ExitCode {
     let machine = machine::describe(&this, other.as_ref());
     let mut tables = [Table::default(), Table::default()];
     let settings: Vec<&Setting> = std::iter::once(&this).chain(&other).collect();
-    Run { settings, scale: Scale::of(&options) }.measure(&mut tables);
+    Run { settings, scale: Scale::of(&options), only: &options.only }.measure(&mut tables);
     let [mut table, others] = tables;
     if options.build {
         size::build(&mut table);
@@ -124,6 +129,8 @@ struct Scale {
     connections: &'static [usize],
     adopted: usize,
     clients: usize,
+    /// How many of each kind are sandboxed at the same time.
+    sandboxed: usize,
     idle: Duration,
     load: Duration,
 }
@@ -142,6 +149,7 @@ impl Scale {
                 connections,
                 adopted: 5,
                 clients: 10,
+                sandboxed: 2,
                 idle: second,
                 load: second,
             };
@@ -154,6 +162,7 @@ impl Scale {
             connections: &[1, 8, 64],
             adopted: 100,
             clients: 100,
+            sandboxed: 20,
             idle: Duration::from_secs(options.idle_seconds),
             load: Duration::from_secs(options.load_seconds),
         }
@@ -164,6 +173,8 @@ impl Scale {
 struct Run<'a> {
     settings: Vec<&'a Setting>,
     scale: Scale,
+    /// What is in the names of the parts that are measured.
+    only: &'a str,
 }
 
 impl Run<'_> {
@@ -180,8 +191,14 @@ impl Run<'_> {
             let what = format!("start and stop, {agents} agents");
             self.each(&what, tables, |setting, table| fleet::start_and_stop(setting, agents, scale.few, table));
             let [first, ..] = tables else { return };
-            guarded("bare tmux", first, |table| fleet::bare_tmux(self.settings[0], agents, scale.few, table));
+            let bare = |table: &mut Table| fleet::bare_tmux(self.settings[0], agents, scale.few, table);
+            if "bare tmux".contains(self.only) {
+                guarded("bare tmux", first, bare);
+            }
         }
+        self.each("sandboxes", tables, |setting, table| {
+            sandboxes::measure(setting, scale.tries, scale.sandboxed, table);
+        });
         self.each("idle", tables, |setting, table| idle::measure(setting, scale.resting, scale.idle, table));
         for agents in scale.agents {
             let what = format!("load, {agents} agents");
@@ -193,6 +210,9 @@ impl Run<'_> {
     }
 
     fn each(&self, what: &str, tables: &mut [Table], measure: impl Fn(&Setting, &mut Table)) {
+        if !what.contains(self.only) {
+            return;
+        }
         for (setting, table) in self.settings.iter().zip(tables) {
             guarded(what, table, |table| measure(setting, table));
         }

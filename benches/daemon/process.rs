@@ -91,7 +91,19 @@ impl Process {
         successors(self.parent(), |process| process.parent())
     }
 
-    fn is_tmux(self) -> bool {
+    /// It, and everything below it.
+    pub fn tree(self) -> Vec<Self> {
+        let mut tree = vec![self];
+        tree.extend(self.children().into_iter().flat_map(Self::tree));
+        tree
+    }
+
+    /// Whether this is its first argument.
+    pub fn has_argument(self, word: &str) -> bool {
+        self.read("cmdline").is_some_and(|line| line.split('\0').nth(1) == Some(word))
+    }
+
+    pub fn is_tmux(self) -> bool {
         self.read("comm").is_some_and(|name| name.starts_with("tmux"))
     }
 

@@ -67,6 +67,13 @@ impl Table {
     }
 }
 
+/// The one that half of the times do not exceed, as in the table.
+pub fn median(times: &[Duration]) -> Duration {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    times.get(times.len().div_ceil(2).max(1) - 1).copied().unwrap_or_default()
+}
+
 /// As [`Unit::Time`] has it.
 pub fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap()

@@ -4,8 +4,10 @@
 #![no_main]
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Component, Path};
 
+use agentd::agent::labels;
+use agentd::agent::secrets::is_secret_file;
 use agentd::agent::spec::{AgentSpec, Kind, Prompt, Workdir};
 use agentd::config::{Config, Entry, Finding, MAX_AGENTS, Options, Severity, parse};
 use agentd::sys::exec::MAX_ARGUMENT;
@@ -109,8 +111,17 @@ fn check_spec(spec: &AgentSpec, options: &Options) {
         let value = std::str::from_utf8(value.as_slice()).expect("a jcard is text");
         assert!(!name.is_empty() && !name.contains('=') && is_argument(&format!("{name}={value}")), "{name:?}");
     }
-    assert!(spec.secrets.iter().flatten().all(|name| is_variable_name(name)));
-    assert!(options.unsandboxed || spec.kind == Kind::Native);
+    assert!(spec.secrets.iter().flatten().all(|(name, file)| is_variable_name(name) && is_secret_file(file)));
+    assert!(spec.policy.labels.len() <= labels::MOST);
+    assert!(spec.policy.labels.iter().all(|(key, value)| labels::is_key(key) && labels::is_value(value)));
+    match &spec.kind {
+        Kind::Native => {}
+        Kind::Unsandboxed => assert!(options.unsandboxed),
+        Kind::Sandboxed(sandbox) => {
+            assert!(!options.unsandboxed);
+            assert!(sandbox.read.iter().chain(&sandbox.write).all(|path| is_shown(path)));
+        }
+    }
 
     let policy = &spec.policy;
     assert!(!policy.backoff.is_empty());
@@ -122,6 +133,16 @@ fn check_spec(spec: &AgentSpec, options: &Options) {
 
 fn is_path(path: &Path) -> bool {
     path.to_str().is_some_and(|path| !path.is_empty() && !path.contains('\0'))
+}
+
+/// Whether a sandbox may show this path: neither everything nor the whole home, and nothing that is above what it says.
+fn is_shown(path: &Path) -> bool {
+    let is_above = path.components().any(|part| part == Component::ParentDir);
+    is_path(path)
+        && !is_above
+        && path != Path::new("/")
+        && path != Path::new("~")
+        && (path.is_absolute() || path.starts_with("~"))
 }
 
 /// One more entry, with a name and a session of its own, changes nothing about the others.

@@ -1,6 +1,6 @@
 //! A machine in a world that follows a script. At every moment the machine can be described and recorded.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,7 +9,7 @@ use agentd::agent::launch::Launch;
 use agentd::agent::machine::{Attempt, Effect, Event, Machine, NotStarted, Removal};
 use agentd::agent::name::Name;
 use agentd::agent::orders::{Orders, Override};
-use agentd::agent::spec::{Kind, Limits, Policy, Restart};
+use agentd::agent::spec::{ByDefault, Kind, Limits, Policy, Restart};
 use agentd::cli::status::Sort;
 use agentd::cli::status::board::{self, View};
 use agentd::cli::times::Times;
@@ -21,7 +21,7 @@ use agentd::sys::clock::Timestamp;
 use agentd::text::printable;
 use agentd::wire::events::{Since, What};
 use agentd::wire::exit_status::ExitStatus;
-use agentd::wire::reason::MissingProgram;
+use agentd::wire::reason::{MissingPackages, MissingProgram, MissingProxy};
 use agentd::wire::status::{AgentStatus, Errors, State, Usage};
 
 /// More is never shown of one agent, beside what was said of it.
@@ -117,6 +117,14 @@ impl Life {
                         user: "agent".to_owned(),
                         path: (byte & 0x40 == 0).then(|| "/usr/bin".to_owned()),
                         hint: None,
+                    }),
+                    _ if byte & 0x40 == 0 => NotStarted::Unbuilt(MissingPackages {
+                        names: vec!["jq".to_owned()],
+                        detail: "no such package".to_owned(),
+                    }),
+                    _ if byte & 0x80 == 0 => NotStarted::Unreached(MissingProxy {
+                        path: "/run/proxy".to_owned(),
+                        detail: "/run/proxy does not exist".to_owned(),
                     }),
                     _ => NotStarted::Retry("tmux does not answer".to_owned()),
                 };
@@ -251,6 +259,8 @@ pub fn declaration(which: u8) -> Declaration {
         limits: Limits::default(),
         enabled: which & 16 == 0,
         generation: u64::from(which >> 5),
+        labels: BTreeMap::new(),
+        by_default: ByDefault::default(),
     };
     let launch = if which == 15 { Err(Missing(vec![WaitingFor::Unread {}])) } else { Ok(Arc::new(launch)) };
     Declaration { kind: Kind::Native, policy, launch }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use agentd::agent::secrets::Secrets;
-use agentd::inputs::secrets::read;
+use agentd::inputs::secrets::{Named, read};
 use agentd::sys::exec::MAX_ARGUMENT;
 use agentd::sys::exec::is_variable_name;
 use libfuzzer_sys::fuzz_target;
@@ -55,7 +55,7 @@ fuzz_target!(|input: &[u8]| {
             expected.extend(value.map(|value| (name, value)));
         }
 
-        let reading = read(&folders.secrets, &last);
+        let reading = read(&folders.secrets, &Named::default(), &last);
         let values: Values =
             reading.secrets.iter().map(|(name, value)| (name.clone(), value.as_slice().to_vec())).collect();
         assert_eq!(values, expected);

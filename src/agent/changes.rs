@@ -108,7 +108,7 @@ impl<'de> Deserialize<'de> for Marks {
 #[derive(Clone, Copy, Debug)]
 pub struct Before<'a> {
     /// Its confinement and policy.
-    pub policy: (Kind, &'a Policy),
+    pub policy: (&'a Kind, &'a Policy),
     /// What it launched.
     pub marks: Option<&'a Marks>,
 }
@@ -118,12 +118,12 @@ pub fn changes(before: Before<'_>, later: &Declaration) -> Changes {
     let launch = later.launch.as_ref().ok();
     let launched = before.marks.zip(launch).and_then(|(marks, launch)| marks.changes_to(&launch.marks));
     let mut changes = launched.unwrap_or_default();
-    let fields = of_policy(before.policy, (later.kind, &later.policy));
+    let fields = of_policy(before.policy, (&later.kind, &later.policy));
     changes.extend(Changes { fields: fields.into_iter().map(str::to_owned).collect(), secrets: Vec::new() });
     changes
 }
 
-fn of_policy((kind, before): (Kind, &Policy), (later_kind, later): (Kind, &Policy)) -> Vec<&'static str> {
+fn of_policy((kind, before): (&Kind, &Policy), (later_kind, later): (&Kind, &Policy)) -> Vec<&'static str> {
     let fields = [
         ("restart", before.restart != later.restart),
         ("max_restarts", before.max_restarts != later.max_restarts),
@@ -134,7 +134,9 @@ fn of_policy((kind, before): (Kind, &Policy), (later_kind, later): (Kind, &Polic
         ("memory", before.limits.memory != later.limits.memory),
         ("pid_limit", before.limits.tasks != later.limits.tasks),
         ("cpu", before.limits.cpu != later.limits.cpu),
-        ("type", kind != later_kind),
+        // What else of a sandbox differs is found out from the marks.
+        ("type", kind.in_words() != later_kind.in_words()),
+        ("labels", before.labels != later.labels),
     ];
     fields.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }
@@ -209,21 +211,22 @@ mod tests {
             ("memory", Policy { limits: Limits { memory: Some(1), ..limits }, ..before.clone() }),
             ("pid_limit", Policy { limits: Limits { tasks: Some(1), ..limits }, ..before.clone() }),
             ("cpu", Policy { limits: Limits { cpu: Some(1), ..limits }, ..before.clone() }),
+            ("labels", Policy { labels: [("team".to_owned(), "x".to_owned())].into(), ..before.clone() }),
             ("", before.clone()),
         ] {
             let marks = marks("k", &[], &[]);
-            let known = Before { policy: (Kind::Native, &before), marks: Some(&marks) };
+            let known = Before { policy: (&Kind::Native, &before), marks: Some(&marks) };
             let told = changes(known, &declaration(policy, Some(marks.clone())));
             assert_eq!(told.fields.join(" "), field);
         }
-        let known = Before { policy: (Kind::Sandboxed, &before), marks: None };
+        let known = Before { policy: (&Kind::Unsandboxed, &before), marks: None };
         assert_eq!(changes(known, &declaration(before.clone(), None)).fields, ["type"]);
     }
 
     #[test]
     fn policy_and_launch_are_told_together() {
         let (policy, before) = (Policy::default(), marks("k", &[("prompt", 1)], &[]));
-        let known = Before { policy: (Kind::Native, &policy), marks: Some(&before) };
+        let known = Before { policy: (&Kind::Native, &policy), marks: Some(&before) };
         let later = Policy { backoff_reset: None, ..policy.clone() };
         let told = changes(known, &declaration(later.clone(), Some(marks("k", &[("prompt", 2)], &[("KEY", 1)]))));
         assert_eq!(named(&told), "backoff_reset prompt|KEY");

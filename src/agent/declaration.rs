@@ -11,6 +11,7 @@ use crate::agent::name::{Key, Name};
 use crate::agent::orders::Overrides;
 use crate::agent::secrets::Secrets;
 use crate::agent::spec::{Kind, Policy};
+use crate::agent::user::UserName;
 use crate::wire::reason::Causes;
 pub use crate::wire::reason::WaitingFor;
 
@@ -27,6 +28,8 @@ pub struct Desired {
     pub config_read: Option<SystemTime>,
     /// The reading of the jcard that is in force; `None` before the first.
     pub reading: Option<Reading>,
+    /// The users that entries name, or named before, and that must not be agent users, and why: nothing may be launched as them.
+    pub unfit: Arc<BTreeMap<UserName, String>>,
     /// What is wrong with the secrets.
     pub secrets_error: Option<String>,
     /// What operators want of the agents; `None` if that is not known.
@@ -66,6 +69,8 @@ pub struct DesiredAgent {
     pub name: Name,
     /// The harness, if the entry names one.
     pub harness: Option<&'static str>,
+    /// Whom the entry names to run as; `None` is the default user.
+    pub user: Option<UserName>,
     /// The agent, or what is wrong with its entry.
     pub declaration: Result<Declaration, String>,
 }

@@ -5,6 +5,8 @@
 //! line in which a prompt cannot be anything but a prompt. Where an earlier version of agentd used another form, that form is kept
 //! for the prompts that it is right for, so that nobody's agents change.
 
+use std::borrow::Cow;
+
 use crate::sys::secret_bytes::SecretBytes;
 
 /// A preset. A new one is one entry in [`HARNESSES`].
@@ -36,6 +38,20 @@ pub struct Harness {
     variables: &'static [(&'static str, &'static str)],
     /// More of them for when it stays at its terminal.
     variables_at_terminal: &'static [(&'static str, &'static str)],
+    /// What the home of a sandbox is filled with when it is made, as paths below the user's home: the login, and what its user
+    /// configured it with. Nothing that it keeps of its work, such as transcripts, and no program that it would install.
+    pub seed: &'static [&'static str],
+    /// The sandbox that it makes itself around the commands that it runs.
+    own_sandbox: OwnSandbox,
+}
+
+/// The sandbox of a harness itself. In a sandbox of agentd it cannot be made, or keeps nothing out that is not out already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OwnSandbox {
+    /// The words that do without it.
+    off: &'static [&'static str],
+    /// Words of a command line that say something about it: then it is as they say. Those that end in `=` have something after it.
+    words: &'static [&'static str],
 }
 
 /// The command lines of one purpose.
@@ -78,12 +94,105 @@ const fn form(before_args: &'static [&'static str], prompt: Place) -> Form {
     Form { before_args, prompt }
 }
 
+const NO_SANDBOX: OwnSandbox = OwnSandbox { off: &[], words: &[] };
+const CODEX_SANDBOX: OwnSandbox = OwnSandbox {
+    off: &["--sandbox", "danger-full-access"],
+    words: &[
+        "-s",
+        "--sandbox",
+        "--sandbox=",
+        "--full-auto",
+        "--dangerously-bypass-approvals-and-sandbox",
+        "--yolo",
+        "sandbox_mode=",
+        "-csandbox_mode=",
+        "--config=sandbox_mode=",
+    ],
+};
+
 const CLAUDE_ONCE: Forms = Forms { plain: form(&[], After(&["-p"])), guarded: form(&[], After(&["-p", "--"])) };
 const CODEX_ONCE: Forms = Forms::only(form(&["exec", "--skip-git-repo-check"], After(&["--"])));
 const CODEX_AT_TERMINAL: &[&str] = &["--no-daemon"];
 const GEMINI_ONCE: Forms = Forms::only(form(&[], JoinedTo("--prompt")));
 const OPENCODE_ONCE: Forms = Forms::only(form(&["run"], After(&["--"])));
 const AS_IT_IS: Forms = Forms::only(form(&[], After(&[])));
+
+/// Of Claude Code 2.1. Its state (`.claude.json`) has the account, the servers of tools, and what was answered once and for all.
+const CLAUDE_SEED: &[&str] = &[
+    ".claude.json",
+    ".claude/.credentials.json",
+    ".claude/CLAUDE.md",
+    ".claude/agents",
+    ".claude/commands",
+    ".claude/hooks",
+    ".claude/keybindings.json",
+    ".claude/output-styles",
+    ".claude/rules",
+    ".claude/settings.json",
+    ".claude/skills",
+];
+/// Of codex 0.171. `.codex/.credentials.json` has the logins of tool servers.
+const CODEX_SEED: &[&str] = &[
+    ".agents/skills",
+    ".codex/.credentials.json",
+    ".codex/.env",
+    ".codex/AGENTS.md",
+    ".codex/AGENTS.override.md",
+    ".codex/agents",
+    ".codex/auth.json",
+    ".codex/config.toml",
+    ".codex/hooks.json",
+    ".codex/prompts",
+    ".codex/rules",
+    ".codex/skills",
+];
+/// Of gemini 0.61. `.gemini/gemini-credentials.json` has logins where there is no keyring.
+const GEMINI_SEED: &[&str] = &[
+    ".agents/skills",
+    ".gemini/.env",
+    ".gemini/GEMINI.md",
+    ".gemini/acknowledgments",
+    ".gemini/agents",
+    ".gemini/commands",
+    ".gemini/gemini-credentials.json",
+    ".gemini/google_accounts.json",
+    ".gemini/installation_id",
+    ".gemini/keybindings.json",
+    ".gemini/mcp-oauth-tokens.json",
+    ".gemini/mcp-server-enablement.json",
+    ".gemini/oauth_creds.json",
+    ".gemini/policies",
+    ".gemini/settings.json",
+    ".gemini/skills",
+    ".gemini/trustedFolders.json",
+    ".gemini/trusted_hooks.json",
+];
+/// Of opencode 1.18, whose folders have two names each.
+const OPENCODE_SEED: &[&str] = &[
+    ".agents/skills",
+    ".config/opencode/AGENTS.md",
+    ".config/opencode/agent",
+    ".config/opencode/agents",
+    ".config/opencode/command",
+    ".config/opencode/commands",
+    ".config/opencode/config.json",
+    ".config/opencode/mode",
+    ".config/opencode/modes",
+    ".config/opencode/opencode.json",
+    ".config/opencode/opencode.jsonc",
+    ".config/opencode/package.json",
+    ".config/opencode/plugin",
+    ".config/opencode/plugins",
+    ".config/opencode/skill",
+    ".config/opencode/skills",
+    ".config/opencode/themes",
+    ".config/opencode/tool",
+    ".config/opencode/tools",
+    ".config/opencode/tui.json",
+    ".local/share/opencode/auth.json",
+    ".local/share/opencode/mcp-auth.json",
+    ".local/state/opencode/model.json",
+];
 
 /// Every preset there is. The names of subcommands are those of Claude Code 2.1, codex 0.171, gemini 0.61 and opencode 1.18.
 pub static HARNESSES: &[Harness] = &[
@@ -117,6 +226,8 @@ pub static HARNESSES: &[Harness] = &[
         unspeakable: &[],
         variables: &[],
         variables_at_terminal: &[("CLAUDE_CODE_SANDBOXED", "1")],
+        seed: CLAUDE_SEED,
+        own_sandbox: NO_SANDBOX,
     },
     Harness {
         name: "opencode",
@@ -133,6 +244,8 @@ pub static HARNESSES: &[Harness] = &[
         unspeakable: &[],
         variables: &[],
         variables_at_terminal: &[],
+        seed: OPENCODE_SEED,
+        own_sandbox: NO_SANDBOX,
     },
     Harness {
         name: "gemini-cli",
@@ -149,6 +262,8 @@ pub static HARNESSES: &[Harness] = &[
         // Else it asks whether the folder is to be trusted, and without a terminal interface it refuses to work.
         variables: &[("GEMINI_CLI_TRUST_WORKSPACE", "true")],
         variables_at_terminal: &[],
+        seed: GEMINI_SEED,
+        own_sandbox: NO_SANDBOX,
     },
     Harness {
         name: "codex",
@@ -195,6 +310,8 @@ pub static HARNESSES: &[Harness] = &[
         unspeakable: &["-"],
         variables: &[],
         variables_at_terminal: &[],
+        seed: CODEX_SEED,
+        own_sandbox: CODEX_SANDBOX,
     },
     Harness {
         name: "custom",
@@ -210,6 +327,8 @@ pub static HARNESSES: &[Harness] = &[
         unspeakable: &[],
         variables: &[],
         variables_at_terminal: &[],
+        seed: &[],
+        own_sandbox: NO_SANDBOX,
     },
 ];
 
@@ -238,6 +357,35 @@ impl Harness {
         let name = self.name;
         is_unspeakable
             .then(|| format!("{name} takes the prompt for an order to read its terminal; write the prompt in words"))
+    }
+
+    /// Whether it makes a sandbox itself, which it is told to do without in one of agentd.
+    pub fn has_own_sandbox(&self) -> bool {
+        !self.own_sandbox.off.is_empty()
+    }
+
+    /// What an entry says about the harness's own sandbox, if that may be made in one of agentd, where it fails.
+    pub fn asks_for_own_sandbox<'a>(&self, command: &'a [String], args: &'a [String]) -> Option<&'a str> {
+        let OwnSandbox { off: [_, value], words } = self.own_sandbox else { return None };
+        let words_given: Vec<&str> = self.own_words(command).iter().chain(args).map(String::as_str).collect();
+        let at = words_given.iter().position(|word| says_of_sandbox(words, word))?;
+        let (word, next) = (words_given[at], words_given.get(at + 1).copied());
+        let is_off = word.contains(*value) || word.contains("bypass") || word == "--yolo" || next == Some(*value);
+        (!is_off).then_some(word)
+    }
+
+    /// `args` for a sandbox of agentd, with the words that do without the harness's own, unless the entry says something of that.
+    pub fn args_in_sandbox<'a>(&self, command: &[String], args: &'a [String]) -> Cow<'a, [String]> {
+        let OwnSandbox { off, words } = self.own_sandbox;
+        let is_said = self.own_words(command).iter().chain(args).any(|word| says_of_sandbox(words, word));
+        if off.is_empty() || is_said {
+            return Cow::Borrowed(args);
+        }
+        // A subcommand stays in front of its options.
+        let is_subcommand = |word: &String| self.is_subcommand(word.as_bytes());
+        let (before, after) = args.split_at(usize::from(args.first().is_some_and(is_subcommand)));
+        let off = off.iter().map(|&word| word.to_owned());
+        Cow::Owned(before.iter().cloned().chain(off).chain(after.iter().cloned()).collect())
     }
 
     /// The command line of `command` and `args`: the preset's own words go where they belong, unless they are there already.
@@ -327,6 +475,11 @@ impl Harness {
         let is_binary = |word: &String| word.rsplit('/').next() == Some(self.binary);
         command.iter().rposition(is_binary).map_or(&[], |at| &command[at + 1..])
     }
+}
+
+/// Whether a word of a command line is one of these, or begins with one of them that ends in `=`.
+fn says_of_sandbox(words: &[&str], word: &str) -> bool {
+    words.iter().any(|&known| word == known || known.ends_with('=') && word.starts_with(known))
 }
 
 #[cfg(test)]
@@ -509,5 +662,75 @@ mod tests {
         assert_eq!(given("claude-code", None, false), ["CLAUDE_CODE_SANDBOXED"]);
         assert_eq!(given("gemini-cli", Some(false), true), ["GEMINI_CLI_TRUST_WORKSPACE"]);
         assert_eq!(given("custom", None, false), [""; 0]);
+    }
+
+    fn in_sandbox(harness: &str, command: &[&str], args: &[&str]) -> String {
+        let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+        let harness = Harness::find(harness).unwrap();
+        harness.args_in_sandbox(&owned(command), &owned(args)).join(" ")
+    }
+
+    #[rstest]
+    #[case::plain(&["codex"], &["-m", "o"], "--sandbox danger-full-access -m o")]
+    #[case::subcommand(&["codex"], &["resume", "--last"], "resume --sandbox danger-full-access --last")]
+    #[case::said(&["codex"], &["-s", "workspace-write"], "-s workspace-write")]
+    #[case::said_in_command(&["codex", "exec", "--sandbox=read-only"], &["-m", "o"], "-m o")]
+    #[case::said_in_config(&["codex"], &["-c", "sandbox_mode=\"read-only\""], "-c sandbox_mode=\"read-only\"")]
+    #[case::of_another_program(&["box", "--sandbox", "codex"], &[], "--sandbox danger-full-access")]
+    fn codex_does_without_its_own_sandbox_in_one_of_agentd(
+        #[case] command: &[&str],
+        #[case] args: &[&str],
+        #[case] expected: &str,
+    ) {
+        assert_eq!(in_sandbox("codex", command, args), expected);
+        assert_eq!(in_sandbox("claude-code", command, args), args.join(" "));
+    }
+
+    #[rstest]
+    #[case(&[], None)]
+    #[case(&["-s", "danger-full-access"], None)]
+    #[case(&["--sandbox=danger-full-access"], None)]
+    #[case(&["--dangerously-bypass-approvals-and-sandbox"], None)]
+    #[case(&["--yolo"], None)]
+    #[case(&["-s", "workspace-write"], Some("-s"))]
+    #[case(&["--sandbox", "read-only"], Some("--sandbox"))]
+    #[case(&["--full-auto"], Some("--full-auto"))]
+    #[case(&["-c", "sandbox_mode=\"read-only\""], Some("sandbox_mode=\"read-only\""))]
+    fn a_sandbox_in_a_sandbox_is_noticed(#[case] args: &[&str], #[case] expected: Option<&str>) {
+        let args: Vec<String> = args.iter().map(|&word| word.to_owned()).collect();
+        let command = ["codex".to_owned()];
+        assert_eq!(Harness::find("codex").unwrap().asks_for_own_sandbox(&command, &args), expected);
+        assert_eq!(Harness::find("gemini-cli").unwrap().asks_for_own_sandbox(&command, &args), None);
+    }
+
+    #[test]
+    fn only_paths_below_the_home_fill_a_sandboxs_home() {
+        // What harnesses keep of their work, which grows without bound; no path of a seed is one of them, or above one.
+        let kept = [
+            ".claude/projects",
+            ".claude/history.jsonl",
+            ".claude/file-history",
+            ".claude/plugins",
+            ".codex/sessions",
+            ".codex/history.jsonl",
+            ".codex/log",
+            ".gemini/tmp",
+            ".gemini/history",
+            ".gemini/extensions",
+            ".local/share/opencode/opencode.db",
+            ".local/share/opencode/storage",
+            ".config/opencode/node_modules",
+            ".ssh",
+            ".gitconfig",
+        ];
+        for harness in HARNESSES {
+            assert_eq!(harness.seed.is_empty(), harness.is_custom(), "{}", harness.name);
+            assert!(harness.seed.is_sorted(), "{}", harness.name);
+            for path in harness.seed {
+                assert!(path.starts_with('.') && !path.contains("..") && !path.ends_with('/'), "{path}");
+                let shows = |kept: &&str| std::path::Path::new(kept).starts_with(path);
+                assert_eq!(kept.iter().find(|kept| shows(kept)), None, "{path}");
+            }
+        }
     }
 }

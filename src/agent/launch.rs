@@ -2,10 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::agent::changes::Marks;
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::Name;
+use crate::agent::packages::Package;
+use crate::agent::sandbox::Sandbox;
+use crate::agent::user::AgentUser;
 use crate::sys::secret_bytes::SecretBytes;
 
 /// What is launched. If any of it changes, the agent is launched again.
@@ -15,6 +19,8 @@ pub struct Launch {
     pub name: Name,
     /// Its tmux session.
     pub session: Name,
+    /// Whom it runs as; `None` is the default user.
+    pub user: Option<AgentUser>,
     /// Program and arguments.
     pub arguments: Vec<SecretBytes>,
     /// Which of the arguments is the prompt, or holds it: it is for debug logs only.
@@ -25,6 +31,16 @@ pub struct Launch {
     pub secrets: BTreeSet<String>,
     /// Where it runs.
     pub workdir: PathBuf,
+    /// The umask of the harness; `None` is the usual one.
+    pub umask: Option<u32>,
+    /// Whether git in it is to trust the repository of another user.
+    pub trust_repository: bool,
+    /// The sandbox that it runs in, if there is one.
+    pub sandbox: Option<Sandbox>,
+    /// Packages of Nix whose programs come first in its `PATH`.
+    pub packages: Vec<Package>,
+    /// How long these may take to be built. A change of this alone launches nothing.
+    pub packages_timeout: Duration,
     /// Of all of the above but what the preset gives of itself.
     pub fingerprint: Fingerprint,
     /// Of each of them, to tell by name what a later declaration changes.
@@ -41,11 +57,17 @@ impl Launch {
         Self {
             name: name(),
             session: name(),
+            user: None,
             arguments: Vec::new(),
             prompt: None,
             environment: BTreeMap::new(),
             secrets: BTreeSet::new(),
             workdir: "/".into(),
+            umask: None,
+            trust_repository: false,
+            sandbox: None,
+            packages: Vec::new(),
+            packages_timeout: crate::agent::packages::TIMEOUT,
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: true,

@@ -1,7 +1,8 @@
 //! How one agent lives: a state machine, pure. Time is an argument, effects are values.
 //!
 //! Where each event leads. A cell names every state in which it may leave an agent; an empty one leaves it where it is.
-//! "Due" is time that passes. The unit tests draw this table from what the machine does.
+//! "Due" is time that passes. The unit tests draw this table from what the machine does. A [bar](Event::Barred) by itself leads nowhere:
+//! it only keeps the agent from starting, as a pause does.
 //!
 //! | | declare | update | ordered | remove | started | not started | ended | gone | session busy | session free | look again | closed | due |
 //! |---|---|---|---|---|---|---|---|---|---|---|---|---|---|
@@ -39,7 +40,7 @@ mod report;
 #[cfg(test)]
 mod tests;
 
-pub use event::{Effect, Event, LaunchReason, NotStarted, Removal};
+pub use event::{Absent, Effect, Event, LaunchReason, NotStarted, Removal};
 
 use life::{Exit, Latest, Life, Lingering, Next, Session, Wanted, unread};
 use report::account;
@@ -54,13 +55,14 @@ use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;
 use crate::agent::name::Name;
 use crate::agent::orders::{Giver, Orders};
-use crate::agent::reconcile::InForce;
+use crate::agent::reconcile::{InForce, Place};
 use crate::agent::restart::{self, Verdict};
 use crate::agent::spec::{Kind, Policy};
+use crate::agent::user::{AgentUser, UserName};
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
 use crate::wire::exit_status::ExitStatus;
-use crate::wire::reason::{Changes, MissingProgram};
+use crate::wire::reason::Changes;
 use crate::wire::status::{Outcome, Usage};
 
 /// How long an attempt may take to be gone once its harness has ended, before it is killed.
@@ -102,6 +104,8 @@ pub type Attempt = u64;
 pub struct Machine {
     name: Name,
     harness: Option<String>,
+    /// Whom the latest entry names to run as; `None` is the default user. It is only shown.
+    declared_user: Option<UserName>,
     /// Under the latest good declaration; `None` if there never was one.
     life: Option<Life>,
     state: State,
@@ -121,6 +125,8 @@ pub struct Machine {
     orders: Orders,
     /// Who gave the latest order that it followed.
     giver: Giver,
+    /// Why its user must not be an agent user. Not on record: the next daemon finds out by itself, before it launches anything.
+    bar: Option<String>,
     /// When it entered the state that is shown. Records of early builds lack it.
     since: Option<Timestamp>,
 }
@@ -134,8 +140,8 @@ enum State {
     /// Something is missing. An update ends it that supplies the rest, or whose policy does not want the restart that waits here;
     /// so does the timeout.
     Waiting,
-    /// Its program was not found. It is looked for again at `until`, and at once by an update or when somebody asks for it. The policy
-    /// decides again at an update if it wanted the restart that waits here. The timeout ends it, too.
+    /// Its program was not found, or its packages could not be built. That is tried again at `until`, and at once by an update or when
+    /// somebody asks for it. The policy decides again at an update if it wanted the restart that waits here. The timeout ends it, too.
     Absent { until: Timestamp },
     /// Another agent still holds its session. It ends when the session is free. An update asks again at once, or leads to `Waiting`.
     Queued {
@@ -233,6 +239,7 @@ impl Machine {
         Self {
             name,
             harness: None,
+            declared_user: None,
             life: None,
             state: State::Invalid,
             attempt: 0,
@@ -244,19 +251,20 @@ impl Machine {
             entry_error: None,
             orders: Orders::default(),
             giver: Giver::default(),
+            bar: None,
             since: None,
         }
     }
 
-    /// An agent of which only a session was found. The caller must [resume](Machine::resume) it.
-    pub fn found(name: Name, now: Timestamp) -> Self {
+    /// An agent of which only a session was found, on the tmux server of this user. The caller must [resume](Machine::resume) it.
+    pub fn found(name: Name, user: Option<AgentUser>, now: Timestamp) -> Self {
         let declaration = Declaration { kind: Kind::Native, policy: Policy::default(), launch: Err(unread()) };
         Self {
             life: Some(Life { attempts: 1, next: None, ..Life::new(declaration, now) }),
             state: State::Starting { attempt: 1 },
             attempt: 1,
             total: 1,
-            session: Some(Session::Open(name.clone())),
+            session: Some(Session { name: name.clone(), user, is_open: true }),
             ..Self::new(name)
         }
     }
@@ -267,8 +275,9 @@ impl Machine {
     }
 
     /// Sets what is only shown.
-    pub fn describe(&mut self, name: Name, harness: Option<&'static str>) {
+    pub fn describe(&mut self, name: Name, harness: Option<&'static str>, user: Option<UserName>) {
         self.name = name;
+        self.declared_user = user;
         self.harness = harness.map(str::to_owned).or(self.harness.take());
     }
 
@@ -282,7 +291,8 @@ impl Machine {
             life.wanted = Wanted::new(Err(unread()), life.wanted.launch().cloned());
         }
         let lingering = self.lingering.as_ref().map(|lingering| lingering.attempt);
-        let resume = |attempt, launcher| Effect::Resume { attempt, launcher };
+        let user = self.user().cloned();
+        let resume = |attempt, launcher| Effect::Resume { attempt, launcher, user: user.clone() };
         match self.state {
             State::Starting { attempt } | State::Running { attempt, .. } => {
                 effects.push(resume(attempt, self.launcher));
@@ -299,10 +309,10 @@ impl Machine {
             }
             State::Closing { then, .. } => self.close(then, &mut effects),
             State::Exited { .. } => {
-                effects.extend(self.session().cloned().map(|session| Effect::OfferShell { session }));
+                effects.extend(self.offer_shell());
             }
             State::Waiting if self.is_disabled() => {
-                effects.extend(self.session().cloned().map(|session| Effect::OfferShell { session }));
+                effects.extend(self.offer_shell());
             }
             State::Invalid
             | State::Waiting
@@ -341,7 +351,7 @@ impl Machine {
         self.life.as_ref().map(|life| life.changes_to(declaration)).unwrap_or_default()
     }
 
-    /// Whether it waits for its program.
+    /// Whether it waits for its program or its packages.
     pub fn lacks_program(&self) -> bool {
         matches!(self.state, State::Absent { .. })
     }
@@ -383,7 +393,32 @@ impl Machine {
 
     /// The session that it holds.
     pub fn session(&self) -> Option<&Name> {
-        self.session.as_ref().map(Session::name)
+        self.session.as_ref().map(|session| &session.name)
+    }
+
+    /// Whose tmux server has the session that it holds, and so whom the attempt that is under way runs as; else whom the next one is to
+    /// run as, as far as is known. `None` is the default user.
+    pub fn user(&self) -> Option<&AgentUser> {
+        match &self.session {
+            Some(session) => session.user.as_ref(),
+            None => self.launch()?.user.as_ref(),
+        }
+    }
+
+    /// Where its session is.
+    pub fn place(&self) -> Place {
+        self.session.as_ref().map_or(Place::Nowhere, |session| Place::With(session.user.clone()))
+    }
+
+    /// Whether it holds a session of this user, and is not about to give it up; `None` is the default user.
+    pub fn stays_with(&self, user: Option<&AgentUser>) -> bool {
+        let is_closing = matches!(self.state, State::Closing { .. });
+        !is_closing && self.session.as_ref().is_some_and(|session| session.user.as_ref() == user)
+    }
+
+    fn offer_shell(&self) -> Option<Effect> {
+        let Session { name, user, .. } = self.session.as_ref()?;
+        Some(Effect::OfferShell { session: name.clone(), user: user.clone() })
     }
 
     /// When [`Event::Due`] is next due; `None` for never.
@@ -437,9 +472,11 @@ impl Machine {
             Event::Update(declaration) => self.update(declaration, now, &mut effects),
             Event::Reject(error) => self.entry_error = Some(error),
             Event::Ordered(orders) => self.ordered(orders, now, &mut effects),
+            Event::Barred(why) => self.barred(why, now, &mut effects),
             Event::Remove(removal) => self.remove(removal, now, &mut effects),
             Event::Opened { attempt } => self.opened(attempt),
             Event::Met { attempt, launcher } => self.met(attempt, launcher),
+            Event::Building { attempt } => self.building(attempt),
             Event::Started { attempt, pid, at } => self.started(attempt, pid, at),
             Event::Found { attempt, fingerprint } => self.found_instead(attempt, fingerprint.as_ref()),
             Event::NotStarted { attempt, why } => self.not_started(attempt, why, now, &mut effects),
@@ -560,9 +597,9 @@ impl Machine {
     fn opened(&mut self, attempt: Attempt) {
         if let State::Starting { attempt: present } | State::Stopping { attempt: present, .. } = self.state
             && present == attempt
-            && let Some(Session::Requested(name)) = &self.session
+            && let Some(session) = &mut self.session
         {
-            self.session = Some(Session::Open(name.clone()));
+            session.is_open = true;
         }
     }
 
@@ -611,6 +648,7 @@ impl Machine {
             life.error = None;
             life.failures = 0;
             (life.absent, life.absences) = (None, 0);
+            life.is_building = false;
         }
     }
 
@@ -633,10 +671,14 @@ impl Machine {
         }
         self.linger(attempt, now);
         let Some(life) = &mut self.life else { return };
-        let is_absent = matches!(why, NotStarted::NotFound(_));
-        life.absent.take_if(|_| !is_absent);
+        life.is_building = false;
+        if let Some(absent) = why.absent() {
+            return self.not_found(absent, now);
+        }
+        life.absent = None;
         match why {
-            NotStarted::NotFound(program) => self.not_found(program, now),
+            // What is absent was seen to.
+            NotStarted::NotFound(_) | NotStarted::Unbuilt(_) | NotStarted::Unreached(_) => {}
             NotStarted::Failed(message) => {
                 life.error = Some(message.clone());
                 let exit = Exit { how: ExitStatus::Cause(message), at: now, usage: Usage::default(), silent: false };
@@ -658,15 +700,14 @@ impl Machine {
         }
     }
 
-    /// A launch without a program is no attempt.
-    fn not_found(&mut self, program: MissingProgram, now: Timestamp) {
+    /// A launch without a program, its packages or its proxy is no attempt.
+    fn not_found(&mut self, absent: Absent, now: Timestamp) {
         self.take_back();
         let Some(life) = &mut self.life else { return };
         let delay = restart::delay(&life.policy, life.absences).max(LEAST_LOOK);
         life.absences = life.absences.saturating_add(1);
-        let path = program.path.as_ref().map_or_else(String::new, |path| format!("; its PATH is {path}"));
-        life.error = Some(format!("{program}{path}"));
-        life.absent = Some(program);
+        life.error = Some(absent.to_string());
+        life.absent = Some(absent);
         self.state = State::Absent { until: now + delay };
     }
 
@@ -705,7 +746,7 @@ impl Machine {
             return;
         }
         self.take_back();
-        let session = self.session.take().map(|session| session.name().clone());
+        let session = self.session.take().map(|session| session.name);
         self.state = State::Queued { session, holder };
     }
 
@@ -730,6 +771,14 @@ impl Machine {
             && let Some(life) = self.life_with_attempts()
         {
             life.environment_error = Some(error);
+        }
+    }
+
+    fn building(&mut self, attempt: Attempt) {
+        if self.state == (State::Starting { attempt })
+            && let Some(life) = &mut self.life
+        {
+            life.is_building = true;
         }
     }
 
@@ -872,7 +921,7 @@ impl Machine {
             self.state = State::Waiting;
             return;
         }
-        let is_paused = self.is_paused();
+        let is_held = self.is_paused() || self.bar.is_some();
         let Some(life) = &mut self.life else { return };
         if life.timeout_at().is_some_and(|at| at <= now) {
             return self.end_with(Outcome::TimedOut, effects);
@@ -881,12 +930,12 @@ impl Machine {
             self.state = State::Backoff { until: now, why: BackoffReason::Clearing };
             return;
         }
-        let (Wanted::Ready(launch), false) = (&life.wanted, is_paused) else {
+        let (Wanted::Ready(launch), false) = (&life.wanted, is_held) else {
             self.state = State::Waiting;
             return;
         };
         let launch = Arc::clone(launch);
-        if self.session.as_ref().is_some_and(|session| *session.name() != launch.session) {
+        if self.session.as_ref().is_some_and(|session| !session.is_for(&launch)) {
             return self.close(Then::Begin, effects);
         }
         let next = life.next.take().unwrap_or(Next::Retry);
@@ -908,8 +957,9 @@ impl Machine {
         };
         life.in_force = InForce::Here(launch.fingerprint.clone());
         (life.limits_error, life.log_error, life.environment_error) = (None, None, None);
+        life.is_building = false;
         self.attempt = self.attempt.saturating_add(1);
-        self.session.get_or_insert_with(|| Session::Requested(launch.session.clone()));
+        self.session.get_or_insert_with(|| Session::requested(&launch));
         self.state = State::Starting { attempt: self.attempt };
         self.latest = Some(Latest {
             number: life.attempts,
@@ -941,9 +991,9 @@ impl Machine {
     }
 
     fn close(&mut self, then: Then, effects: &mut Vec<Effect>) {
-        if let Some(session) = self.session().cloned() {
+        if let Some(Session { name, user, .. }) = &self.session {
+            effects.push(Effect::Close { session: name.clone(), user: user.clone() });
             self.state = State::Closing { then, retry_at: None };
-            effects.push(Effect::Close { session });
         } else if let Then::Leave(removal) = then {
             self.state = State::Gone { removal };
         }
@@ -977,9 +1027,7 @@ impl Machine {
             return;
         }
         self.state = State::Exited { outcome };
-        if let Some(session) = self.session().cloned() {
-            effects.push(Effect::OfferShell { session });
-        }
+        effects.extend(self.offer_shell());
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::agent::sandbox::Engine;
+
 /// Characters that mean something to a shell and are in hardly any program's name.
 const SHELL: &[char] = &['|', '&', ';', '<', '>', '(', ')', '$', '`', '*', '?', '"', '\'', '{', '}'];
 
@@ -16,6 +18,9 @@ pub fn expanded(word: &str, home: &Path) -> Option<PathBuf> {
 
 /// What somebody who gave a program this name probably meant, and how that is written; `None` for a name like any other.
 pub fn hint(name: &str) -> Option<String> {
+    if let Some(engine) = Engine::named(name) {
+        return Some(format!("sandboxes are made with it; install the package {}", engine.package()));
+    }
     if name.starts_with('~') && expanded(name, Path::new("/")).is_none() {
         let right = "write ~/… for the home of the agent user, or the full path of the program";
         return Some(format!("the home of another user is not looked up; {right}"));
@@ -60,6 +65,7 @@ mod tests {
 
     #[rstest]
     #[case("claude", None)]
+    #[case("bwrap", Some("install the package bubblewrap"))]
     #[case("/opt/claude-2.1_x", None)]
     #[case("~/bin/x", None)]
     #[case("python3 -m my_agent", Some(r#"write command = ["python3", "-m", "my_agent"]"#))]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::agent::declaration::{Declaration, Desired, DesiredAgent};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::{Key, Name};
+use crate::agent::user::AgentUser;
 
 /// What the supervisor holds, by agent.
 pub type Held = BTreeMap<Key, HeldAgent>;
@@ -16,6 +17,18 @@ pub struct HeldAgent {
     pub desired: Option<DesiredAgent>,
     /// What was launched under the good declaration that it lives under; `None` if it never had one.
     pub in_force: Option<InForce>,
+    /// Where its session is.
+    pub place: Place,
+}
+
+/// Whose tmux server has the session of an agent, and so whom the agent runs as.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// Nobody's: it has no session.
+    #[default]
+    Nowhere,
+    /// That of this user; `None` is the default one.
+    With(Option<AgentUser>),
 }
 
 /// What was launched last under a good declaration.
@@ -84,7 +97,7 @@ pub fn plan(desired: &Desired, held: &Held) -> Vec<Action> {
         if known.is_some_and(|known| known.desired.as_ref() == Some(agent)) {
             continue;
         }
-        let DesiredAgent { name, harness, declaration } = agent.clone();
+        let DesiredAgent { name, harness, user: _, declaration } = agent.clone();
         let in_force = known.and_then(|known| known.in_force.as_ref());
         actions.push(match (declaration, in_force) {
             (Err(error), _) => Action::Reject { name, harness, error },
@@ -106,6 +119,12 @@ pub fn plan(desired: &Desired, held: &Held) -> Vec<Action> {
 /// read.
 fn changes_launch(declaration: &Declaration, in_force: &InForce, known: Option<&HeldAgent>) -> bool {
     let (Ok(wanted), Some(launched)) = (&declaration.launch, in_force.fingerprint()) else { return false };
+    // A build that knew no users did not put on record whom it runs as, and took it for an agent of the default user.
+    if in_force.is_restored()
+        && known.is_some_and(|known| matches!(&known.place, Place::With(user) if *user != wanted.user))
+    {
+        return true;
+    }
     let former = known.and_then(|known| known.desired.as_ref()?.declaration.as_ref().ok()?.launch.as_ref().ok());
     if !launched.is_comparable_with(&wanted.fingerprint) {
         // What has changed since it was found has changed.
@@ -129,7 +148,6 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::agent::changes::Marks;
     use crate::agent::declaration::{Missing, WaitingFor};
     use crate::agent::launch::Launch;
     use crate::agent::name::key;
@@ -140,15 +158,11 @@ mod tests {
         let name: crate::agent::name::Name = name.parse().unwrap();
         Arc::new(Launch {
             session: name.clone(),
+            user: None,
             name,
             arguments: vec![SecretBytes::from(argument)],
-            prompt: None,
-            environment: BTreeMap::new(),
-            secrets: std::collections::BTreeSet::new(),
-            workdir: "/".into(),
             fingerprint: Fingerprint::of(argument),
-            marks: Marks::none(),
-            is_certain: true,
+            ..Launch::of_nothing()
         })
     }
 
@@ -157,7 +171,7 @@ mod tests {
     }
 
     fn agent(name: &str, declaration: Result<Declaration, String>) -> DesiredAgent {
-        DesiredAgent { name: name.parse().unwrap(), harness: None, declaration }
+        DesiredAgent { name: name.parse().unwrap(), harness: None, user: None, declaration }
     }
 
     fn good(name: &str, argument: &str, grace: u64) -> DesiredAgent {
@@ -176,7 +190,7 @@ mod tests {
     fn held(desired: DesiredAgent, launched: Option<&str>) -> HeldAgent {
         let is_declared = desired.declaration.is_ok() || launched.is_some();
         let launched = launched.map_or(InForce::Nothing, |word| InForce::Here(Fingerprint::of(word)));
-        HeldAgent { desired: Some(desired), in_force: is_declared.then_some(launched) }
+        HeldAgent { desired: Some(desired), in_force: is_declared.then_some(launched), place: Place::Nowhere }
     }
 
     fn planned(desired: Vec<DesiredAgent>, complete: bool, held: Vec<HeldAgent>) -> Vec<String> {
@@ -246,7 +260,7 @@ mod tests {
         let wanted = Arc::new(Launch { is_certain, ..Arc::unwrap_or_clone(launch("a", argument)) });
         let wanted = agent("a", Ok(Declaration { kind: Kind::Native, policy: policy(30), launch: Ok(wanted) }));
         let in_force = Some(InForce::Earlier(Some(Fingerprint::of("x"))));
-        let held = [(key("a"), HeldAgent { desired: None, in_force })].into();
+        let held = [(key("a"), HeldAgent { desired: None, in_force, place: Place::With(None) })].into();
         let desired = Desired { agents: [(key("a"), wanted)].into(), complete: true, ..Desired::default() };
         let planned = plan(&desired, &held);
         let words = match planned.as_slice() {
@@ -255,6 +269,22 @@ mod tests {
             other => format!("{other:?}"),
         };
         assert_eq!(words, action);
+    }
+
+    #[test]
+    fn an_earlier_launch_on_record_as_another_users_is_touched() {
+        let user = AgentUser { name: "b".parse().unwrap(), uid: 47_000 };
+        let action = |place: Place| {
+            let wanted = Arc::new(Launch { user: Some(user.clone()), ..Arc::unwrap_or_clone(launch("a", "x")) });
+            let declaration = Declaration { kind: Kind::Native, policy: policy(30), launch: Ok(wanted) };
+            let in_force = Some(InForce::Earlier(Some(Fingerprint::of("x"))));
+            let held = [(key("a"), HeldAgent { desired: None, in_force, place })].into();
+            let agents = [(key("a"), agent("a", Ok(declaration)))].into();
+            plan(&Desired { agents, complete: true, ..Desired::default() }, &held).remove(0)
+        };
+        assert!(matches!(action(Place::With(None)), Action::Declare(_)), "as a build without users left it");
+        assert!(matches!(action(Place::With(Some(user.clone()))), Action::Update(_)));
+        assert!(matches!(action(Place::Nowhere), Action::Update(_)));
     }
 
     #[rstest]
@@ -273,7 +303,7 @@ mod tests {
             agent("a", Ok(Declaration { kind: Kind::Native, policy: policy(1), launch: Ok(launch) }))
         });
         let in_force = Some(InForce::Earlier(Some(Fingerprint::of_another_key("x"))));
-        let held = [(key("a"), HeldAgent { desired: former, in_force })].into();
+        let held = [(key("a"), HeldAgent { desired: former, in_force, place: Place::Nowhere })].into();
         let agents = [(key("a"), good("a", argument, 30))].into();
         let planned = plan(&Desired { agents, complete: true, ..Desired::default() }, &held);
         let is_declared = matches!(planned.as_slice(), [Action::Declare(..)]);

@@ -40,6 +40,15 @@ pub enum SeenPrompt {
     Refused(String),
 }
 
+/// What git of the agent user has to do with the repository around a directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SeenRepository {
+    /// There is none, or git works in it.
+    Usable,
+    /// Git refuses to work in it unless it is told to trust it, for this reason.
+    Distrusted(String),
+}
+
 /// What is at the path of a working directory, as far as the agent user can tell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SeenWorkdir {

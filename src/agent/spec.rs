@@ -1,6 +1,6 @@
 //! What a jcard says an agent is to be, before anything else is known.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::harness::Harness;
 use crate::agent::name::Name;
+use crate::agent::packages::Package;
+use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
+use crate::agent::user::UserName;
 use crate::sys::secret_bytes::SecretBytes;
 
 /// One agent as declared, every field validated and every default filled in.
@@ -30,10 +33,21 @@ pub struct AgentSpec {
     pub workdir: Workdir,
     /// The tmux session.
     pub session: Name,
+    /// Whom it runs as; `None` is the default user.
+    pub user: Option<UserName>,
+    /// The umask of the harness; `None` is the usual one.
+    pub umask: Option<u32>,
+    /// Whether git in it is to trust the repository of another user.
+    pub trust_repository: bool,
     /// Variables over the secrets.
     pub env: BTreeMap<String, SecretBytes>,
-    /// The secrets that are passed: all of them, or these, which must then all be there.
-    pub secrets: Option<BTreeSet<String>>,
+    /// The secrets that are passed: all of them, or these, which must then all be there. Variables, and the files that hold their
+    /// values.
+    pub secrets: Option<BTreeMap<String, String>>,
+    /// Packages of Nix whose programs come first in its `PATH`.
+    pub packages: Vec<Package>,
+    /// How long these may take to be built.
+    pub packages_timeout: Duration,
     /// How the agent is confined.
     pub kind: Kind,
     /// When it is restarted, timed out, killed.
@@ -49,8 +63,12 @@ impl fmt::Debug for AgentSpec {
             .field("command", &self.command)
             .field("workdir", &self.workdir)
             .field("session", &self.session)
+            .field("user", &self.user)
+            .field("umask", &self.umask)
+            .field("trust_repository", &self.trust_repository)
             .field("env", &self.env.keys())
             .field("secrets", &self.secrets)
+            .field("packages", &self.packages)
             .field("kind", &self.kind)
             .field("policy", &self.policy)
             .finish_non_exhaustive()
@@ -86,26 +104,54 @@ pub enum Workdir {
 }
 
 /// How an agent is confined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Run directly as the agent user.
     Native,
-    /// Declared `sandboxed`, and run directly anyway: this version has no sandbox.
-    Sandboxed,
+    /// Declared `sandboxed`, and run directly anyway: agentd runs with `--unsandboxed`.
+    Unsandboxed,
+    /// Run in this sandbox. Paths in it may begin with `~/`, which is the home of the agent user.
+    Sandboxed(Sandbox),
 }
+
+/// How the API says the kind of an agent that runs in a sandbox.
+const SANDBOXED: &str = "sandboxed";
 
 impl Kind {
     /// As the API says it.
-    pub fn in_words(self) -> &'static str {
+    pub fn in_words(&self) -> &'static str {
         match self {
             Self::Native => "native",
-            Self::Sandboxed => "native (unsandboxed)",
+            Self::Unsandboxed => "native (unsandboxed)",
+            Self::Sandboxed(_) => SANDBOXED,
         }
     }
 
-    /// What [`Kind::in_words`] says, read again. Anything else was written by another build, which had other kinds.
-    pub fn from_words(words: &str) -> Self {
-        if words == Self::Sandboxed.in_words() { Self::Sandboxed } else { Self::Native }
+    /// What [`Kind::in_words`] says, read again, with the engine that a sandbox is made by. Anything else was written by another
+    /// build, which had other kinds.
+    pub fn from_words(words: &str, engine: Option<Engine>) -> Self {
+        match words {
+            SANDBOXED => Self::Sandboxed(Sandbox {
+                engine: engine.unwrap_or_default(),
+                program: None,
+                read: Vec::new(),
+                write: Vec::new(),
+                home: Home::default(),
+                seed: Vec::new(),
+                network: Network::default(),
+                proxy: None,
+            }),
+            words if words == Self::Unsandboxed.in_words() => Self::Unsandboxed,
+            _ => Self::Native,
+        }
+    }
+
+    /// The sandbox, if there is one.
+    pub fn sandbox(&self) -> Option<&Sandbox> {
+        match self {
+            Self::Sandboxed(sandbox) => Some(sandbox),
+            Self::Native | Self::Unsandboxed => None,
+        }
     }
 }
 
@@ -139,6 +185,29 @@ pub struct Policy {
     /// Each higher number restarts it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub generation: u64,
+    /// What agents can be selected by: each a key with a value, which may be empty.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// What of it, and of how the agent is confined, its entry does not say.
+    #[serde(default, skip_serializing_if = "ByDefault::is_nothing")]
+    pub by_default: ByDefault,
+}
+
+/// What an entry leaves to the daemon, so that people can be told where it comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ByDefault {
+    /// Whether the agent has a sandbox only because the daemon sandboxes every entry without a `type`.
+    pub sandbox: bool,
+    /// Whether all of its limits are those of every sandboxed agent.
+    pub limits: bool,
+}
+
+impl ByDefault {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 fn yes() -> bool {
@@ -163,6 +232,8 @@ impl Default for Policy {
             limits: Limits::default(),
             enabled: true,
             generation: 0,
+            labels: BTreeMap::new(),
+            by_default: ByDefault::default(),
         }
     }
 }

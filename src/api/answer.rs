@@ -6,7 +6,7 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use super::metrics::Figures;
 use super::openapi;
-use super::query::StreamRequest;
+use super::query::{self, StreamRequest};
 use super::routes::Route;
 use crate::agent::name::{Key, Name};
 use crate::logs::store::Store;
@@ -25,7 +25,8 @@ pub(super) enum Reply {
     Later(StreamRequest),
 }
 
-/// The answer to one request. The body of a request is never read; the query matters only to requests with slow or endless answers.
+/// The answer to one request. The body of a request is never read; the query matters only to requests with slow or endless answers, and
+/// the labels in it to those for all agents.
 pub(super) fn answer<B>(
     request: &Request<B>,
     snapshot: &Snapshot,
@@ -54,7 +55,11 @@ pub(super) fn answer<B>(
         },
         Route::Health => json(StatusCode::OK, json_line(&snapshot.health()).into()),
         Route::OpenApi => json(StatusCode::OK, openapi::body()),
-        Route::Agents => json(StatusCode::OK, snapshot.agents_body()),
+        Route::Agents => match query::labels(request) {
+            Ok(labels) if labels.is_empty() => json(StatusCode::OK, snapshot.agents_body()),
+            Ok(labels) => json(StatusCode::OK, json_line(&snapshot.agents_labeled(&labels)).into()),
+            Err(why) => json(StatusCode::BAD_REQUEST, error(FaultCode::BadQuery, &why)),
+        },
         Route::Agent => match name.parse().ok().and_then(|key| in_full(&key, snapshot, logs)) {
             Some(agent) => json(StatusCode::OK, json_line(&agent).into()),
             None => no_such_agent(),

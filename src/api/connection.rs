@@ -246,7 +246,7 @@ mod tests {
         let sources = Sources {
             snapshot: watch::channel(Arc::new(snapshot)).1,
             happenings,
-            tmux: None,
+            desks: None,
             logs: None,
             renderers: None,
         };

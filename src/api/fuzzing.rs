@@ -37,7 +37,7 @@ pub fn sources(agents: Vec<AgentStatus>, logs: Option<Store>) -> Sources {
     let parts = Parts { redactions, ..Parts::new(agents, Instant::now(), Errors::default()) };
     let snapshot = watch::channel(Arc::new(parts.into())).1;
     let renderers = logs.is_some().then(|| Renderers::new(Deputy::rendering()));
-    Sources { snapshot, happenings: watch::channel(ring).1, tmux: None, logs, renderers }
+    Sources { snapshot, happenings: watch::channel(ring).1, desks: None, logs, renderers }
 }
 
 /// How a client talks.

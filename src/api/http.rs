@@ -105,7 +105,7 @@ impl Responder {
         // A client that sends a request and closes that direction (`nc -N`) gets its answer; names of header fields keep the case that
         // existing clients expect.
         http.half_close(true).title_case_headers(true).keep_alive(keep_alive);
-        let screens = Screens::new(sources.tmux.clone());
+        let screens = Screens::new(sources.desks.clone());
         let kept = limits.streams / ONE_IN;
         let (turns, owners_turns) = (Semaphore::new(limits.streams - kept).into(), Semaphore::new(kept).into());
         Self { http, sources, figures: SingleFlight::default(), screens, turns, owners_turns, limits }
@@ -254,7 +254,7 @@ mod tests {
     fn sources() -> Sources {
         let snapshot = Snapshot::new(Vec::new(), Instant::now(), Errors::default());
         let happenings = watch::channel(Ring::new(UNIX_EPOCH)).1;
-        Sources { snapshot: watch::channel(Arc::new(snapshot)).1, happenings, tmux: None, logs: None, renderers: None }
+        Sources { snapshot: watch::channel(Arc::new(snapshot)).1, happenings, desks: None, logs: None, renderers: None }
     }
 
     fn next(responder: &Responder, request: &[u8], more_may_come: bool) -> Option<Answer> {

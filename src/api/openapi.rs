@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::query::COLORED;
 use super::routes::{ROUTES, Route};
+use crate::agent::labels;
 use crate::observe::metrics;
 use crate::text::printable::json_line;
 use crate::wire::events::Event;
@@ -69,7 +70,10 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
         Route::Agents => get(
             "agents",
             "All agents, sorted by the bytes of their names",
-            &json!({ "200": answer("Every agent.", &json_of::<Vec<AgentStatus>>(types)) }),
+            &json!({
+                "200": answer("Every agent, or those with the labels.", &json_of::<Vec<AgentStatus>>(types)),
+                "400": bad_query,
+            }),
         ),
         Route::Agent => get(
             "agent",
@@ -182,6 +186,7 @@ fn parameters(route: Route) -> Option<Value> {
                 "the id of the event to continue after, or 0 for all that are kept; without it, only later events"
             ),
             query("agent", &json!({ "type": "string" }), "an agent: events about others are left out"),
+            label("events about agents without it are left out"),
             parameter(
                 "header",
                 "Last-Event-ID",
@@ -190,8 +195,19 @@ fn parameters(route: Route) -> Option<Value> {
             ),
             flag("follow", "go on with later events, which is the default; false: only the events that are kept"),
         ]),
-        Route::Health | Route::Agents | Route::OpenApi | Route::Metrics => return None,
+        Route::Agents => json!([label("only agents that have it")]),
+        Route::Health | Route::OpenApi | Route::Metrics => return None,
     })
+}
+
+/// The parameter that selects agents, which may be there more than once.
+fn label(description: &str) -> Value {
+    let one = json!({ "type": "string", "pattern": format!("^{}(={})?$", labels::KEY, labels::VALUE) });
+    let schema = json!({ "type": "array", "items": one });
+    let description = format!("a label, `KEY` or `KEY=VALUE`, of several all: {description}");
+    let mut parameter = query("label", &schema, &description);
+    (parameter["style"], parameter["explode"]) = ("form".into(), true.into());
+    parameter
 }
 
 fn get(id: &str, summary: &str, responses: &Value) -> Value {

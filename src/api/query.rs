@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use hyper::Request;
 use hyper::header::{ACCEPT, HeaderMap};
 
+use crate::agent::labels::Selector;
 use crate::agent::name::{Key, Name};
 use crate::logs::selection::Which;
 use crate::sys::clock;
@@ -15,6 +16,9 @@ use crate::wire::events::Since;
 
 /// The media type of text with escape sequences for colors.
 pub(super) const COLORED: &str = "text/x-ansi";
+
+/// The parameter that selects agents by a label. It may be there more than once.
+const LABEL: &str = "label";
 
 /// The default media type of a screen.
 const PLAIN: &str = "text/plain";
@@ -28,6 +32,8 @@ pub(super) enum StreamRequest {
         since: Option<Since>,
         /// Leave out events about other agents.
         agent: Option<Key>,
+        /// Leave out events about agents that do not have all of these labels.
+        labels: Vec<Selector>,
         /// Whether to go on with later events.
         follows: bool,
     },
@@ -59,6 +65,13 @@ pub(super) enum StreamRequest {
     },
 }
 
+/// The labels that agents must have by a request for `/v1/agents`. What else its query has is ignored: clients of earlier builds send
+/// anything.
+pub(super) fn labels<B>(request: &Request<B>) -> Result<Vec<Selector>, String> {
+    let pairs = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes());
+    Query(pairs.filter(|(name, _)| name == LABEL).collect()).take_labels()
+}
+
 /// What the text of a log has beside what was printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Style {
@@ -79,7 +92,7 @@ fn flag(text: &str) -> Result<bool, &'static str> {
 impl StreamRequest {
     /// Reads a request for `/v1/events`.
     pub(super) fn events<B>(request: &Request<B>) -> Result<Self, String> {
-        let mut query = Query::of(request, &["after", "agent", "follow"])?;
+        let mut query = Query::of(request, &["after", "agent", LABEL, "follow"])?;
         let follows = query.take("follow", flag)?.unwrap_or(true);
         let header = request.headers().get("last-event-id").map(|value| String::from_utf8_lossy(value.as_bytes()));
         let after = query.take_text("after").or(header).filter(|id| !id.is_empty());
@@ -87,7 +100,8 @@ impl StreamRequest {
             None => (!follows).then_some(Since::Beginning),
             Some(id) => Some(id.parse::<Since>().map_err(|error| error.to_string())?),
         };
-        Ok(Self::Events { since, agent: query.take("agent", str::parse)?, follows })
+        let (agent, labels) = (query.take("agent", str::parse)?, query.take_labels()?);
+        Ok(Self::Events { since, agent, labels, follows })
     }
 
     /// Reads a request for `/v1/agents/{name}/screen`.
@@ -185,18 +199,27 @@ fn thousandths(weight: &str) -> Option<u16> {
 struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 impl<'a> Query<'a> {
-    /// Reads a query that may have these parameters, each at most once, and no others.
+    /// Reads a query that may have these parameters, each at most once unless it is a [`LABEL`], and no others.
     fn of<B>(request: &'a Request<B>, names: &[&str]) -> Result<Self, String> {
         let pairs: Vec<_> = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).collect();
         for (at, (name, _)) in pairs.iter().enumerate() {
             if !names.contains(&name.as_ref()) {
                 return Err(format!("unknown parameter {name:?}; this route takes {}", names.join(", ")));
             }
-            if pairs[..at].iter().any(|(other, _)| other == name) {
+            if name != LABEL && pairs[..at].iter().any(|(other, _)| other == name) {
                 return Err(format!("the parameter {name:?} is there twice"));
             }
         }
         Ok(Self(pairs))
+    }
+
+    /// Takes the labels that agents must have, however many there are.
+    fn take_labels(&mut self) -> Result<Vec<Selector>, String> {
+        let mut labels = Vec::new();
+        while let Some(label) = self.take(LABEL, str::parse)? {
+            labels.push(label);
+        }
+        Ok(labels)
     }
 
     fn take_text(&mut self, name: &str) -> Option<Cow<'a, str>> {
@@ -234,16 +257,37 @@ mod tests {
         let order =
             |query: &str, headers: &[(&'static str, &str)]| StreamRequest::events(&request(query, headers)).unwrap();
         let seen = || Some(Since::Seen("7-1".parse().unwrap()));
-        let events = |since, follows| StreamRequest::Events { since, agent: None, follows };
+        let events = |since, follows| StreamRequest::Events { since, agent: None, labels: Vec::new(), follows };
         assert_eq!(order("", &[]), events(None, true));
         assert_eq!(order("follow=false", &[]), events(Some(Since::Beginning), false));
         assert_eq!(order("after=0", &[]), events(Some(Since::Beginning), true));
         assert_eq!(order("after=7-1", &[("last-event-id", "7-2")]), events(seen(), true));
         assert_eq!(order("", &[("last-event-id", "7-1")]), events(seen(), true));
         assert_eq!(order("", &[("last-event-id", "")]), events(None, true));
-        let of_agent = StreamRequest::Events { since: None, agent: Some(key("a-b")), follows: true };
+        let of_agent =
+            StreamRequest::Events { since: None, agent: Some(key("a-b")), labels: Vec::new(), follows: true };
         assert_eq!(order("agent=A-b", &[]), of_agent);
         assert_eq!(order("agent=%41%2db", &[]), of_agent);
+    }
+
+    #[test]
+    fn labels_may_be_several_and_must_be_well_written() {
+        let of =
+            |query: &str| labels(&request(query, &[])).map(|labels| labels.iter().map(Selector::to_string).collect());
+        assert_eq!(of("label=team%3Dweb&x=1&label=review"), Ok(vec!["team=web".to_owned(), "review".to_owned()]));
+        assert_eq!(of("label=team=web"), Ok(vec!["team=web".to_owned()]));
+        assert_eq!(of("anything=goes&anything=twice"), Ok(Vec::new()));
+        for query in ["label=", "label=a+b", "label=%3Dx", "label=a=b=c"] {
+            let refused: Result<Vec<String>, String> = of(query);
+            assert!(refused.unwrap_err().contains("write KEY, or KEY=VALUE"), "{query}");
+            assert!(StreamRequest::events(&request(query, &[])).is_err(), "{query}");
+        }
+        let StreamRequest::Events { labels, .. } =
+            StreamRequest::events(&request("label=a&label=b=c&follow=true", &[])).unwrap()
+        else {
+            panic!("another request")
+        };
+        assert_eq!(labels.len(), 2);
     }
 
     #[test]
@@ -326,7 +370,7 @@ mod tests {
     #[test]
     fn a_query_that_cannot_be_meant_is_refused_by_name() {
         for (query, expected) in [
-            ("folow=true", "unknown parameter \"folow\"; this route takes after, agent, follow"),
+            ("folow=true", "unknown parameter \"folow\"; this route takes after, agent, label, follow"),
             ("follow=yes", "the parameter follow=yes: write true or false"),
             ("agent=a&agent=b", "the parameter \"agent\" is there twice"),
             ("after=yesterday", "\"yesterday\" is no event's id; one looks like 1790000000000-17"),

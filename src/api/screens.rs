@@ -7,7 +7,7 @@ use super::single_flight::SingleFlight;
 use crate::agent::name::Key;
 use crate::observe::snapshot::Snapshot;
 use crate::text::screen;
-use crate::tmux::Tmux;
+use crate::tmux::desks::Desks;
 
 /// A screen as tmux printed it, or why it could not be captured.
 type Captured = Result<Arc<str>, String>;
@@ -15,15 +15,15 @@ type Captured = Result<Arc<str>, String>;
 /// Captures each screen once at a time, however many clients watch it.
 #[derive(Debug)]
 pub(super) struct Screens {
-    tmux: Option<Tmux>,
+    desks: Option<Desks>,
     /// The captures under way, by agent.
     watched: Mutex<HashMap<Key, Arc<SingleFlight<Captured>>>>,
 }
 
 impl Screens {
     /// Without tmux there are no screens.
-    pub(super) fn new(tmux: Option<Tmux>) -> Self {
-        Self { tmux, watched: Mutex::default() }
+    pub(super) fn new(desks: Option<Desks>) -> Self {
+        Self { desks, watched: Mutex::default() }
     }
 
     /// What an agent's screen shows now, with secrets redacted, or an error message. `latest` is the latest snapshot.
@@ -33,8 +33,9 @@ impl Screens {
         colors: bool,
         latest: impl Fn() -> Arc<Snapshot>,
     ) -> Result<String, String> {
-        let Some(tmux) = &self.tmux else { return Err("there is no tmux to ask".to_owned()) };
+        let Some(desks) = &self.desks else { return Err("there is no tmux to ask".to_owned()) };
         let snapshot = latest();
+        let desk = desks.of(snapshot.user_of(agent)).ok_or("its user has no tmux server yet")?;
         if let Some(agent) = snapshot.agent(agent).filter(|agent| agent.session.is_empty()) {
             let why = agent.reason.as_deref().unwrap_or("it is not known why");
             return Err(format!("{} has no session: {why}", agent.name));
@@ -42,7 +43,7 @@ impl Screens {
         redacted(agent, colors, latest, async {
             let watched = self.watch(agent);
             let captured = watched.read(async {
-                let captured = tmux.screen(agent).await;
+                let captured = desk.tmux.screen(agent).await;
                 captured.map(Arc::from).map_err(|error| error.to_string())
             });
             let captured = captured.await;

@@ -135,11 +135,14 @@ type Answer = Response<Either<Full<Bytes>, Made>>;
 
 async fn answer(order: StreamRequest, responder: Arc<Responder>, over: Arc<Notify>) -> Answer {
     match order {
-        StreamRequest::Events { since, agent, follows } => {
+        StreamRequest::Events { since, agent, labels, follows } => {
             let mut happenings = responder.sources.happenings.clone();
             // Before the answer begins, so that a client that has read the header misses nothing.
             let since = since.unwrap_or_else(|| Since::Seen(happenings.borrow_and_update().latest()));
-            made(EVENT_STREAM, &responder, over, move |outlet| tell(outlet, happenings, since, agent, follows))
+            let is_meant = move |kept: &RingEvent| {
+                agent.as_ref().is_none_or(|agent| kept.concerns(agent)) && kept.is_labeled(&labels)
+            };
+            made(EVENT_STREAM, &responder, over, move |outlet| tell(outlet, happenings, since, is_meant, follows))
         }
         StreamRequest::Screen { agent, colors, follows: true } => {
             let responder_too = Arc::clone(&responder);
@@ -149,7 +152,7 @@ async fn answer(order: StreamRequest, responder: Arc<Responder>, over: Arc<Notif
             let Some(store) = responder.sources.logs.clone() else {
                 return refusal(answer::unavailable("nothing is kept of what agents print"));
             };
-            let renderers = responder.sources.renderers.clone().filter(|_| !raw);
+            let renderers = responder.sources.renderers_of(&agent.key()).filter(|_| !raw);
             if renderers.is_none() && !raw {
                 return refusal(answer::unavailable("there is nobody to make text of what agents print"));
             }
@@ -246,7 +249,7 @@ async fn tell(
     outlet: Outlet,
     mut happenings: watch::Receiver<Ring>,
     mut since: Since,
-    agent: Option<Key>,
+    is_meant: impl Fn(&RingEvent) -> bool,
     follows: bool,
 ) -> Result<(), Gone> {
     // The client sees at once that it is connected, and reconnects soon after a loss. The id without data is not an event (HTML, 9.2.6),
@@ -259,8 +262,7 @@ async fn tell(
             since = Since::Seen(ring.latest());
             kept
         };
-        let is_meant = |kept: &RingEvent| agent.as_ref().is_none_or(|agent| kept.concerns(agent));
-        for kept in kept.into_iter().filter(is_meant) {
+        for kept in kept.into_iter().filter(&is_meant) {
             outlet.send(kept.message).await?;
         }
         if !follows {

@@ -14,6 +14,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use agentd::agent::sandbox::Engine;
+use agentd::launch::sandbox::{self, inner};
 use agentd::launch::{launcher, program, temporary_dir};
 use agentd::sys::{panics, signal};
 
@@ -37,12 +39,36 @@ fn main() -> ExitCode {
         temporary_dir::remove_left(Path::new(base), Path::new(socket), agent);
         return ExitCode::SUCCESS;
     }
+    if let [command, rest @ ..] = words.as_slice() {
+        if let (true, [terminal]) = (command == inner::COMMAND, rest) {
+            panics::end_this_process();
+            return ExitCode::from(inner::run(&terminal.to_string_lossy()));
+        }
+        if command == inner::START_COMMAND {
+            return ExitCode::from(inner::start(rest));
+        }
+        if let (true, Some((engine, program))) = (command == sandbox::TRY_COMMAND, sandbox::words(rest)) {
+            return launcher::conclude(
+                sandbox::try_engine(engine, program).map(|()| say(engine)).map_err(launcher::Error::Harness),
+            );
+        }
+    }
     if words == ["--version"] {
         let line = format!("{} {}\n", program::NAME, env!("CARGO_PKG_VERSION"));
         return io::stdout().write_all(line.as_bytes()).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
-    let usage = format!("usage: {} NAME ATTEMPT SOCKET AGENTD\nagentd starts it, for each agent.\n", program::NAME);
+    let usage = format!(
+        "usage: {name} NAME ATTEMPT SOCKET AGENTD\n       {name} try ENGINE [PROGRAM]\nagentd starts the first, for each agent; the \
+         second tells whether an engine (bwrap, runsc or crun) makes sandboxes for you.\n",
+        name = program::NAME
+    );
     // If standard error is closed, the message has no reader.
     let _ = io::stderr().write_all(usage.as_bytes());
     ExitCode::from(WRONG_USAGE)
+}
+
+/// Tells that an engine works. If standard output is closed, the exit status does.
+fn say(engine: Engine) -> u8 {
+    let _ = io::stdout().write_all(format!("{engine} makes sandboxes\n").as_bytes());
+    0
 }

@@ -33,7 +33,6 @@ use crate::client::{self, Client};
 use crate::deputy::kind::Kind;
 use crate::deputy::{self, Deputy, Program};
 use crate::settings::Surroundings;
-use crate::sys::account;
 use crate::sys::fd;
 use crate::sys::memory;
 use crate::text::printable::escaped;
@@ -89,7 +88,7 @@ enum Error {
     )]
     Root(Name),
     #[error("failed to attach to {0}: {1}")]
-    Account(Name, account::Error),
+    Account(Name, String),
     #[error(
         "failed to attach to {agent}: {what} is not a terminal; agentd watch {agent} shows the agent's screen, and agentd logs {agent} prints its log"
     )]
@@ -152,8 +151,8 @@ fn say(what: &str) {
 async fn attach(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -> Result<Option<i32>, Error> {
     let Arguments { name, read_only, tmux_socket, terminal_socket, user, config: _ } = arguments.clone();
     let whereabouts = Whereabouts { tmux_socket, terminal_socket, user, ..Whereabouts::default() };
-    let Target { settings, daemon, user_id, account, .. } = Target::find(all, &whereabouts, here);
-    let asked = match Client::new(&settings.api_socket) {
+    let target = Target::find(all, &whereabouts, here);
+    let asked = match Client::new(&target.settings.api_socket) {
         Ok(client) => client.agent(&name).await.map(|answer| answer.value),
         Err(error) => Err(error),
     };
@@ -162,16 +161,19 @@ async fn attach(all: &super::Arguments, arguments: &Arguments, here: &Surroundin
     }
     let name = asked.as_ref().map_or(name, |agent| agent.name.clone());
     let agent = Name::try_from(name.as_str()).map_err(|error| Error::Name(name, error))?;
-    let account = match account {
-        Ok(account) if account.uid.is_root() => return Err(Error::Root(agent)),
-        Ok(account) if user_id.is_root() || user_id == account.uid => account,
+    // Only the daemon knows whom it runs as at present.
+    let user = asked.as_ref().map_or_else(|_| target.declared_user(&agent.key()), |agent| agent.user.clone());
+    let side = target.side_of(user.as_deref());
+    let Target { settings, daemon, user_id, .. } = target;
+    let (account, socket) = match side {
+        Ok((account, _)) if account.uid.is_root() => return Err(Error::Root(agent)),
+        Ok((account, socket)) if user_id.is_root() || user_id == account.uid => (account, socket),
         Ok(_) => return attach_remotely(&settings.terminal_socket, agent, read_only, asked.map(drop)).await,
         Err(error) => return Err(Error::Account(agent, error)),
     };
     let kind = kind_here(&agent)?;
     let path = daemon.and_then(|daemon| daemon.path).or_else(|| std::env::var_os("PATH"));
     let deputy = Deputy::searching(path.clone(), &account, || {});
-    let socket = settings.tmux_socket;
     let tmux = Tmux::new(deputy, socket.clone(), tmux::Origin::Elsewhere, String::new(), &account);
     let entrance = match tmux.entrance(&agent.key()).await {
         Ok(Some(entrance)) => entrance,

@@ -40,9 +40,9 @@ pub struct Arguments {
     /// The jcard, under the daemon's name for this option
     #[arg(long, value_name = "PATH", conflicts_with = "files", value_parser = super::path())]
     pub config: Option<PathBuf>,
-    /// Accept `type = "sandboxed"`, as a daemon with this option does
-    #[arg(long)]
-    pub unsandboxed: bool,
+    /// How agents are confined, as for the daemon.
+    #[command(flatten)]
+    pub sandboxing: super::Sandboxing,
     /// Print the findings as JSON, a line for each file
     #[arg(long)]
     pub json: bool,
@@ -129,10 +129,10 @@ pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -
         let (secret_dir, user) = (arguments.secret_dir.clone(), arguments.user.clone());
         Looker::new(&Target::find(all, &Whereabouts { secret_dir, user, ..Whereabouts::default() }, here))
     });
-    let options = all.places.options(here);
+    let reading = all.reading(here);
     let (mut text, mut status) = (Vec::new(), GOOD);
     for file in &files {
-        match check(file, arguments.json, rigor, looker.as_ref(), &options, &mut text) {
+        match check(file, arguments.json, rigor, looker.as_ref(), reading.options(file), &mut text) {
             Ok(code) => status = status.max(code),
             Err(error) => return output::complain(BAD, &format!("failed to print: {error}")),
         }

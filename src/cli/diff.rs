@@ -45,9 +45,9 @@ pub struct Arguments {
     /// The jcard in force [default: /etc/stereos/jcard.toml; without root: $XDG_CONFIG_HOME/agentd/jcard.toml]
     #[arg(long, value_name = "PATH", value_parser = super::path())]
     pub config: Option<PathBuf>,
-    /// Accept `type = "sandboxed"`, as a daemon with this option does
-    #[arg(long)]
-    pub unsandboxed: bool,
+    /// How agents are confined, as for the daemon.
+    #[command(flatten)]
+    pub sandboxing: super::Sandboxing,
     /// Print a JSON object
     #[arg(long)]
     pub json: bool,

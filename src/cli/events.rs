@@ -9,6 +9,7 @@ use super::output::{self, BETWEEN_DAEMONS, Failure, say};
 use super::table::{push_hanging, wrapped};
 use super::times::Times;
 use super::wording::outcome;
+use crate::agent::labels::Selector;
 use crate::client::{Client, Error, Message};
 use crate::sys::terminal::Terminal;
 use crate::text::printable::{self, escaped};
@@ -18,10 +19,14 @@ use crate::wire::status::{AgentStatus, State};
 
 /// Which events, and how.
 #[derive(Clone, Debug, clap::Args)]
+#[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Arguments {
     /// Only events about this agent, and those about no agent; the case of its name does not matter
     #[arg(add = complete::names())]
     pub name: Option<String>,
+    /// Only events about agents that have this label, `KEY` or `KEY=VALUE`, and those about no agent; of several labels, all
+    #[arg(short = 'l', long = "label", value_name = "LABEL")]
+    pub labels: Vec<Selector>,
     /// Continue with new events
     #[arg(short, long)]
     pub follow: bool,
@@ -46,10 +51,11 @@ async fn print(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {
     if let Some(name) = &arguments.name {
         find(&client, name).await.map_err(Failure::Ask)?;
     }
+    let labels: Vec<String> = arguments.labels.iter().map(Selector::to_string).collect();
     let mut last = arguments.after.unwrap_or(Since::Beginning).to_string();
     let (mut was_there, mut is_away) = (false, false);
     loop {
-        let listened = listen(&client, arguments, &mut last, &mut was_there, &mut is_away).await;
+        let listened = listen(&client, arguments, &labels, &mut last, &mut was_there, &mut is_away).await;
         match listened {
             Err(Failure::Ask(error)) if arguments.follow && was_there && error.may_come_back() => {
                 if !std::mem::replace(&mut is_away, true) {
@@ -69,7 +75,7 @@ async fn find(client: &Client, name: &str) -> Result<(), Error> {
         Err(error @ Error::NoSuchAgent { .. }) => error,
         other => return other.map(|_| ()),
     };
-    let mut kept = match client.events(Some(name), Some("0"), false).await {
+    let mut kept = match client.events(Some(name), &[], Some("0"), false).await {
         // No agent can have this name.
         Err(Error::Refused { .. }) => return Err(missing),
         kept => kept?,
@@ -87,12 +93,13 @@ async fn find(client: &Client, name: &str) -> Result<(), Error> {
 async fn listen(
     client: &Client,
     arguments: &Arguments,
+    labels: &[String],
     last: &mut String,
     was_there: &mut bool,
     is_away: &mut bool,
 ) -> Result<(), Failure> {
     let mut messages =
-        client.events(arguments.name.as_deref(), Some(last), arguments.follow).await.map_err(Failure::Ask)?;
+        client.events(arguments.name.as_deref(), labels, Some(last), arguments.follow).await.map_err(Failure::Ask)?;
     (*was_there, *is_away) = (true, false);
     loop {
         let next = messages.next().await;

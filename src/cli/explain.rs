@@ -13,13 +13,14 @@ use super::complete;
 use super::output::{block_on, complain, print, say};
 use super::table::{push_hanging, wrapped};
 use super::times::Times;
-use super::wording::{BY_ITSELF, faults, in_bytes, never_started, outcome, paint, since, until, words};
+use super::wording::{BY_ITSELF, confinement, faults, in_bytes, never_started, outcome, paint, since, until, words};
+use crate::agent::harness::Harness;
 use crate::client::{Answer, Client, Error};
 use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
 use crate::text::printable::json_line;
 use crate::wire::exit_status::ExitStatus;
-use crate::wire::reason::{Causes, MissingProgram, Problem, StopStage, StoppingBecause, WaitingFor};
+use crate::wire::reason::{Causes, MissingPackages, MissingProgram, Problem, StopStage, StoppingBecause, WaitingFor};
 use crate::wire::status::{AgentStatus, Exit, Outcome, PastAttempt, Resources, State, Time};
 
 /// As that of `agentd status`.
@@ -79,6 +80,9 @@ pub struct Explanation {
     /// Why its environment is not all that it should be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub environment_error: Option<String>,
+    /// How it is confined, a sentence each; nothing if it runs as the agent user without a sandbox.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub confinement: Vec<String>,
     /// What it takes of the machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
@@ -198,10 +202,29 @@ pub fn explain(agent: &AgentStatus, daemon_errors: Vec<String>) -> Explanation {
         ends,
         limits_error: agent.limits_error.clone(),
         environment_error: agent.environment_error.clone(),
+        confinement: confined(agent),
         resources: agent.resources.clone(),
         changes: changes(agent),
         daemon_errors,
     }
+}
+
+fn confined(agent: &AgentStatus) -> Vec<String> {
+    let Some(mut sentence) = confinement(agent) else { return Vec::new() };
+    if agent.sandboxed_by_default {
+        sentence.push_str(", because its entry has no `type` and agentd runs with --default-type sandboxed");
+    }
+    let harness = agent.harness.as_deref().and_then(Harness::find);
+    let own = harness.filter(|harness| agent.sandbox.is_some() && harness.has_own_sandbox());
+    let own = own.map(|harness| {
+        format!(
+            "The sandbox of {} itself is off unless its arguments say otherwise: it cannot be made inside another",
+            harness.name
+        )
+    });
+    let limits = agent.default_limits_error.as_ref();
+    let limits = limits.map(|error| format!("{error}; they are those that every sandboxed agent has by default"));
+    [sentence].into_iter().chain(own).chain(limits).collect()
 }
 
 /// The sentence that the daemon left out.
@@ -218,7 +241,15 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
             push("Nothing happens by itself", None);
         }
         State::Waiting if agent.next_start_at.is_some() => {
-            push("agentd looks for its program again", agent.next_start_at);
+            let lacks = |is: fn(&WaitingFor) -> bool| agent.waiting_for.iter().any(is);
+            let what = if lacks(|cause| matches!(cause, WaitingFor::Packages { .. })) {
+                "agentd tries its packages again"
+            } else if lacks(|cause| matches!(cause, WaitingFor::Proxy { .. })) {
+                "agentd looks for its proxy again"
+            } else {
+                "agentd looks for its program again"
+            };
+            push(what, agent.next_start_at);
         }
         State::Waiting => push("It starts as soon as nothing is missing", None),
         State::Starting => push("Its harness starts any moment", None),
@@ -264,7 +295,7 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
     let name = &agent.name;
     let again = format!("Run it again: agentd start {name}.");
     let mut changes: Vec<String> = match agent.state {
-        State::Waiting => agent.waiting_for.iter().map(|cause| supply(&agent.name, cause)).collect(),
+        State::Waiting => agent.waiting_for.iter().map(|cause| supply(agent, cause)).collect(),
         State::Starting | State::Invalid => Vec::new(),
         State::Running => vec![
             format!("Stop it: agentd stop {name}. Or run it afresh: agentd restart {name}."),
@@ -319,20 +350,33 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
     if agent.state == State::Invalid {
         let errors = agent.error.iter().flat_map(|error| error.lines());
         changes.extend(errors.map(|error| format!("Fix {error}")));
-    } else if agent.state == State::Exited && agent.error.is_some() {
+    } else if agent.state == State::Exited && agent.error.is_some() && !is_launch_failure(agent) {
         changes.insert(0, "Fix the error above first: until then, edits of its entry have no effect.".into());
     }
     changes
 }
 
+/// Whether the error is why the latest attempt did not start: then an edit is what fixes it.
+fn is_launch_failure(agent: &AgentStatus) -> bool {
+    let cause = agent.exit.as_ref().and_then(|exit| match &exit.how {
+        ExitStatus::Cause(cause) => Some(cause),
+        ExitStatus::Code(_) | ExitStatus::Signal(_) => None,
+    });
+    agent.error.is_some() && cause == agent.error.as_ref()
+}
+
 /// Whether another section says what is wrong.
 fn is_told_otherwise(explanation: &Explanation) -> bool {
-    let lacks_program = explanation.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Program { .. }));
+    let lacks_program = explanation.waiting_for.iter().any(|cause| {
+        matches!(cause, WaitingFor::Program { .. } | WaitingFor::Packages { .. } | WaitingFor::Proxy { .. })
+    });
     explanation.state == State::Invalid || lacks_program
 }
 
 /// What would end this wait.
-fn supply(name: &str, cause: &WaitingFor) -> String {
+fn supply(agent: &AgentStatus, cause: &WaitingFor) -> String {
+    let name = &agent.name;
+    let user = agent.user.as_deref().unwrap_or("the agent user");
     match cause {
         WaitingFor::Enabled { by: Some(_), .. } => format!("Start it: agentd start {name}."),
         WaitingFor::Enabled { by: None, .. } => {
@@ -348,9 +392,7 @@ fn supply(name: &str, cause: &WaitingFor) -> String {
             }
             Problem::Unchecked { .. } => retried(cause),
             _ => {
-                format!(
-                    "Let the agent user into the workdir ({path} {problem}), or name another as the entry's `workdir`."
-                )
+                format!("Let {user} into the workdir ({path} {problem}), or name another as the entry's `workdir`.")
             }
         },
         WaitingFor::PromptFile { path, problem } => match problem {
@@ -362,7 +404,19 @@ fn supply(name: &str, cause: &WaitingFor) -> String {
                 format!("Put a regular file in the place of {path}, or name another as the entry's `prompt_file`.")
             }
             Problem::Unchecked { .. } => retried(cause),
-            _ => format!("Let the agent user read the prompt_file ({path} {problem})."),
+            _ => format!("Let {user} read the prompt_file ({path} {problem})."),
+        },
+        WaitingFor::User { user, problem } => match problem {
+            Problem::Absent {} => format!(
+                "Create user {user} (useradd --create-home --groups agentd-agents {user}), or name another as the entry's `user`."
+            ),
+            Problem::Inaccessible { .. } => format!("Correct that, or name another as the entry's `user`: {cause}."),
+            _ => retried(cause),
+        },
+        WaitingFor::Home { user, path, problem } => match problem {
+            Problem::Absent {} => format!("Create the home {path} of user {user} (mkhomedir_helper {user})."),
+            Problem::Unchecked { .. } => retried(cause),
+            _ => format!("Let user {user} into the home {path}, which {problem}."),
         },
         WaitingFor::Secrets { names } => {
             let noun = if names.len() == 1 { "secret" } else { "secrets" };
@@ -373,6 +427,12 @@ fn supply(name: &str, cause: &WaitingFor) -> String {
             format!("Wait until {holder} has left {session}, or give one of them another `session`.")
         }
         WaitingFor::Program { program } => find(name, program),
+        WaitingFor::Packages { packages } => build(name, packages),
+        WaitingFor::Proxy { proxy } => format!(
+            "See to the socket {}, or name another as the entry's `sandbox_proxy`; agentd looks again by itself, and at once after \
+             an edit, SIGHUP, or `agentd start {name}`.",
+            proxy.path
+        ),
         WaitingFor::Unread {}
         | WaitingFor::Entry {}
         | WaitingFor::Backoff { .. }
@@ -384,6 +444,9 @@ fn supply(name: &str, cause: &WaitingFor) -> String {
 
 /// How a program comes to be found.
 fn find(agent: &str, MissingProgram { name, user, path, hint }: &MissingProgram) -> String {
+    if hint.as_ref().is_some_and(|hint| hint.contains("`--runsc-path`")) {
+        return "Correct the flag `--runsc-path` of agentd, and restart agentd.".to_owned();
+    }
     if let Some(hint) = hint {
         return format!("Edit the entry: {hint}.");
     }
@@ -394,6 +457,20 @@ fn find(agent: &str, MissingProgram { name, user, path, hint }: &MissingProgram)
         ),
         None => format!("Install {name}, or name another program as the entry's `command`."),
     }
+}
+
+/// How packages come to be built.
+fn build(agent: &str, MissingPackages { names, .. }: &MissingPackages) -> String {
+    format!(
+        "Try it as the agent user: nix build {}; or correct the entry's `extra_packages`. agentd tries again by itself, and at once \
+         after an edit, SIGHUP, or `agentd start {agent}`.",
+        names.iter().map(|name| installable(name)).collect::<Vec<_>>().join(" ")
+    )
+}
+
+/// A package as Nix has it.
+fn installable(name: &str) -> String {
+    if name.starts_with('/') { name.to_owned() } else { format!("nixpkgs#{name}") }
 }
 
 fn retried(cause: &WaitingFor) -> String {
@@ -430,14 +507,17 @@ pub fn render(explanation: &Explanation, now: SystemTime, times: &Times, width: 
     };
     let lines = |text: &Option<String>| text.iter().flat_map(|text| text.lines()).map(sentence).collect();
     section("Why", lines(&explanation.why));
-    // The errors of an invalid entry are under "To change".
-    section("To fix", lines(&explanation.error.clone().filter(|_| !is_told_otherwise(explanation))));
+    // The errors of an invalid entry are under "To change", and a cause that stands above is not repeated.
+    let is_said = |error: &String| explanation.why.as_ref().is_some_and(|why| why.contains(error.as_str()));
+    let error = explanation.error.clone().filter(|error| !is_told_otherwise(explanation) && !is_said(error));
+    section("To fix", lines(&error));
     let next = |Next { what, at }: &Next| match at {
         Some(at) => format!("{what} {}, at {}.", until(*at, now), times.show(*at)),
         None => format!("{what}."),
     };
     section("Next", explanation.next.iter().map(next).collect());
     section("Ended", ends(explanation, now, times));
+    section("Sandbox", explanation.confinement.iter().map(|how| sentence(how)).collect());
     section("Limits", lines(&explanation.limits_error));
     section("Variables", lines(&explanation.environment_error));
     section("Takes", explanation.resources.iter().map(takes).filter(|text| !text.is_empty()).collect());
@@ -760,7 +840,7 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
         });
         let agent = agent("exited", &more);
         let text = text(&agent);
-        assert_eq!(text.matches("/usr/local/bin").count(), 2, "why, and what to fix: {text}");
+        assert_eq!(text.matches("/usr/local/bin").count(), 1, "{text}");
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(words.contains("the same cause as above") && !words.contains("on-failure"), "{text}");
     }
@@ -908,7 +988,8 @@ agentd     the prompt_file /j/task.md does not exist; the secret A is not in the
     #[test]
     fn nothing_from_the_api_can_move_the_cursor() {
         let hostile = "a\x1b[2J\r\u{9b}31m\u{202e}é";
-        let mut agent = agent("exited", &json!({ "reason": hostile, "error": hostile, "limits_error": hostile }));
+        let mut agent =
+            agent("exited", &json!({ "reason": hostile, "error": format!("{hostile}!"), "limits_error": hostile }));
         agent.name = hostile.to_owned();
         agent.exit =
             Some(Exit { how: ExitStatus::Cause(hostile.to_owned()), at: Time(now()), oom_kills: None, silent: false });

@@ -1,14 +1,15 @@
 //! The command line of the Go daemon that agentd replaces, which existing unit files contain.
 //!
-//! Go's flags have one dash or two, a boolean may have a value (`-debug=true`), and some are about a sandbox that this version does
-//! not have. All of that is translated before the command line is parsed.
+//! Go's flags have one dash or two, a boolean may have a value (`-debug=true`), and two are about folders that sandboxes here do not
+//! have. All of that is translated before the command line is parsed.
 
 use std::ffi::OsString;
 
 use clap::ArgAction;
 
-/// Flags about the sandbox, each with a value. They are accepted and have no effect.
-const SANDBOX: [&str; 3] = ["runsc-path", "sandbox-state-dir", "sandbox-bundle-dir"];
+/// Flags about folders of the sandboxes, each with a value. They are accepted and have no effect: what a sandbox consists of is in a
+/// folder of its attempt.
+const SANDBOX: [&str; 2] = ["sandbox-state-dir", "sandbox-bundle-dir"];
 
 /// A command line as this version reads it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -117,23 +118,17 @@ mod tests {
     }
 
     #[test]
-    fn flags_of_the_sandbox_are_accepted_without_effect() {
-        let words = [
-            "agentd",
-            "-runsc-path",
-            "/usr/bin/runsc",
-            "--sandbox-state-dir=/s",
-            "-sandbox-bundle-dir",
-            "/b",
-            "-debug",
-        ];
-        let without_effect = vec!["runsc-path", "sandbox-state-dir", "sandbox-bundle-dir"];
+    fn folders_of_the_sandbox_are_accepted_without_effect() {
+        let words = ["agentd", "--sandbox-state-dir=/s", "-sandbox-bundle-dir", "/b", "-debug"];
+        let without_effect = vec!["sandbox-state-dir", "sandbox-bundle-dir"];
         assert_eq!(translated(&words), ("agentd --debug".to_owned(), true, without_effect));
+        let words = ["agentd", "-runsc-path", "/usr/bin/runsc"];
+        assert_eq!(translated(&words), ("agentd --runsc-path /usr/bin/runsc".to_owned(), true, Vec::new()));
     }
 
     #[test]
     fn flag_of_the_sandbox_without_a_value_is_refused_by_name() {
-        assert_eq!(translated(&["agentd", "-runsc-path"]).0, "agentd --runsc-path");
-        assert_eq!(translated(&["agentd", "-runsc-path", "-debug"]).0, "agentd --runsc-path --debug");
+        assert_eq!(translated(&["agentd", "-sandbox-state-dir"]).0, "agentd --sandbox-state-dir");
+        assert_eq!(translated(&["agentd", "-sandbox-state-dir", "-debug"]).0, "agentd --sandbox-state-dir --debug");
     }
 }

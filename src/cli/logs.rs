@@ -15,6 +15,7 @@ use self::printer::{Label, Mark, Part, Printer, Separator, Splitter};
 use super::complete;
 use super::output::{self, BETWEEN_DAEMONS, Failure, complain, say};
 use super::{Whereabouts, wording};
+use crate::agent::labels::{self, Selector};
 use crate::client::{Client, Error};
 use crate::logs::attempt::Named;
 use crate::settings::Surroundings;
@@ -40,6 +41,9 @@ pub struct Arguments {
     /// Print the logs of all agents
     #[arg(long, conflicts_with = "names")]
     pub all: bool,
+    /// Print the logs of agents that have this label now, `KEY` or `KEY=VALUE`; of several labels, all
+    #[arg(short = 'l', long = "label", value_name = "LABEL", conflicts_with = "all")]
+    pub labels: Vec<Selector>,
     /// Continue with what is printed later, also in the next attempts, until the agents have ended for good
     #[arg(short, long)]
     pub follow: bool,
@@ -100,7 +104,10 @@ impl Arguments {
 
     /// Whether more than one agent may be meant.
     fn is_about_several(&self) -> bool {
-        self.all || self.names.len() > 1 || self.names.iter().any(|name| glob::is_pattern(name))
+        self.all
+            || !self.labels.is_empty()
+            || self.names.len() > 1
+            || self.names.iter().any(|name| glob::is_pattern(name))
     }
 
     /// Whether it matters where an attempt begins.
@@ -111,8 +118,8 @@ impl Arguments {
 
 /// Prints the logs: data to stdout, messages to stderr.
 pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -> ExitCode {
-    if arguments.names.is_empty() && !arguments.all {
-        return complain(USAGE, "name the agents whose logs to print, or write --all");
+    if arguments.names.is_empty() && arguments.labels.is_empty() && !arguments.all {
+        return complain(USAGE, "name the agents whose logs to print, or write --label or --all");
     }
     let Whereabouts { log_dir, secret_dir, .. } = &all.daemon.whereabouts;
     if log_dir.is_some() && secret_dir.is_none() && !arguments.raw {
@@ -162,16 +169,24 @@ async fn print(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {
 /// The agents that are meant.
 async fn names(client: &Client, arguments: &Arguments) -> Result<Vec<String>, Failure> {
     let is_pattern = |name: &String| glob::is_pattern(name);
-    if !arguments.all && !arguments.names.iter().any(is_pattern) {
+    if !arguments.all && arguments.labels.is_empty() && !arguments.names.iter().any(is_pattern) {
         return Ok(each_once(&arguments.names));
     }
-    let agents = client.agents().await.map_err(Failure::Ask)?.value;
+    let mut agents = client.agents().await.map_err(Failure::Ask)?.value;
+    agents.retain(|agent| labels::fits_all(&arguments.labels, &agent.labels));
     let mut names: Vec<String> = Vec::new();
     let every = ["*".to_owned()];
-    for word in if arguments.all { &every } else { arguments.names.as_slice() } {
+    for word in if arguments.names.is_empty() { &every } else { arguments.names.as_slice() } {
         let fitting: Vec<&AgentStatus> = agents.iter().filter(|agent| glob::fits(word, &agent.name)).collect();
         if fitting.is_empty() {
-            return Err(Failure::Said(format!("no agent fits {word:?}; agentd status lists all")));
+            let labels: Vec<String> = arguments.labels.iter().map(Selector::to_string).collect();
+            let labels =
+                if labels.is_empty() { String::new() } else { format!(" with the label {}", labels.join(" and ")) };
+            if arguments.names.is_empty() && !arguments.labels.is_empty() {
+                let which = labels.strip_prefix(" with").unwrap_or_default();
+                return Err(Failure::Said(format!("no agent has{which}; agentd status lists all")));
+            }
+            return Err(Failure::Said(format!("no agent{labels} fits {word:?}; agentd status lists all")));
         }
         names.extend(fitting.into_iter().map(|agent| agent.name.clone()));
     }

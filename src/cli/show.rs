@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::output::{block_on, complain, print, say};
 use super::table::push_hanging;
 use super::wording::fault;
+use crate::agent::sandbox::Sandbox;
 use crate::agent::spec::{AgentSpec, Kind, Policy, Prompt, Restart, Workdir};
 use crate::client::Client;
 use crate::config::{self, Config, Entry, Options};
@@ -45,9 +46,9 @@ pub struct Arguments {
     /// The jcard [default: /etc/stereos/jcard.toml; without root: $XDG_CONFIG_HOME/agentd/jcard.toml]
     #[arg(long, value_name = "PATH", value_parser = super::path())]
     pub config: Option<PathBuf>,
-    /// Accept `type = "sandboxed"`, as a daemon with this option does
-    #[arg(long)]
-    pub unsandboxed: bool,
+    /// How agents are confined, as for the daemon.
+    #[command(flatten)]
+    pub sandboxing: super::Sandboxing,
     /// Print the same as data
     #[arg(long)]
     pub json: bool,
@@ -164,10 +165,38 @@ fn find(file: &Path, name: &str, options: &Options) -> Result<Declaration, Error
 fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize>) -> Vec<Field> {
     let field = |name, value| Field { name, value, line: line(name), note: None };
     let noted = |name, value, note: &'static str| Field { note: Some(note), ..field(name, value) };
-    let AgentSpec { name, harness, command, args, prompt, interactive, workdir, session, env, secrets, kind, policy } =
-        spec;
-    let Policy { restart, max_restarts, timeout, grace_period, backoff, backoff_reset, limits, enabled, generation } =
-        policy;
+    let AgentSpec {
+        name,
+        harness,
+        command,
+        args,
+        prompt,
+        interactive,
+        workdir,
+        session,
+        user,
+        umask,
+        trust_repository,
+        env,
+        secrets,
+        packages,
+        packages_timeout,
+        kind,
+        policy,
+    } = spec;
+    let Policy {
+        restart,
+        max_restarts,
+        timeout,
+        grace_period,
+        backoff,
+        backoff_reset,
+        limits,
+        by_default: _,
+        enabled,
+        generation,
+        labels,
+    } = policy;
     let (text, path) = match prompt {
         Some(Prompt::Text(text)) => (json!(text), Value::Null),
         Some(Prompt::File(path)) => (Value::Null, json!(path.display().to_string())),
@@ -183,23 +212,27 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
     };
     let variables: Value =
         env.keys().map(|name| (name.clone(), json!(MASKED))).collect::<serde_json::Map<_, _>>().into();
+    let user = match user {
+        Some(user) => field("user", json!(user.as_str())),
+        None => noted("user", Value::Null, "the default user"),
+    };
     let secrets = match secrets {
-        Some(names) => field("secrets", json!(names)),
+        Some(files) if files.iter().all(|(name, file)| name == file) => {
+            field("secrets", json!(files.keys().collect::<Vec<_>>()))
+        }
+        Some(files) => field("secrets", json!(files)),
         None => noted("secrets", Value::Null, "all of them"),
     };
     let limit = |name, value: Option<Value>| match value {
         Some(value) => field(name, value),
         None => noted(name, Value::Null, "no limit"),
     };
-    let kind = match kind {
-        Kind::Native => field("type", json!("native")),
-        Kind::Sandboxed => noted("type", json!("sandboxed"), "runs without a sandbox"),
-    };
+    let confinement = confinement(kind, field, noted);
     let interactive = match interactive {
         Some(interactive) => field("interactive", json!(interactive)),
         None => noted("interactive", Value::Null, "as the harness's preset"),
     };
-    vec![
+    let all = [
         field("name", json!(name.as_str())),
         field("harness", json!(harness.name)),
         field("command", json!(command)),
@@ -209,6 +242,9 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         interactive,
         field("workdir", json!(workdir)),
         field("session", json!(session.as_str())),
+        user,
+        field("umask", json!(umask.map_or_else(|| "0022".to_owned(), |umask| format!("{umask:04o}")))),
+        field("trust_repository", json!(trust_repository)),
         field("env", variables),
         secrets,
         field("restart", json!(in_words(*restart))),
@@ -220,10 +256,42 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         limit("memory", limits.memory.map(Value::from)),
         limit("pid_limit", limits.tasks.map(Value::from)),
         limit("cpu", limits.cpu.map(|percent| json!(format!("{percent}%")))),
+        field("extra_packages", json!(packages)),
+        field("extra_packages_timeout", json!(span(*packages_timeout))),
         field("enabled", json!(enabled)),
         field("generation", json!(generation)),
         field("replicas", json!(siblings)),
-        kind,
+    ];
+    all.into_iter().chain(confinement).chain([field("labels", json!(labels))]).collect()
+}
+
+/// The fields about how an agent is confined.
+fn confinement(
+    kind: &Kind,
+    field: impl Fn(&'static str, Value) -> Field,
+    noted: impl Fn(&'static str, Value, &'static str) -> Field,
+) -> Vec<Field> {
+    const NO_SANDBOX: &str = "no sandbox";
+    let Some(Sandbox { engine, read, write, home, network, proxy, .. }) = kind.sandbox() else {
+        let kind = match kind {
+            Kind::Unsandboxed => noted("type", json!("sandboxed"), "runs without a sandbox: --unsandboxed"),
+            Kind::Native | Kind::Sandboxed(_) => field("type", json!("native")),
+        };
+        let rest = ["sandbox", "sandbox_read", "sandbox_write", "sandbox_home", "network", "sandbox_proxy"];
+        return [kind].into_iter().chain(rest.map(|name| noted(name, Value::Null, NO_SANDBOX))).collect();
+    };
+    let paths = |paths: &[PathBuf]| json!(paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>());
+    vec![
+        field("type", json!("sandboxed")),
+        field("sandbox", json!(engine.name())),
+        field("sandbox_read", paths(read)),
+        field("sandbox_write", paths(write)),
+        field("sandbox_home", json!(home.word())),
+        field("network", json!(network.word())),
+        match proxy {
+            Some(path) => field("sandbox_proxy", json!(format!("unix:{}", path.display()))),
+            None => noted("sandbox_proxy", Value::Null, "none"),
+        },
     ]
 }
 
@@ -242,7 +310,7 @@ fn span(duration: Duration) -> String {
 
 /// The fields as a table: what it is, where it comes from, and its value as TOML has it.
 fn render(declaration: &Declaration, color: bool) -> String {
-    const FIELD: usize = "backoff_reset".len() + 2;
+    const FIELD: usize = "extra_packages_timeout".len() + 2;
     const FROM: usize = "line 10000".len() + 2;
     let Declaration { name, file, line, fields, overridden } = declaration;
     let mut text = String::new();
@@ -254,6 +322,7 @@ fn render(declaration: &Declaration, color: bool) -> String {
         let shown = match (value, note) {
             (Value::Null, Some(note)) => format!("- ({note})"),
             (Value::Null, None) => "-".to_owned(),
+            (Value::Number(bytes), None) if *name == "memory" => size(bytes.as_u64().unwrap_or_default()),
             (value, Some(note)) => format!("{} ({note})", toml(value)),
             (value, None) => toml(value),
         };
@@ -272,6 +341,13 @@ fn render(declaration: &Declaration, color: bool) -> String {
         push_hanging(&mut text, &label, 0, [escaped(&format!("{}{by}", said.join(", ")))]);
     }
     text
+}
+
+/// Bytes as a jcard has them, in the largest unit of which they are a whole number.
+fn size(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = units.into_iter().find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+    unit.map_or_else(|| bytes.to_string(), |(shift, unit)| format!("\"{}{unit}\"", bytes >> shift))
 }
 
 /// A value in the notation of TOML.
@@ -332,30 +408,42 @@ harness = "nope"
     #[test]
     fn every_field_has_its_value_and_its_origin() {
         let expected = r#"reviewer is declared in jcard.toml:2
-name           line 3      "reviewer"
-harness        line 4      "claude-code"
-command        default     ["claude"]
-args           default     []
-prompt         line 5      "Review \"all\"\nof it."
-prompt_file    default     -
-interactive    default     - (as the harness's preset)
-workdir        default     "/home/agent/workspace"
-session        default     "reviewer"
-env            line 10     { TOKEN = "[masked]" }
-secrets        default     - (all of them)
-restart        line 6      "on-failure"
-max_restarts   line 7      5
-backoff        default     ["3s", "3s", "3s", "3s", "3s", "10s", "30s", "1m", "5m"]
-backoff_reset  default     "10m"
-timeout        line 8      "1h30m"
-grace_period   default     "30s"
-memory         default     - (no limit)
-pid_limit      default     - (no limit)
-cpu            line 9      "150%"
-enabled        default     true
-generation     default     0
-replicas       default     1
-type           default     "native"
+name                    line 3      "reviewer"
+harness                 line 4      "claude-code"
+command                 default     ["claude"]
+args                    default     []
+prompt                  line 5      "Review \"all\"\nof it."
+prompt_file             default     -
+interactive             default     - (as the harness's preset)
+workdir                 default     "/home/agent/workspace"
+session                 default     "reviewer"
+user                    default     - (the default user)
+umask                   default     "0022"
+trust_repository        default     false
+env                     line 10     { TOKEN = "[masked]" }
+secrets                 default     - (all of them)
+restart                 line 6      "on-failure"
+max_restarts            line 7      5
+backoff                 default     ["3s", "3s", "3s", "3s", "3s", "10s", "30s", "1m", "5m"]
+backoff_reset           default     "10m"
+timeout                 line 8      "1h30m"
+grace_period            default     "30s"
+memory                  default     - (no limit)
+pid_limit               default     - (no limit)
+cpu                     line 9      "150%"
+extra_packages          default     []
+extra_packages_timeout  default     "10m"
+enabled                 default     true
+generation              default     0
+replicas                default     1
+type                    default     "native"
+sandbox                 default     - (no sandbox)
+sandbox_read            default     - (no sandbox)
+sandbox_write           default     - (no sandbox)
+sandbox_home            default     - (no sandbox)
+network                 default     - (no sandbox)
+sandbox_proxy           default     - (no sandbox)
+labels                  default     {}
 "#;
         assert_eq!(render(&found("Reviewer").unwrap(), false), expected);
     }
@@ -366,10 +454,16 @@ type           default     "native"
         let before = render(&found, false);
         let own = Override { enabled: Some(false), generation: Some(3), by: Some("op".into()), ..Override::default() };
         found.overridden = Some(own);
-        let row = "override       in force    enabled = false, generation = 3 (by op)\n";
+        let row = "override                in force    enabled = false, generation = 3 (by op)\n";
         assert_eq!(render(&found, false), before + row);
         let data: Value = serde_json::from_str(&json_line(&found)).unwrap();
         assert_eq!(data["override"], json!({ "enabled": false, "generation": 3, "by": "op" }));
+    }
+
+    #[test]
+    fn sizes_are_shown_as_jcards_have_them() {
+        let sizes = [2 << 30, 3 << 29, 4096, 1000, 0].map(size);
+        assert_eq!(sizes, ["\"2GiB\"", "\"1536MiB\"", "\"4KiB\"", "1000", "0"]);
     }
 
     #[test]
@@ -377,10 +471,10 @@ type           default     "native"
         let text = render(&found("w-1").unwrap(), false);
         for line in [
             "w-1 is declared in jcard.toml:12",
-            "prompt         line 16     - (not used: prompt_file wins)",
-            "prompt_file    line 17     \"task.md\"",
-            "secrets        line 18     [\"A\", \"B\"]",
-            "replicas       line 19     2",
+            "prompt                  line 16     - (not used: prompt_file wins)",
+            "prompt_file             line 17     \"task.md\"",
+            "secrets                 line 18     [\"A\", \"B\"]",
+            "replicas                line 19     2",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}: {text}");
         }
@@ -411,7 +505,7 @@ type           default     "native"
     fn every_field_of_the_schema_is_shown() {
         let schema = config::schema();
         let known = schema["definitions"]["agent"]["properties"].as_object().unwrap().keys();
-        let known: BTreeSet<&str> = known.map(String::as_str).filter(|field| *field != "extra_packages").collect();
+        let known: BTreeSet<&str> = known.map(String::as_str).collect();
         let shown = found("reviewer").unwrap().fields;
         assert_eq!(shown.iter().map(|field| field.name).collect::<BTreeSet<_>>(), known);
     }

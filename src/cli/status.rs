@@ -16,7 +16,10 @@ use serde_json::Value;
 use super::complete;
 use super::output::{block_on, complain, print, say_in_lines};
 use super::table::{Table, push_hanging, wrapped};
-use super::wording::{BY_ITSELF, exit_cell, log_use, notices, paint, remark, since, until, words};
+use super::wording::{
+    BY_ITSELF, confinement, exit_cell, labels_of, log_use, notices, paint, remark, since, until, words,
+};
+use crate::agent::labels::{self, Selector};
 use crate::client::{Answer, Client, Error};
 use crate::sys::terminal::Terminal;
 use crate::text::glob;
@@ -37,10 +40,14 @@ const HEADINGS: [&str; 7] = ["NAME", "HARNESS", "STATE", "SINCE", "RESTARTS", "L
 /// Which agents to show, and how.
 #[derive(Clone, Debug, clap::Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
+#[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Arguments {
     /// Show only these agents; `*` and `?` stand for any characters and for one, and case does not matter
     #[arg(value_name = "NAME", add = complete::names())]
     pub names: Vec<String>,
+    /// Show only agents that have this label, `KEY` or `KEY=VALUE`; of several labels, all
+    #[arg(short = 'l', long = "label", value_name = "LABEL")]
+    pub labels: Vec<Selector>,
     /// Show the table until Ctrl-C, and redraw it when something happens
     #[arg(short, long, conflicts_with = "json")]
     pub watch: bool,
@@ -108,35 +115,39 @@ struct Shown {
 
 impl Shown {
     /// Asks for the agents that are named; for all if none is.
-    async fn ask(client: &Client, names: &[String]) -> Result<Self, Error> {
-        if let [name] = names
+    async fn ask(client: &Client, Arguments { names, labels, .. }: &Arguments) -> Result<Self, Error> {
+        if let [name] = names.as_slice()
             && !glob::is_pattern(name)
+            && labels.is_empty()
         {
             let Answer { value, body } = client.agent(name).await?;
             return Ok(Self { agents: vec![value], body, missing: Vec::new() });
         }
         let Answer { value: agents, body } = client.agents().await?;
-        if names.is_empty() {
+        if names.is_empty() && labels.is_empty() {
             return Ok(Self { agents, body, missing: Vec::new() });
         }
-        let is_meant = |name: &str| names.iter().any(|pattern| glob::fits(pattern, name));
+        let is_named = |name: &str| names.is_empty() || names.iter().any(|pattern| glob::fits(pattern, name));
+        let is_meant = |agent: &AgentStatus| is_named(&agent.name) && labels::fits_all(labels, &agent.labels);
         let fits_none = |pattern: &&String| !agents.iter().any(|agent| glob::fits(pattern, &agent.name));
         let missing = names.iter().filter(fits_none).cloned().collect();
         // Keys that only a newer daemon knows stay.
         let mut all: Vec<Value> = serde_json::from_slice(&body).unwrap_or_default();
-        all.retain(|agent| agent["name"].as_str().is_some_and(is_meant));
+        let meant: Vec<AgentStatus> = agents.iter().filter(|agent| is_meant(agent)).cloned().collect();
+        all.retain(|agent| meant.iter().any(|meant| agent["name"] == *meant.name));
         let body = json_line(&all).into();
-        let agents = agents.into_iter().filter(|agent| is_meant(&agent.name)).collect();
+        let agents = meant;
         Ok(Self { agents, body, missing })
     }
 
     /// Applies `--failed` to the agents and the answer, and finds the exit status.
     fn judged(mut self, arguments: &Arguments) -> (Self, u8) {
         let is_any_failed = self.agents.iter().any(AgentStatus::is_failed);
-        let code = if arguments.check && is_any_failed { FAILED } else { self.code(&arguments.names) };
+        let code = if arguments.check && is_any_failed { FAILED } else { self.code(arguments) };
         if arguments.failed {
             self.agents.retain(AgentStatus::is_failed);
             let is_one = matches!(arguments.names.as_slice(), [name] if !glob::is_pattern(name));
+            let is_one = is_one && arguments.labels.is_empty();
             self.body = match self.agents.as_slice() {
                 [agent] if is_one => json_line(agent).into(),
                 agents => json_line(agents).into(),
@@ -145,10 +156,12 @@ impl Shown {
         (self, code)
     }
 
-    fn code(&self, names: &[String]) -> u8 {
+    fn code(&self, arguments: &Arguments) -> u8 {
+        let is_selected = !arguments.names.is_empty() || !arguments.labels.is_empty();
         match () {
             () if !self.missing.is_empty() => UNKNOWN,
-            () if !names.is_empty() && self.agents.iter().any(|agent| !agent.running) => NOT_RUNNING,
+            () if !arguments.labels.is_empty() && self.agents.is_empty() => UNKNOWN,
+            () if is_selected && self.agents.iter().any(|agent| !agent.running) => NOT_RUNNING,
             () => RUNNING,
         }
     }
@@ -164,13 +177,19 @@ fn unknown(name: &str) -> String {
 }
 
 /// The message for an empty table.
-fn nobody(arguments: &Arguments) -> &'static str {
-    if arguments.failed { "no agent has failed" } else { "no agents are declared" }
+fn nobody(arguments: &Arguments) -> String {
+    let labels: Vec<String> = arguments.labels.iter().map(Selector::to_string).collect();
+    match labels.as_slice() {
+        _ if arguments.failed => "no agent has failed".to_owned(),
+        [] => "no agents are declared".to_owned(),
+        [label] => format!("no agent has the label {label}"),
+        labels => format!("no agent has the labels {}", labels.join(", ")),
+    }
 }
 
 async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
     let client = Client::new(socket)?;
-    let (shown, code) = Shown::ask(&client, &arguments.names).await?.judged(arguments);
+    let (shown, code) = Shown::ask(&client, arguments).await?.judged(arguments);
     let mut remarks: Vec<String> = shown.missing.iter().map(|name| unknown(name)).collect();
     if arguments.json {
         return Ok(Report { text: shown.body, remarks, code });
@@ -179,15 +198,19 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
     remarks.extend(client.health().await.map(|health| notices(&health.value, SystemTime::now())).unwrap_or_default());
     if shown.agents.is_empty() {
         if shown.missing.is_empty() {
-            remarks.push(nobody(arguments).to_owned());
+            remarks.push(nobody(arguments));
         }
         return Ok(Report { text: Bytes::new(), remarks, code });
     }
     let terminal = Terminal::here();
     let now = SystemTime::now();
     let mut text = table(&shown.agents, arguments.sort, terminal, now);
-    if let [AgentStatus { logs: Some(logs), .. }] = shown.agents.as_slice() {
-        let _ = writeln!(text, "\n{}", log_use(*logs));
+    if let [agent] = shown.agents.as_slice() {
+        let lines = confinement(agent).into_iter().chain(labels_of(agent)).chain(agent.logs.map(log_use));
+        let lines: Vec<String> = lines.map(|line| escaped(&line)).collect();
+        if !lines.is_empty() {
+            let _ = writeln!(text, "\n{}", lines.join("\n"));
+        }
     }
     if let [AgentStatus { history, .. }] = shown.agents.as_slice()
         && !history.is_empty()
@@ -298,6 +321,7 @@ fn cells(agent: &AgentStatus, now: SystemTime) -> [String; HEADINGS.len()] {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use super::*;
@@ -313,8 +337,15 @@ pub(super) mod tests {
 
     #[test]
     fn failed_agents_are_selected_and_end_a_check_with_5() {
-        let arguments =
-            |failed, check| Arguments { names: Vec::new(), watch: false, sort: None, json: false, failed, check };
+        let arguments = |failed, check| Arguments {
+            names: vec![],
+            labels: vec![],
+            watch: false,
+            sort: None,
+            json: false,
+            failed,
+            check,
+        };
         let good = agent("good", State::Running);
         let bad = AgentStatus { outcome: Some(Outcome::GaveUp), ..agent("bad", State::Exited) };
         let both = || vec![good.clone(), bad.clone()];
@@ -347,6 +378,9 @@ pub(super) mod tests {
             outcome: None,
             harness: Some("claude-code".to_owned()),
             kind: None,
+            user: None,
+            sandbox: None,
+            labels: BTreeMap::new(),
             pid: None,
             attempt: None,
             declared_at: Some(ago(90_000)),
@@ -356,6 +390,8 @@ pub(super) mod tests {
             deadline: None,
             timeout_at: None,
             limits_error: None,
+            default_limits_error: None,
+            sandboxed_by_default: false,
             log_error: None,
             environment_error: None,
             waiting_for: Vec::new(),

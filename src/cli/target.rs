@@ -7,16 +7,22 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{lstat, major, minor};
-use nix::unistd::Uid;
+use nix::unistd::{Gid, Uid};
 
+use crate::agent::name::Key;
+use crate::agent::user::UserName;
 use crate::cli::{self, Whereabouts};
-use crate::settings::{SYSTEM_CONFIG, Settings, Surroundings};
+use crate::config::{self, Options};
+use crate::inputs::users::{Banned, Rules};
+use crate::launch::program;
+use crate::settings::{SYSTEM_CONFIG, Settings, Surroundings, absolute};
 use crate::sys::account::{self, Account};
 use crate::sys::process::{self, Process};
 use crate::sys::procfs;
+use crate::sys::regular_file;
 use crate::sys::unix_socket::{self, Peer};
 
 /// A daemon that is running or could run, with its settings and its agent user.
@@ -126,6 +132,13 @@ pub(super) fn holder(state_dir: &Path) -> io::Result<Option<i32>> {
 }
 
 impl Target {
+    /// The launcher of the daemon. It may be another agentd than this one, with its own launcher beside it.
+    pub(super) fn launcher(&self) -> Result<PathBuf, program::Error> {
+        let agentd = self.daemon.as_ref().and_then(|daemon| fs::read_link(format!("/proc/{}/exe", daemon.pid)).ok());
+        let beside = agentd.map(|agentd| agentd.with_file_name(program::NAME));
+        program::find(self.settings.launcher.as_deref().or(beside.as_deref()))
+    }
+
     /// Finds the daemon. Each setting is that of the command line, else that of the running daemon, else the default for its user.
     pub fn find(all: &cli::Arguments, named: &Whereabouts, here: &Surroundings) -> Self {
         let user_id = Uid::effective();
@@ -163,6 +176,84 @@ impl Target {
         };
         Self { settings, is_system, daemon, user_id, account }
     }
+
+    /// Who may be an agent user beside the default one. A group that does not exist has no members.
+    pub fn rules(&self) -> Rules {
+        if !self.is_system {
+            let own = self.account.as_ref().map_or_else(|_| "nobody".to_owned(), |account| account.name.clone());
+            return Rules::Nobody { own };
+        }
+        let banned = [&self.settings.admin_group, &self.settings.operator_group].into_iter().filter_map(|name| {
+            let group = Gid::from_raw(users::get_group_by_name(name)?.gid());
+            Some(Banned { name: name.clone(), group })
+        });
+        let default = self.account.as_ref().ok().map(|account| account.uid);
+        Rules::Members { agents: self.settings.agent_group.clone(), banned: banned.collect(), default }
+    }
+
+    /// Whether this is the default user.
+    pub fn is_default(&self, user: &str) -> bool {
+        self.account.as_ref().is_ok_and(|account| account.name == user)
+    }
+
+    /// The account of a user that agents run as, and the socket of that user's tmux server; `None` is the default user. An error is for
+    /// people.
+    pub fn side_of(&self, user: Option<&str>) -> Result<(Account, PathBuf), String> {
+        match user.filter(|user| !self.is_default(user)) {
+            None => {
+                let account = self.account.as_ref().map_err(ToString::to_string)?;
+                Ok((account.clone(), self.settings.tmux_socket.clone()))
+            }
+            Some(user) => {
+                let name: UserName = user.parse().map_err(|error| format!("{user:?} is not a user: {error}"))?;
+                let account = Account::find(name.as_str()).map_err(|error| error.to_string())?;
+                Ok((account, self.settings.user_socket(name.as_str())))
+            }
+        }
+    }
+
+    /// The user that an agent's entry names, as far as this user may read the jcard.
+    pub fn declared_user(&self, agent: &Key) -> Option<String> {
+        let (text, _) = regular_file::read(&self.settings.config, config::MAX_SIZE).ok()?;
+        let config = config::parse(&text, &self.settings.options).ok()?;
+        let entry = config.entries.into_iter().find(|entry| entry.name.key() == *agent)?;
+        Some(entry.spec.ok()?.user?.to_string())
+    }
+}
+
+/// How jcards are read: one that a running daemon uses like that daemon reads it, and any other by the command line alone.
+#[derive(Debug)]
+pub struct Reading {
+    usual: Options,
+    /// The jcard of the running daemon, and its options. Those of the command line come first.
+    of_daemon: Option<(PathBuf, Options)>,
+}
+
+impl Reading {
+    /// Looks for the daemon.
+    pub fn find(all: &cli::Arguments, here: &Surroundings) -> Self {
+        // A jcard that the command line names is not that of the daemon.
+        let mut places = cli::Places { config: None, ..all.places.clone() };
+        places.api.socket = places.api.socket.or_else(|| cli::named_socket(here).ok()?);
+        let asked = cli::Arguments { command: None, places, daemon: all.daemon.clone() };
+        let Target { settings, daemon, .. } = Target::find(&asked, &Whereabouts::default(), here);
+        let of_daemon = daemon.map(|_| (settings.config, settings.options));
+        Self { usual: all.places.options(here), of_daemon }
+    }
+
+    /// The options for reading this jcard.
+    pub fn options(&self, file: &Path) -> &Options {
+        match &self.of_daemon {
+            Some((config, options)) if is_same(config, file) => options,
+            _ => &self.usual,
+        }
+    }
+}
+
+/// Whether two paths are those of one file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    absolute(one) == absolute(other)
+        || one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|it| it == one))
 }
 
 #[cfg(test)]
@@ -182,6 +273,20 @@ mod tests {
         assert_eq!(holder(directory.path()).unwrap(), None);
         let _lock = crate::state::lock::Lock::take(directory.path()).unwrap();
         assert_eq!(holder(directory.path()).unwrap(), i32::try_from(std::process::id()).ok());
+    }
+
+    #[test]
+    fn only_the_jcard_of_a_daemon_is_read_with_its_options() {
+        let folder = tempfile::tempdir().unwrap();
+        let (config, link) = (folder.path().join("jcard.toml"), folder.path().join("link"));
+        std::fs::write(&config, "").unwrap();
+        std::os::unix::fs::symlink(&config, &link).unwrap();
+        let of_daemon = Options { unsandboxed: true, ..Options::default() };
+        let reading = Reading { usual: Options::default(), of_daemon: Some((config.clone(), of_daemon)) };
+        assert!(reading.options(&config).unsandboxed && reading.options(&link).unsandboxed);
+        for other in [folder.path().join("other.toml"), PathBuf::from("-")] {
+            assert!(!reading.options(&other).unsandboxed);
+        }
     }
 
     #[test]

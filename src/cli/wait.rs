@@ -1,4 +1,4 @@
-//! `agentd wait`: until an agent is in a state, as an exit status.
+//! `agentd wait`: until an agent, or each with a label, is in a state, as an exit status.
 //!
 //! The API tells of each change as it happens, so that no state is too short to be seen. Only where it does not, as between two
 //! daemons, it is asked again and again, seldom enough to be no burden. A daemon that goes away is waited for: its agents live on
@@ -8,10 +8,14 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use hyper::body::Bytes;
+use serde_json::Value;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::complete;
 use super::output::{block_on, complain, print, say};
+use crate::agent::labels::{self, Selector};
 use crate::client::{Answer, Client, Error, Messages};
 use crate::text::duration;
 use crate::text::printable::json_line;
@@ -52,10 +56,15 @@ fn seconds_or_duration(text: &str) -> Result<Duration, duration::Error> {
 
 /// What is waited for, and for how long.
 #[derive(Clone, Debug, clap::Args)]
+#[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Arguments {
     /// The agent; the case of its name does not matter
     #[arg(add = complete::names())]
-    pub name: String,
+    pub name: Option<String>,
+    /// Wait for all agents that have this label now, `KEY` or `KEY=VALUE`; of several labels, all. The command ends with the largest of
+    /// their exit statuses
+    #[arg(short = 'l', long = "label", value_name = "LABEL", conflicts_with = "name")]
+    pub labels: Vec<Selector>,
     /// The state to wait for, or several separated by commas, of which any will do
     #[arg(long = "for", value_name = "STATE", value_enum, value_delimiter = ',', default_value = "exited")]
     pub states: Vec<State>,
@@ -72,13 +81,40 @@ pub struct Arguments {
 
 /// Waits, and prints how that went: data to stdout, messages to stderr.
 pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
+    if arguments.name.is_none() && arguments.labels.is_empty() {
+        return complain(MISUSED, "name the agent to wait for, or write --label");
+    }
     if arguments.exit_code && !arguments.states.contains(&State::Exited) {
         return complain(MISUSED, "--exit-code needs an agent that has exited; leave out --for");
     }
-    let Waited { end, last } = match block_on(UNKNOWN, wait(arguments, socket)) {
-        Ok(waited) => waited,
+    let waited = match block_on(UNKNOWN, wait_for_all(arguments, socket)) {
+        Ok(Ok(waited)) => waited,
+        Ok(Err(message)) => return complain(UNKNOWN, &message),
         Err(code) => return code,
     };
+    let mut ended: Vec<Ended> = waited.into_iter().map(|waited| conclude(waited, arguments)).collect();
+    ended.iter().filter_map(|ended| ended.message.as_ref()).for_each(|message| say(message));
+    let status = ended.iter().map(|ended| ended.status).max().unwrap_or(UNKNOWN);
+    let bodies: Vec<Bytes> = ended.iter_mut().filter_map(|ended| ended.body.take()).collect();
+    let body = match bodies.as_slice() {
+        _ if !arguments.json => Bytes::new(),
+        bodies if !arguments.labels.is_empty() => {
+            let agents: Vec<Value> = bodies.iter().filter_map(|body| serde_json::from_slice(body).ok()).collect();
+            json_line(&agents).into()
+        }
+        bodies => bodies.first().cloned().unwrap_or_default(),
+    };
+    print(&body, status, UNKNOWN)
+}
+
+/// How the waiting for one agent ended, as the command says it.
+struct Ended {
+    status: u8,
+    message: Option<String>,
+    body: Option<Bytes>,
+}
+
+fn conclude(Waited { end, last }: Waited, arguments: &Arguments) -> Ended {
     let (status, message) = match end {
         End::Reached => match last.as_ref().filter(|_| arguments.exit_code).map(|Answer { value, .. }| value) {
             Some(agent) if agent.state == State::Exited => match own_status(agent) {
@@ -91,11 +127,45 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
         End::TimedOut(why) => (TIMED_OUT, Some(why)),
         End::Unknown(error) => (UNKNOWN, Some(error.to_string())),
     };
-    if let Some(message) = message {
-        say(&message);
+    Ended { status, message, body: last.map(|Answer { body, .. }| body) }
+}
+
+/// Waits for the agent that is named, or for all that have the labels. The error is that there is none.
+async fn wait_for_all(arguments: &Arguments, socket: &Path) -> Result<Vec<Waited>, String> {
+    let limit = arguments.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    if let Some(name) = &arguments.name {
+        return Ok(vec![wait(arguments, name, limit, socket).await]);
     }
-    let body = last.filter(|_| arguments.json).map(|Answer { body, .. }| body);
-    print(&body.unwrap_or_default(), status, UNKNOWN)
+    let names = labeled(arguments, limit, socket).await?;
+    let mut waits = JoinSet::new();
+    for (at, name) in names.into_iter().enumerate() {
+        let (arguments, socket) = (arguments.clone(), socket.to_owned());
+        waits.spawn(async move { (at, wait(&arguments, &name, limit, &socket).await) });
+    }
+    let mut waited = waits.join_all().await;
+    waited.sort_by_key(|(at, _)| *at);
+    Ok(waited.into_iter().map(|(_, waited)| waited).collect())
+}
+
+/// The agents that have the labels. A daemon that is not there is waited for if there is a limit, as for an agent that is named.
+async fn labeled(arguments: &Arguments, limit: Option<Instant>, socket: &Path) -> Result<Vec<String>, String> {
+    let client = Client::new(socket).map_err(|error| error.to_string())?;
+    let agents = loop {
+        match client.agents().await {
+            Ok(agents) => break agents.value,
+            Err(error) if error.may_come_back() && limit.is_some_and(|limit| Instant::now() < limit) => {
+                sleep(LONGEST).await;
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+    };
+    let meant = agents.into_iter().filter(|agent| labels::fits_all(&arguments.labels, &agent.labels));
+    let names: Vec<String> = meant.map(|agent| agent.name).collect();
+    if names.is_empty() {
+        let labels: Vec<String> = arguments.labels.iter().map(Selector::to_string).collect();
+        return Err(format!("no agent has the label {}; agentd status lists all", labels.join(" and ")));
+    }
+    Ok(names)
 }
 
 /// How the waiting ended, with the agent as it was seen last.
@@ -111,9 +181,7 @@ enum End {
     Unknown(Error),
 }
 
-async fn wait(arguments: &Arguments, socket: &Path) -> Waited {
-    let name = &arguments.name;
-    let limit = arguments.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+async fn wait(arguments: &Arguments, name: &str, limit: Option<Instant>, socket: &Path) -> Waited {
     let mut last = None;
     let client = match Client::new(socket) {
         Ok(client) => client,
@@ -127,7 +195,7 @@ async fn wait(arguments: &Arguments, socket: &Path) -> Waited {
         let is_last = limit.is_some_and(|limit| limit <= Instant::now());
         if listener.is_none() && !is_last {
             // Before it is asked how things stand: nothing is missed between.
-            listener = in_time(limit, client.events(Some(name), None, true)).await.and_then(Result::ok);
+            listener = in_time(limit, client.events(Some(name), &[], None, true)).await.and_then(Result::ok);
         }
         let missing = match ask(&client, name, limit).await {
             Some(Ok(answer)) => {

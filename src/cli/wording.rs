@@ -28,6 +28,25 @@ pub(super) fn log_use(LogUse { bytes, attempts }: LogUse) -> String {
     format!("Logs {} in {}", in_bytes(bytes), counted(usize::try_from(attempts).unwrap_or(usize::MAX), "attempt"))
 }
 
+/// How an agent is confined, as a sentence; `None` if it runs as the agent user without more ado.
+pub(super) fn confinement(agent: &AgentStatus) -> Option<String> {
+    match (agent.kind.as_deref()?, &agent.sandbox) {
+        ("native", _) => None,
+        (_, Some(engine)) => Some(format!("Runs in a sandbox, made by {engine}")),
+        ("native (unsandboxed)", None) => {
+            Some("Runs without a sandbox, although its entry asks for one: agentd runs with --unsandboxed".to_owned())
+        }
+        (other, None) => Some(format!("Runs {other}")),
+    }
+}
+
+/// The labels of an agent in a line; `None` if there are none.
+pub(super) fn labels_of(agent: &AgentStatus) -> Option<String> {
+    let one = |(key, value): (&String, &String)| if value.is_empty() { key.clone() } else { format!("{key}={value}") };
+    let labels: Vec<String> = agent.labels.iter().map(one).collect();
+    (!labels.is_empty()).then(|| format!("Has the labels {}", labels.join(", ")))
+}
+
 /// Bytes, to a tenth of the largest unit that fits.
 pub(super) fn in_bytes(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];

@@ -2,15 +2,22 @@
 //!
 //! None of these changes what an entry declares.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use toml::de::{DeTable, DeValue};
 
 use super::fields::{Fields, KNOWN, quoted};
 use super::position::Places;
+use crate::agent::sandbox::{Home, is_run_outside};
 use crate::agent::spec::{AgentSpec, Prompt, Restart};
-use crate::config::{Finding, Options, Severity};
+use crate::config::{DefaultType, Finding, Options, Severity};
 
 /// A number of processors from which on it is more likely a percentage.
 const MANY_PROCESSORS: u64 = 10;
+
+/// In less memory than this, nothing starts.
+const LITTLE_MEMORY: u64 = 1 << 20;
 
 /// The longest command that a remedy repeats, in bytes.
 const REPEATED: usize = 200;
@@ -31,7 +38,9 @@ pub(super) fn look_at(fields: &mut Fields<'_>, spec: &AgentSpec) {
     prompt(fields, spec);
     restarts(fields, spec);
     processors(fields, spec);
+    memory(fields, spec);
     overridden_secrets(fields, spec);
+    sandbox(fields, spec);
 }
 
 fn command(fields: &mut Fields<'_>, spec: &AgentSpec) {
@@ -189,8 +198,18 @@ fn processors(fields: &mut Fields<'_>, spec: &AgentSpec) {
     }
 }
 
+fn memory(fields: &mut Fields<'_>, spec: &AgentSpec) {
+    if let Some(bytes) = spec.policy.limits.memory.filter(|&bytes| bytes < LITTLE_MEMORY) {
+        let at = fields.place("memory");
+        let noun = if bytes == 1 { "byte" } else { "bytes" };
+        let right = "write a size with its unit, like \"2GiB\"";
+        fields.warn(at, format!("`memory` is {bytes} {noun}, in which no program runs; {right}"));
+    }
+}
+
 fn overridden_secrets(fields: &mut Fields<'_>, spec: &AgentSpec) {
-    let both: Vec<&String> = spec.secrets.iter().flatten().filter(|name| spec.env.contains_key(*name)).collect();
+    let both: Vec<&String> =
+        spec.secrets.iter().flat_map(BTreeMap::keys).filter(|name| spec.env.contains_key(*name)).collect();
     for name in both {
         let right = "remove the name from one of them";
         let at = fields.place("secrets");
@@ -199,9 +218,40 @@ fn overridden_secrets(fields: &mut Fields<'_>, spec: &AgentSpec) {
     }
 }
 
+/// Warns about what probably does not work in the sandbox.
+fn sandbox(fields: &mut Fields<'_>, spec: &AgentSpec) {
+    let Some(sandbox) = spec.kind.sandbox() else { return };
+    let name = spec.harness.name;
+    if let Some(word) = spec.harness.asks_for_own_sandbox(&spec.command, &spec.args) {
+        let key = if spec.args.iter().any(|given| given.starts_with(word)) { "args" } else { "command" };
+        let right = "remove it: the agent's commands are confined already";
+        let at = fields.place(key);
+        fields
+            .warn(at, format!("{} makes {name} sandbox its commands, which fails in a sandbox; {right}", quoted(word)));
+    }
+    if sandbox.home == Home::Fresh && !spec.harness.is_custom() && spec.policy.restart != Restart::No {
+        let at = fields.place("sandbox_home");
+        let right = "write `sandbox_home = \"kept\"` to keep them";
+        fields.warn(at, format!("each restart loses {name}'s conversations with the home; {right}"));
+    }
+    let what = "lets the agent have programs run outside of its sandbox, such as at the next login";
+    if sandbox.home == Home::Real {
+        let at = fields.place("sandbox_home");
+        let right = "write `sandbox_home = \"kept\"`, and `sandbox_write` for the folders that it needs";
+        fields.warn(at, format!("the user's own home {what}; {right}"));
+    }
+    for (at, path) in fields.elements("sandbox_write") {
+        let below_home = path.strip_prefix("~/").map(Path::new);
+        if below_home.is_some_and(is_run_outside) {
+            fields.warn(at, format!("writing to {} {what}; name a folder that has nothing of that kind", quoted(path)));
+        }
+    }
+}
+
 /// A finding if the Go daemon, which agentd replaces, would run the entry's agent in a sandbox.
 pub(super) fn sandbox_expected(fields: &Fields<'_>, options: &Options) -> Option<Finding> {
-    if options.unsandboxed || fields.is_set("type") {
+    let is_said = fields.is_set("type") || fields.is_set("sandbox");
+    if is_said || options.unsandboxed || options.default_type == DefaultType::Sandboxed {
         return None;
     }
     let is_given = |key: &str| fields.is_set(key) && !fields.is_empty(key);
@@ -209,14 +259,10 @@ pub(super) fn sandbox_expected(fields: &Fields<'_>, options: &Options) -> Option
     if telling.is_none() && !options.from_go {
         return None;
     }
-    let because = match telling {
-        Some("extra_packages") => "`extra_packages` is ignored, and ",
-        Some(_) | None => "",
-    };
     let what = "without a `type`, this agent runs without a sandbox; the Go daemon would sandbox it";
-    let right = "write `type = \"native\"` if that is meant";
+    let right = "write `type = \"sandboxed\"` to have it, or `type = \"native\"` if none is meant";
     let at = telling.map_or_else(|| fields.start(), |key| fields.place(key));
-    Some(fields.finding(at, Severity::Warning, format!("{because}{what}; {right}")))
+    Some(fields.finding(at, Severity::Warning, format!("{what}; {right}")))
 }
 
 /// A finding if a jcard declares no agent and looks as if it should.

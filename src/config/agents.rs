@@ -5,15 +5,18 @@
 use std::collections::{HashMap, hash_map};
 use std::hash::Hash;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
 use super::advice;
+use super::confinement;
 use super::fields::{Fields, alternatives, described, quoted};
 use super::position::Places;
 use crate::agent::harness::{HARNESSES, Harness};
 use crate::agent::name::{InvalidName, Key, Name};
-use crate::agent::spec::{AgentSpec, Kind, Limits, Policy, Prompt, Restart};
+use crate::agent::packages;
+use crate::agent::spec::{AgentSpec, Limits, Policy, Prompt, Restart, Workdir};
 use crate::config::{Config, Entry, Finding, Lines, MAX_AGENTS, MAX_REPLICAS, MAX_TOGETHER, Options, Severity};
 use crate::text::suggest::nearest;
 
@@ -169,11 +172,22 @@ impl<'a> Draft<'a> {
         let prompt = fields.string("prompt").map(|text| Prompt::Text(text.to_owned()));
         let prompt_file = fields.string("prompt_file").map(|path| Prompt::File(PathBuf::from(path)));
         let interactive = fields.boolean("interactive");
-        let workdir = fields.workdir("workdir").unwrap_or_else(|| options.default_workdir.clone());
+        let user = fields.user("user");
+        let default_workdir = || match &user {
+            // The usual one is in the home of another user.
+            Some(_) => Workdir::Home("workspace".into()),
+            None => options.default_workdir.clone(),
+        };
+        let workdir = fields.workdir("workdir").unwrap_or_else(default_workdir);
+        let umask = fields.umask("umask");
+        let trust_repository = fields.boolean("trust_repository").unwrap_or_default();
         let env = fields.variables("env").unwrap_or_default();
-        let secrets = fields.variable_names("secrets");
-        let kind = read_kind(fields, options);
+        let secrets = fields.secrets("secrets");
+        let packages = fields.packages("extra_packages").unwrap_or_default();
+        let packages_timeout = read_packages_timeout(fields);
+        let kind = confinement::read(fields, self.harness, options);
         let policy = read_policy(fields);
+        let policy = confinement::with_defaults(fields, policy, &kind);
         fields.unknown_keys();
         let prompt = prompt_file.or(prompt);
         if let Some(harness) = self.harness {
@@ -189,8 +203,13 @@ impl<'a> Draft<'a> {
                 interactive,
                 workdir,
                 session: name.clone(),
+                user,
+                umask,
+                trust_repository,
                 env,
                 secrets,
+                packages,
+                packages_timeout,
                 kind,
                 policy,
             }),
@@ -277,14 +296,13 @@ enum Session {
     Unknown,
 }
 
-fn read_kind(fields: &mut Fields<'_>, options: &Options) -> Kind {
-    let kinds = [("native", Kind::Native), ("sandboxed", Kind::Sandboxed)];
-    let kind = fields.word("type", "unknown agent.type", &kinds).unwrap_or(Kind::Native);
-    if kind == Kind::Sandboxed && !options.unsandboxed {
-        let right = "write `type = \"native\"`, or run agentd with --unsandboxed to run the agent without a sandbox";
-        fields.error(fields.place("type"), format!("this version has no sandbox; {right}"));
+fn read_packages_timeout(fields: &mut Fields<'_>) -> Duration {
+    let timeout = fields.duration("extra_packages_timeout");
+    if timeout.is_some_and(|timeout| timeout.is_zero()) {
+        let right = "write how long a build may take, for example \"10m\"";
+        fields.error(fields.place("extra_packages_timeout"), format!("`extra_packages_timeout` is too small; {right}"));
     }
-    kind
+    timeout.unwrap_or(packages::TIMEOUT)
 }
 
 fn read_policy(fields: &mut Fields<'_>) -> Policy {
@@ -310,6 +328,8 @@ fn read_policy(fields: &mut Fields<'_>) -> Policy {
         },
         enabled: fields.boolean("enabled").unwrap_or(default.enabled),
         generation: generation(fields).unwrap_or(default.generation),
+        labels: fields.labels("labels").unwrap_or_default(),
+        by_default: default.by_default,
     }
 }
 
@@ -519,9 +539,12 @@ fn size(spec: &AgentSpec) -> usize {
         Some(Prompt::Text(text)) => text.len(),
         Some(Prompt::File(_)) | None => 0,
     };
-    let texts = spec.command.iter().chain(&spec.args).chain(spec.env.keys()).chain(spec.secrets.iter().flatten());
+    let pairs = spec.secrets.iter().chain([&spec.policy.labels]).flatten().flat_map(|(key, value)| [key, value]);
+    let texts = spec.command.iter().chain(&spec.args).chain(spec.env.keys()).chain(pairs);
+    let packages = spec.packages.iter().map(|package| package.as_str().len());
     let values = spec.env.values().map(|value| value.as_slice().len());
-    prompt + texts.map(String::len).chain(values).map(|length| length + size_of::<String>()).sum::<usize>()
+    prompt
+        + texts.map(String::len).chain(packages).chain(values).map(|length| length + size_of::<String>()).sum::<usize>()
 }
 
 /// Claims something that must be unique; returns the line of its owner if it is taken.

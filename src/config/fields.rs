@@ -2,7 +2,7 @@
 //!
 //! A field that is absent or an empty string is not set: its reader returns `None` and records nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,8 +11,12 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::position::Places;
+use crate::agent::labels;
 use crate::agent::name::Name;
+use crate::agent::packages::Package;
+use crate::agent::secrets::is_secret_file;
 use crate::agent::spec::Workdir;
+use crate::agent::user::UserName;
 use crate::config::{Finding, Lines, MAX_NOTED, Severity, tell};
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::exec::is_variable_name;
@@ -38,21 +42,30 @@ pub(super) const KNOWN: &[&str] = &[
     "timeout",
     "grace_period",
     "session",
+    "user",
+    "umask",
+    "trust_repository",
     "env",
     "secrets",
     "backoff",
     "backoff_reset",
     "replicas",
     "type",
+    "sandbox",
+    "sandbox_read",
+    "sandbox_write",
+    "sandbox_home",
+    "network",
+    "sandbox_proxy",
+    "labels",
     "memory",
     "pid_limit",
     "cpu",
     "enabled",
     "generation",
+    "extra_packages",
+    "extra_packages_timeout",
 ];
-
-/// Fields that other programs read from the same entry. agentd ignores them.
-pub(super) const FOREIGN: &[&str] = &["extra_packages"];
 
 /// The longest part of a name or key that a finding repeats, in characters.
 const QUOTED: usize = 40;
@@ -80,6 +93,8 @@ impl<'a> Fields<'a> {
     pub(super) fn lines(&self) -> Lines {
         let line = |at| self.places.locate(at).0;
         let keys = self.table.iter().map(|(key, _)| key.get_ref().to_string()).filter(|key| self.is_set(key));
+        // Of these, 0 is not set.
+        let keys = keys.filter(|key| !(["memory", "pid_limit", "cpu"].contains(&key.as_str()) && self.is_empty(key)));
         Lines { header: line(self.start), fields: keys.map(|key| (key.clone(), line(self.place(&key)))).collect() }
     }
 
@@ -146,7 +161,7 @@ impl<'a> Fields<'a> {
     pub(super) fn unknown_keys(&mut self) {
         for key in self.table.keys() {
             let (at, key) = (key.span().start, key.get_ref().as_ref());
-            if KNOWN.contains(&key) || FOREIGN.contains(&key) {
+            if KNOWN.contains(&key) {
                 continue;
             }
             let key_quoted = quoted(key);
@@ -214,6 +229,17 @@ impl<'a> Fields<'a> {
         self.text(&format!("`{key}`"), value, 0)
     }
 
+    /// Reads a string. `right` is the remedy for a value that is none.
+    fn string_or(&mut self, key: &str, right: &str) -> Option<&'a str> {
+        let value = self.value(key)?;
+        if value.get_ref().as_str().is_none() {
+            let what = described(value.get_ref());
+            self.error(value.span().start, format!("`{key}` is {what}; {right}"));
+            return None;
+        }
+        self.string(key)
+    }
+
     pub(super) fn name(&mut self, key: &str) -> Option<Name> {
         let text = self.string(key)?;
         Name::try_from(text)
@@ -221,14 +247,47 @@ impl<'a> Fields<'a> {
             .ok()
     }
 
+    /// Reads the name of a user.
+    pub(super) fn user(&mut self, key: &str) -> Option<UserName> {
+        let text = self.string_or(key, "write the name of a user, in quotes")?;
+        text.parse()
+            .map_err(|right| self.error(self.place(key), format!("{} cannot be a `{key}`; {right}", quoted(text))))
+            .ok()
+    }
+
+    /// Reads permissions that new files do not get, in octal digits as `umask(2)` has them.
+    pub(super) fn umask(&mut self, key: &str) -> Option<u32> {
+        let right = "write three or four octal digits in quotes, such as \"0002\" or \"0077\"";
+        let text = self.string_or(key, right)?;
+        let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+        let umask = u32::from_str_radix(text, 8).ok().filter(|&umask| is_octal && umask <= 0o777);
+        if umask.is_none() {
+            self.error(self.place(key), format!("{} cannot be a `{key}`; {right}", quoted(text)));
+        }
+        umask
+    }
+
     /// Reads a field that must be one of a few words, and returns the word's meaning. `refusal` describes any other word.
     pub(super) fn word<T: Copy>(&mut self, key: &str, refusal: &str, words: &[(&str, T)]) -> Option<T> {
-        let text = self.string(key)?;
+        self.word_or(key, refusal, words, |_| None)
+    }
+
+    /// The same. `meant` gives the remedy for another word that people use.
+    pub(super) fn word_or<T: Copy>(
+        &mut self,
+        key: &str,
+        refusal: &str,
+        words: &[(&str, T)],
+        meant: impl Fn(&str) -> Option<String>,
+    ) -> Option<T> {
+        let choices: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+        let text = self.string_or(key, &format!("write {}", alternatives(choices.iter().map(String::as_str))))?;
         let found = words.iter().find(|(word, _)| *word == text).map(|&(_, meaning)| meaning);
         if found.is_none() {
-            let right = match nearest(text, words.iter().map(|&(word, _)| word)) {
-                Some(near) => format!("did you mean {near:?}?"),
-                None => format!("write {}", alternatives(words.iter().map(|&(word, _)| word))),
+            let right = match (meant(text), nearest(text, words.iter().map(|&(word, _)| word))) {
+                (Some(right), _) => right,
+                (None, Some(near)) => format!("did you mean {near:?}?"),
+                (None, None) => format!("write {}", alternatives(words.iter().map(|&(word, _)| word))),
             };
             self.error(self.place(key), format!("{refusal} {}; {right}", quoted(text)));
         }
@@ -265,19 +324,115 @@ impl<'a> Fields<'a> {
         self.array(key, "strings", |fields, value| fields.text(&what, value, 0).map(str::to_owned))
     }
 
-    /// Reads an array of variable names.
-    pub(super) fn variable_names(&mut self, key: &str) -> Option<BTreeSet<String>> {
-        let what = format!("a name in `{key}`");
-        let names = self.array(key, "names", |fields, value| {
-            let name = fields.text(&what, value, 0)?;
-            if !is_variable_name(name) {
-                let right = "a secret's name has letters, digits and _, and does not begin with a digit";
-                fields.error(value.span().start, format!("{} cannot be {what}; {right}", quoted(name)));
+    /// Reads an array of strings, which may be empty, with their positions.
+    pub(super) fn located_strings(&mut self, key: &str) -> Option<Vec<(usize, &'a str)>> {
+        let what = format!("a string in `{key}`");
+        self.array(key, "strings", |fields, value| Some((value.span().start, fields.text(&what, value, 0)?)))
+    }
+
+    /// Reads secrets: an array of names of both variables and files, or a table of variables with the files of their values.
+    pub(super) fn secrets(&mut self, key: &str) -> Option<BTreeMap<String, String>> {
+        let value = self.value(key)?;
+        match value.get_ref() {
+            DeValue::Table(table) => {
+                Some(table.iter().filter_map(|(name, file)| self.secret(key, name, file)).collect())
+            }
+            DeValue::Array(_) => {
+                let what = format!("a name in `{key}`");
+                let names = self.array(key, "names", |fields, value| {
+                    let name = fields.text(&what, value, 0)?;
+                    fields.variable_name(value.span().start, name, &what).map(|name| (name.clone(), name))
+                })?;
+                Some(names.into_iter().collect())
+            }
+            other => {
+                let right = "write an array of names, or a table like { GH_TOKEN = \"github-reviewer\" }";
+                self.error(value.span().start, format!("`{key}` is {}; {right}", described(other)));
+                None
+            }
+        }
+    }
+
+    /// One variable, and the file of its value.
+    fn secret(
+        &mut self,
+        key: &str,
+        name: &'a Spanned<std::borrow::Cow<'a, str>>,
+        file: &'a Value<'a>,
+    ) -> Option<(String, String)> {
+        let variable = self.variable_name(name.span().start, name.get_ref(), &format!("a variable in `{key}`"));
+        let at = file.span().start;
+        let file = self.text(&format!("the file of {} in `{key}`", quoted(name.get_ref())), file, 0)?;
+        if !is_secret_file(file) {
+            let right = "write the name of a file in the secrets directory: up to 255 of `A-Z a-z 0-9 . _ @ + -`, \
+                         beginning with a letter, a digit or _";
+            self.error(at, format!("{} cannot be a secret's file; {right}", quoted(file)));
+            return None;
+        }
+        Some((variable?, file.to_owned()))
+    }
+
+    fn variable_name(&mut self, at: usize, name: &str, what: &str) -> Option<String> {
+        if !is_variable_name(name) {
+            let right = "a secret's name has letters, digits and _, and does not begin with a digit";
+            self.error(at, format!("{} cannot be {what}; {right}", quoted(name)));
+            return None;
+        }
+        Some(name.to_owned())
+    }
+
+    /// Reads labels: a table of keys with values, or an array of keys and of `key=value`.
+    pub(super) fn labels(&mut self, key: &str) -> Option<BTreeMap<String, String>> {
+        let value = self.value(key)?;
+        let mut labels = BTreeMap::new();
+        match value.get_ref() {
+            DeValue::Table(table) => {
+                for (name, value) in table {
+                    let what = format!("the label {} in `{key}`", quoted(name.get_ref()));
+                    if let Some(text) = self.text(&what, value, 0) {
+                        self.label(name.span().start, name.get_ref(), text, &mut labels);
+                    }
+                }
+            }
+            DeValue::Array(_) => {
+                for (at, text) in self.located_strings(key)? {
+                    let (name, text) = text.split_once('=').unwrap_or((text, ""));
+                    self.label(at, name, text, &mut labels);
+                }
+            }
+            other => {
+                let right = "write a table like { team = \"web\" }, or an array like [\"review\", \"team=web\"]";
+                self.error(value.span().start, format!("`{key}` is {}; {right}", described(other)));
                 return None;
             }
-            Some(name.to_owned())
-        })?;
-        Some(names.into_iter().collect())
+        }
+        if labels.len() > labels::MOST {
+            let at = value.span().start;
+            self.error(at, format!("`{key}` has {} labels; write at most {}", labels.len(), labels::MOST));
+        }
+        Some(labels)
+    }
+
+    fn label(&mut self, at: usize, name: &str, value: &str, labels: &mut BTreeMap<String, String>) {
+        const RIGHT: &str = "write up to 63 of `A-Z a-z 0-9 . _ / -`";
+        if !labels::is_key(name) {
+            self.error(at, format!("{} cannot be the key of a label; {RIGHT}, not beginning with -", quoted(name)));
+        } else if !labels::is_value(value) {
+            self.error(at, format!("{} cannot be the value of a label; {RIGHT}, or nothing", quoted(value)));
+        } else if labels.insert(name.to_owned(), value.to_owned()).is_some() {
+            self.error(at, format!("the label {} is there twice; remove one of them", quoted(name)));
+        }
+    }
+
+    /// Reads an array of packages.
+    pub(super) fn packages(&mut self, key: &str) -> Option<Vec<Package>> {
+        let what = format!("a package in `{key}`");
+        self.array(key, "names", |fields, value| {
+            let name = fields.text(&what, value, 0)?;
+            let package = Package::new(name);
+            let at = value.span().start;
+            package.map_err(|why| fields.error(at, format!("the package {} {why}", quoted(name)))).ok()
+        })
     }
 
     /// Reads variables and their values.

@@ -8,8 +8,10 @@
 use serde_json::{Value, json};
 
 use crate::agent::harness::HARNESSES;
+use crate::agent::labels;
 use crate::agent::name::Name;
 use crate::config::agents::MAX_GENERATION;
+use crate::config::confinement::MOST_PATHS;
 use crate::config::{MAX_AGENTS, MAX_REPLICAS};
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::text::duration;
@@ -17,6 +19,11 @@ use crate::text::duration;
 /// Every spelling of a unit of time that [`duration::parse`] knows.
 const UNITS: &str = "ns|nsec|nanos|us|\u{b5}s|\u{3bc}s|usec|ms|msec|millis|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|\
                      d|days?|w|wks?|weeks?|months?|y|yrs?|years?";
+
+/// The names of variables.
+const VARIABLE: &str = "^[A-Za-z_][A-Za-z0-9_]*$";
+/// What [`Package::new`](crate::agent::packages::Package::new) takes.
+const PACKAGE: &str = "^(/(.*/)?[0-9a-z]{32}-[A-Za-z0-9_+.?=-]+|[A-Za-z0-9_+][A-Za-z0-9_+-]*(\\.[A-Za-z0-9_+-]+)*)$";
 
 /// The schema. Everywhere but among the elements of arrays an empty string is "not set".
 pub fn schema() -> Value {
@@ -45,20 +52,16 @@ pub fn schema() -> Value {
 
 /// The fields of an agent, described in the words of the table in docs/jcard.md.
 fn fields() -> Value {
+    let groups = [program_fields(), life_fields(), confinement_fields()];
+    Value::Object(groups.iter().filter_map(Value::as_object).flatten().map(|(k, v)| (k.clone(), v.clone())).collect())
+}
+
+/// The fields about what runs, and what it is given.
+fn program_fields() -> Value {
     let harnesses: Vec<&str> = HARNESSES.iter().map(|harness| harness.name).collect();
     let text = || json!({ "type": "string", "maxLength": MAX_ARGUMENT });
     let name = || json!({ "type": "string", "pattern": format!("^[A-Za-z0-9_-]{{0,{}}}$", Name::MAX_LENGTH) });
-    let time = || duration("*");
-    let described = |mut schema: Value, description: &str| {
-        schema["description"] = description.into();
-        schema
-    };
-    let with_default = |mut schema: Value, default: Value, description: &str| {
-        schema["default"] = default;
-        described(schema, description)
-    };
     json!({
-        "extra_packages": { "description": "for other programs" },
         "name": described(name(), "1 to 64 of `A-Z a-z 0-9 _ -`, unique regardless of case"),
         "harness": described(
             json!({ "type": "string", "enum": harnesses }),
@@ -83,6 +86,13 @@ fn fields() -> Value {
             "absolute, or `~/…` in the home of the agent user; the agent waits while it is missing",
         ),
         "session": described(name(), "the tmux session"),
+        "user": user(),
+        "umask": umask(),
+        "trust_repository": with_default(
+            json!({ "type": ["boolean", "string"], "maxLength": 0 }),
+            json!(false),
+            "`true`: git of the agent works in the repository of another user; see [Repositories](#repositories)",
+        ),
         "env": with_default(
             json!({
                 "type": ["object", "string"],
@@ -96,9 +106,24 @@ fn fields() -> Value {
             "variables; they override secrets of the same name; numbers and booleans are passed as they are written",
         ),
         "secrets": described(
-            array(&json!({ "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" })),
-            "pass only these secrets, and wait until all of them exist; other secrets then do not relaunch the agent",
+            json!({
+                "type": ["array", "object", "string"],
+                "maxLength": 0,
+                "items": { "type": "string", "pattern": VARIABLE },
+                "patternProperties": {
+                    VARIABLE: { "type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9._@+-]{0,254}$" },
+                },
+                "additionalProperties": false,
+            }),
+            "pass only these secrets, and wait until all of them exist; other secrets then do not relaunch the agent; as a table: variables with the files of their values",
         ),
+    })
+}
+
+/// The fields about when it runs, for how long, and with how much.
+fn life_fields() -> Value {
+    let time = || duration("*");
+    json!({
         "restart": with_default(
             json!({ "type": "string", "enum": ["no", "on-failure", "always", ""] }),
             json!("no"),
@@ -119,6 +144,12 @@ fn fields() -> Value {
         ),
         "pid_limit": with_default(number(0, None), json!(0), "the limit of processes and threads of the agent and everything it starts"),
         "cpu": described(quantity("number", "%"), "the limit of processor time of the agent and everything it starts: `\"150%\"` of one processor, or `1.5`"),
+        "extra_packages": with_default(
+            array(&json!({ "type": "string", "minLength": 1, "maxLength": 255, "pattern": PACKAGE })),
+            json!([]),
+            "programs that the agent has beside those of the machine: names in nixpkgs, such as `ripgrep` or `python3Packages.numpy`, or store paths; Nix builds or downloads them as the agent user; see [Packages](#packages)",
+        ),
+        "extra_packages_timeout": with_default(time(), json!("10m"), "the time that Nix may take for `extra_packages`"),
         "enabled": with_default(
             json!({ "type": ["boolean", "string"], "maxLength": 0 }),
             json!(true),
@@ -137,13 +168,106 @@ fn fields() -> Value {
         "type": with_default(
             json!({ "type": "string", "enum": ["native", "sandboxed", ""] }),
             json!("native"),
-            "`native` is the only type; `sandboxed` is an error in this version, unless agentd runs with `--unsandboxed`",
+            "`native`, `sandboxed`; see [Sandboxes](#sandboxes); `--default-type` changes the default",
         ),
     })
 }
 
+/// The fields about sandboxes, and labels.
+fn confinement_fields() -> Value {
+    json!({
+        "sandbox": described(
+            json!({ "type": "string", "enum": ["none", "bwrap", "runsc", "crun", ""] }),
+            "what makes the sandbox: `bwrap`, `runsc` or `crun`, which imply `type = \"sandboxed\"`; `none`: there is none",
+        ),
+        "sandbox_read": with_default(paths(), json!([]), "paths that a sandboxed agent can read in addition"),
+        "sandbox_write": with_default(paths(), json!([]), "paths that a sandboxed agent can write in addition"),
+        "sandbox_home": with_default(
+            json!({ "type": "string", "enum": ["kept", "fresh", "real", ""] }),
+            json!("kept"),
+            "the home in the sandbox: `kept` is one of the agent's own that outlives its attempts, `fresh` a new one at each start, `real` the user's",
+        ),
+        "network": with_default(
+            json!({ "type": "string", "enum": ["host", "none", ""] }),
+            json!("host"),
+            "the network in the sandbox: `host` is that of the machine; `none` is for `custom`, or with a `sandbox_proxy`",
+        ),
+        "sandbox_proxy": described(
+            json!({
+                "type": "string",
+                "maxLength": MAX_ARGUMENT,
+                "pattern": "^($|unix:~?/)",
+                "not": { "pattern": "(^|/)\\.\\.(/|$)|^unix:~?(/|\\./|\\.$)*$" },
+            }),
+            "`unix:` and the path of the socket of an HTTP proxy, which becomes the only way out of a sandbox with `network = \"none\"`",
+        ),
+        "labels": with_default(
+            labels(),
+            json!({}),
+            "what agents can be selected by: `{ team = \"web\", review = \"\" }`, or `[\"team=web\", \"review\"]`; at most 32, keys and values of at most 63 of `A-Z a-z 0-9 . _ / -`",
+        ),
+    })
+}
+
+fn user() -> Value {
+    json!({
+        "type": "string",
+        "maxLength": 32,
+        "pattern": "^$|^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
+        "description": "the user that the agent runs as; see [Users](#users)",
+    })
+}
+
+fn umask() -> Value {
+    json!({
+        "type": "string",
+        "maxLength": 4,
+        "pattern": "^$|^0?[0-7]{3}$",
+        "default": "0022",
+        "description": "the permissions that new files do not get, in octal digits; `0002` lets the group of a shared repository write",
+    })
+}
+
+fn described(mut schema: Value, description: &str) -> Value {
+    schema["description"] = description.into();
+    schema
+}
+
+fn with_default(mut schema: Value, default: Value, description: &str) -> Value {
+    schema["default"] = default;
+    described(schema, description)
+}
+
 fn array(items: &Value) -> Value {
     json!({ "type": ["array", "string"], "maxLength": 0, "items": items })
+}
+
+/// Paths that a sandbox shows: neither a root, nor one that leads up.
+fn paths() -> Value {
+    let path = json!({
+        "type": "string",
+        "maxLength": MAX_ARGUMENT,
+        "pattern": "^~?/",
+        "not": { "pattern": "(^|/)\\.\\.(/|$)|^~?(/|\\./|\\.$)*$|^/(/|\\./)*(proc|dev|sys)(/|$)" },
+    });
+    let mut paths = array(&path);
+    paths["maxItems"] = MOST_PATHS.into();
+    paths
+}
+
+fn labels() -> Value {
+    let (key, value) = (labels::KEY, labels::VALUE);
+    json!({
+        "type": ["object", "array", "string"],
+        "maxLength": 0,
+        "maxProperties": labels::MOST,
+        "maxItems": labels::MOST,
+        "patternProperties": {
+            format!("^{key}$"): { "type": "string", "pattern": format!("^{value}$") },
+        },
+        "additionalProperties": false,
+        "items": { "type": "string", "pattern": format!("^{key}(={value})?$") },
+    })
 }
 
 fn number(minimum: u64, maximum: Option<u64>) -> Value {
@@ -196,8 +320,19 @@ pub(super) mod tests {
 
     /// Asserts that the schema refuses an error that can be judged by a value alone.
     pub fn refuses(text: &str, error: &str) {
-        const NOT_OF_A_VALUE: [&str; 6] =
-            ["has a NUL character", "bytes long", "no sandbox", "program in `command`", "9999999999", "too small"];
+        const NOT_OF_A_VALUE: [&str; 11] = [
+            "has the network of the machine",
+            "does not work with runsc",
+            "has a NUL character",
+            "bytes long",
+            "contradicts",
+            "needs a sandbox",
+            "without a network",
+            "is there twice",
+            "program in `command`",
+            "9999999999",
+            "too small",
+        ];
         if !NOT_OF_A_VALUE.iter().any(|other| error.contains(other)) && !text.contains("9999999999") {
             assert_ne!(faults(text), Vec::<String>::new(), "{text}: {error}");
         }
@@ -223,8 +358,7 @@ pub(super) mod tests {
     fn fields_are_exactly_those_read_and_documented() {
         let schema = schema();
         let described = schema["definitions"]["agent"]["properties"].as_object().unwrap();
-        let mut fields: BTreeSet<&str> = described.keys().map(String::as_str).collect();
-        assert!(fields::FOREIGN.iter().all(|field| fields.remove(field)));
+        let fields: BTreeSet<&str> = described.keys().map(String::as_str).collect();
         assert_eq!(fields, fields::KNOWN.iter().copied().collect());
         let table = table();
         assert_eq!(fields, table.iter().map(|(field, _)| field.as_str()).collect());

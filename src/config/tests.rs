@@ -8,8 +8,12 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
+use crate::agent::harness::Harness;
 use crate::agent::name::{InvalidName, Name};
-use crate::agent::spec::{Kind, Limits, Policy, Prompt, Restart, Workdir};
+use crate::agent::packages::Package;
+use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
+use crate::agent::spec::{ByDefault, Kind, Limits, Policy, Prompt, Restart, Workdir};
+use crate::agent::user::UserName;
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::secret_bytes::SecretBytes;
 
@@ -184,8 +188,13 @@ mod defaults {
             interactive: None,
             workdir: Workdir::Absolute("/home/agent/workspace".into()),
             session: "claude-code".parse().unwrap(),
+            user: None,
+            umask: None,
+            trust_repository: false,
             env: BTreeMap::new(),
             secrets: None,
+            packages: Vec::new(),
+            packages_timeout: Duration::from_mins(10),
             kind: Kind::Native,
             policy: Policy {
                 restart: Restart::No,
@@ -197,6 +206,8 @@ mod defaults {
                 limits: Limits::default(),
                 enabled: true,
                 generation: 0,
+                labels: BTreeMap::new(),
+                by_default: ByDefault::default(),
             },
         }
     }
@@ -204,6 +215,19 @@ mod defaults {
     #[test]
     fn fill_in_for_every_absent_field() {
         assert_eq!(agent("[agent]\nharness = \"claude-code\"\n"), plain());
+    }
+
+    #[test]
+    fn give_an_agent_of_another_user_a_workdir_in_its_home() {
+        let spec = agent("[agent]\nharness = \"claude-code\"\nuser = \"reviewer\"\n");
+        assert_eq!(spec.user.as_ref().map(UserName::as_str), Some("reviewer"));
+        assert_eq!(spec.workdir, Workdir::Home("workspace".into()));
+    }
+
+    #[test]
+    fn take_a_umask_in_octal_digits() {
+        let umask = |text: &str| agent(&format!("[agent]\nharness = \"claude-code\"\numask = {text:?}\n")).umask;
+        assert_eq!(["0002", "077", "0000"].map(umask), [Some(0o002), Some(0o077), Some(0)]);
     }
 
     #[test]
@@ -222,6 +246,9 @@ mod defaults {
             "timeout",
             "grace_period",
             "session",
+            "user",
+            "umask",
+            "trust_repository",
             "env",
             "secrets",
             "backoff",
@@ -304,10 +331,15 @@ mod fields {
                 interactive: Some(false),
                 workdir: Workdir::Absolute("/workspace".into()),
                 session: "review".parse().unwrap(),
+                user: None,
+                umask: None,
+                trust_repository: false,
                 env: [("RUST_LOG", "debug"), ("LITERAL", "${HOME}"), ("EMPTY", "")]
                     .map(|(name, value)| (text(name), SecretBytes::from(value)))
                     .into(),
-                secrets: Some([text("API_KEY"), text("TOKEN")].into()),
+                secrets: Some(["API_KEY", "TOKEN"].map(|name| (text(name), text(name))).into()),
+                packages: Vec::new(),
+                packages_timeout: Duration::from_mins(10),
                 kind: Kind::Native,
                 policy: Policy {
                     restart: Restart::OnFailure,
@@ -319,6 +351,8 @@ mod fields {
                     limits: Limits { memory: Some(3 << 29), tasks: Some(512), cpu: Some(150) },
                     enabled: false,
                     generation: 7,
+                    labels: BTreeMap::new(),
+                    by_default: ByDefault::default(),
                 },
             }
         );
@@ -395,7 +429,7 @@ mod fields {
     }
 
     #[rstest]
-    #[case("memory = 4096\npid_limit = 3\ncpu = 2", Limits { memory: Some(4096), tasks: Some(3), cpu: Some(200) })]
+    #[case("memory = 1048576\npid_limit = 3\ncpu = 2", Limits { memory: Some(1 << 20), tasks: Some(3), cpu: Some(200) })]
     #[case("memory = \"1.5gib\"\ncpu = 0.5", Limits { memory: Some(3 << 29), tasks: None, cpu: Some(50) })]
     #[case("memory = 0\npid_limit = 0\ncpu = 0", Limits::default())]
     #[case("memory = \"0GiB\"\ncpu = 0.0", Limits::default())]
@@ -515,7 +549,7 @@ mod fields {
 
     #[test]
     fn an_empty_list_of_secrets_passes_none() {
-        assert_eq!(agent_with("secrets = []").secrets, Some(BTreeSet::new()));
+        assert_eq!(agent_with("secrets = []").secrets, Some(BTreeMap::new()));
     }
 
     #[test]
@@ -525,22 +559,303 @@ mod fields {
         assert_eq!(agent_with("[agent.env]\nA = \"1\""), inline);
     }
 
+    /// The kind of an entry with these lines, under these options.
+    fn kind(lines: &str, options: &Options) -> Kind {
+        let text = format!("[agent]\nharness = \"custom\"\n{lines}\n");
+        let config = parse(text.as_bytes(), options).unwrap();
+        assert_eq!(config.findings, [], "{lines}");
+        config.entries[0].spec.as_ref().unwrap().kind.clone()
+    }
+
+    fn plain_sandbox(engine: Engine) -> Sandbox {
+        let (read, write, seed) = (vec![], vec![], vec![]);
+        Sandbox { engine, program: None, read, write, home: Home::Kept, seed, network: Network::Host, proxy: None }
+    }
+
+    #[rstest]
+    #[case("", None)]
+    #[case("type = \"native\"", None)]
+    #[case("sandbox = \"none\"", None)]
+    #[case("type = \"native\"\nsandbox = \"none\"", None)]
+    #[case("type = \"sandboxed\"", Some(Engine::Bwrap))]
+    #[case("type = \"sandboxed\"\nsandbox = \"\"", Some(Engine::Bwrap))]
+    #[case("sandbox = \"bwrap\"", Some(Engine::Bwrap))]
+    #[case("sandbox = \"runsc\"", Some(Engine::Runsc))]
+    #[case("type = \"sandboxed\"\nsandbox = \"crun\"", Some(Engine::Crun))]
+    fn type_or_sandbox_says_whether_there_is_a_sandbox(#[case] lines: &str, #[case] engine: Option<Engine>) {
+        let expected = engine.map_or(Kind::Native, |engine| Kind::Sandboxed(plain_sandbox(engine)));
+        assert_eq!(kind(lines, &Options::default()), expected);
+        let expected = if engine.is_some() { Kind::Unsandboxed } else { Kind::Native };
+        assert_eq!(kind(lines, &Options { unsandboxed: true, ..Options::default() }), expected);
+    }
+
     #[test]
-    fn sandboxed_is_accepted_only_with_the_unsandboxed_option() {
-        let text = "[agent]\nharness = \"custom\"\ntype = \"sandboxed\"\n";
-        let config = parse(text.as_bytes(), &Options { unsandboxed: true, ..Options::default() }).unwrap();
-        assert_eq!(config.findings, []);
-        assert_eq!(config.entries[0].spec.as_ref().unwrap().kind, Kind::Sandboxed);
-        let error = error_with("type = \"sandboxed\"");
-        assert!(error.starts_with(
-            "3:8: this version has no sandbox; write `type = \"native\"`, or run agentd with --unsandboxed"
-        ));
+    fn options_say_what_an_entry_leaves_open() {
+        let options = || Options {
+            default_type: DefaultType::Sandboxed,
+            engine: Engine::Runsc,
+            runsc: Some("/opt/runsc".into()),
+            ..Options::default()
+        };
+        let runsc = Sandbox { program: Some("/opt/runsc".into()), ..plain_sandbox(Engine::Runsc) };
+        assert_eq!(kind("", &options()), Kind::Sandboxed(runsc.clone()));
+        assert_eq!(kind("type = \"sandboxed\"", &options()), Kind::Sandboxed(runsc.clone()));
+        assert_eq!(kind("sandbox = \"bwrap\"", &options()), Kind::Sandboxed(plain_sandbox(Engine::Bwrap)));
+        assert_eq!(kind("type = \"native\"", &options()), Kind::Native);
+        assert_eq!(kind("sandbox = \"none\"", &options()), Kind::Native);
+        assert_eq!(kind("memory = \"1GiB\"", &options()), Kind::Sandboxed(runsc));
+        assert_eq!(kind("", &Options { unsandboxed: true, ..options() }), Kind::Unsandboxed);
+    }
+
+    #[test]
+    fn a_sandbox_has_what_its_entry_says() {
+        let lines = "type = \"sandboxed\"\nsandbox_read = [\"/srv//x/\", \"~/.cache\"]\nsandbox_write = [\"/srv/./y\"]\n\
+                     sandbox_home = \"fresh\"\nnetwork = \"none\"";
+        let expected = Sandbox {
+            read: vec!["/srv/x".into(), "~/.cache".into()],
+            write: vec!["/srv/y".into()],
+            home: Home::Fresh,
+            network: Network::None,
+            ..plain_sandbox(Engine::Bwrap)
+        };
+        assert_eq!(kind(lines, &Options::default()), Kind::Sandboxed(expected));
+    }
+
+    #[test]
+    fn a_proxy_lets_a_preset_do_without_a_network() {
+        let text =
+            |proxy: &str| format!("[agent]\nharness = \"codex\"\nsandbox = \"bwrap\"\nnetwork = \"none\"\n{proxy}\n");
+        let spec = agent(&text("sandbox_proxy = \"unix:~/proxy\""));
+        assert_eq!(spec.kind.sandbox().unwrap().proxy, Some("~/proxy".into()));
+        let config = parse(text("").as_bytes(), &Options::default()).unwrap();
+        let wrong = config.entries[0].spec.as_ref().unwrap_err();
+        assert!(wrong.contains("write `network = \"host\"`, a `sandbox_proxy`, or"), "{wrong}");
+    }
+
+    #[rstest]
+    #[case("claude-code", &[".claude.json", ".claude/.credentials.json", ".claude/settings.json", ".claude/CLAUDE.md"])]
+    #[case("codex", &[".codex/auth.json", ".codex/config.toml"])]
+    #[case("gemini-cli", &[".gemini/oauth_creds.json", ".gemini/settings.json", ".gemini/installation_id"])]
+    #[case("opencode", &[".local/share/opencode/auth.json", ".config/opencode/opencode.json"])]
+    #[case("custom", &[])]
+    fn a_home_is_filled_with_what_its_harness_needs(#[case] harness: &str, #[case] among: &[&str]) {
+        let spec = agent(&format!("[agent]\nharness = \"{harness}\"\ntype = \"sandboxed\"\n"));
+        let seed = &spec.kind.sandbox().unwrap().seed;
+        let all: Vec<PathBuf> = Harness::find(harness).unwrap().seed.iter().map(PathBuf::from).collect();
+        assert_eq!(*seed, all);
+        assert!(among.iter().all(|path| seed.contains(&PathBuf::from(path))), "{seed:?}");
+    }
+
+    #[rstest]
+    #[case("", None, None)]
+    #[case("type = \"native\"", None, None)]
+    #[case("type = \"sandboxed\"", Some(2 << 30), Some(512))]
+    #[case("sandbox = \"crun\"", Some(2 << 30), Some(512))]
+    #[case("type = \"sandboxed\"\nmemory = \"\"\npid_limit = 0", Some(2 << 30), Some(512))]
+    #[case("type = \"sandboxed\"\nmemory = \"1GiB\"", Some(1 << 30), Some(512))]
+    #[case("type = \"sandboxed\"\npid_limit = 7", Some(2 << 30), Some(7))]
+    fn only_sandboxed_agents_have_limits_by_default(
+        #[case] lines: &str,
+        #[case] memory: Option<u64>,
+        #[case] tasks: Option<u64>,
+    ) {
+        let limits = agent_with(lines).policy.limits;
+        assert_eq!(limits, Limits { memory, tasks, cpu: None });
+        let unsandboxed = Options { unsandboxed: true, ..Options::default() };
+        let text = format!("[agent]\nharness = \"custom\"\n{lines}\n");
+        let config = parse(text.as_bytes(), &unsandboxed).unwrap();
+        let given = config.entries[0].spec.as_ref().unwrap().policy.limits;
+        assert!(given.memory.is_none_or(|memory| memory == 1 << 30) && given.tasks.is_none_or(|tasks| tasks == 7));
+    }
+
+    #[rstest]
+    #[case("", false, false, false)]
+    #[case("type = \"sandboxed\"", false, false, true)]
+    #[case("sandbox = \"crun\"\nmemory = \"\"\npid_limit = 0", false, false, true)]
+    #[case("type = \"sandboxed\"\ncpu = 1", false, false, false)]
+    #[case("type = \"sandboxed\"\nmemory = \"2GiB\"", false, false, false)]
+    #[case("", true, true, true)]
+    #[case("memory = \"1GiB\"", true, true, false)]
+    #[case("sandbox = \"crun\"", true, false, true)]
+    #[case("type = \"native\"", true, false, false)]
+    fn what_an_entry_leaves_open_is_known(
+        #[case] lines: &str,
+        #[case] is_default: bool,
+        #[case] sandbox: bool,
+        #[case] limits: bool,
+    ) {
+        let default_type = if is_default { DefaultType::Sandboxed } else { DefaultType::Native };
+        let text = format!("[agent]\nharness = \"custom\"\n{lines}\n");
+        let config = parse(text.as_bytes(), &Options { default_type, ..Options::default() }).unwrap();
+        let by_default = config.entries[0].spec.as_ref().unwrap().policy.by_default;
+        assert_eq!(by_default, ByDefault { sandbox, limits });
+    }
+
+    #[rstest]
+    #[case("secrets = [\"A\", \"B\"]", &[("A", "A"), ("B", "B")])]
+    #[case("secrets = { A = \"A\" }", &[("A", "A")])]
+    #[case("secrets = {}", &[])]
+    #[case("secrets = { GH_TOKEN = \"github-reviewer\", GITHUB_TOKEN = \"github-reviewer\" }", &[("GH_TOKEN", "github-reviewer"), ("GITHUB_TOKEN", "github-reviewer")])]
+    #[case("secrets.A = \"1.key@host+x\"", &[("A", "1.key@host+x")])]
+    fn secrets_are_names_or_variables_with_files(#[case] line: &str, #[case] expected: &[(&str, &str)]) {
+        let expected = expected.iter().map(|&(name, file)| (name.to_owned(), file.to_owned())).collect();
+        assert_eq!(agent_with(line).secrets, Some(expected));
+    }
+
+    #[rstest]
+    #[case("labels = { team = \"web\", review = \"\" }")]
+    #[case("labels = [\"team=web\", \"review\"]")]
+    #[case("labels = [\"review=\", \"team=web\"]")]
+    #[case("labels.team = \"web\"\nlabels.review = \"\"")]
+    fn labels_are_a_table_or_an_array(#[case] lines: &str) {
+        let expected = [("review", ""), ("team", "web")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(agent_with(lines).policy.labels, expected.into());
+    }
+
+    #[test]
+    fn at_most_32_labels_are_accepted() {
+        let of = |count: usize| {
+            let labels: Vec<String> = (0..count).map(|number| format!("\"k{number}\"")).collect();
+            format!("labels = [{}]", labels.join(", "))
+        };
+        assert_eq!(agent_with(&of(32)).policy.labels.len(), 32);
+        assert!(error_with(&of(33)).starts_with("3:10: `labels` has 33 labels; write at most 32"));
+    }
+
+    #[test]
+    fn at_most_64_paths_are_accepted() {
+        let of = |count: usize| {
+            let paths: Vec<String> = (0..count).map(|number| format!("\"/p{number}\"")).collect();
+            format!("type = \"sandboxed\"\nsandbox_read = [{}]", paths.join(", "))
+        };
+        assert_eq!(agent_with(&of(64)).kind.sandbox().unwrap().read.len(), 64);
+        assert!(error_with(&of(65)).contains("`sandbox_read` has too many paths; write at most 64"));
+    }
+
+    #[rstest]
+    #[case(
+        "type = \"sandboxed\"\nsandbox = \"none\"",
+        "4:11: `sandbox = \"none\"` contradicts `type = \"sandboxed\"`; remove one of them"
+    )]
+    #[case(
+        "type = \"native\"\nsandbox = \"runsc\"",
+        "4:11: `sandbox = \"runsc\"` contradicts `type = \"native\"`; remove one of them"
+    )]
+    #[case("sandbox = \"bubblewrap\"", "3:11: unknown agent.sandbox \"bubblewrap\"; did you mean \"bwrap\"?")]
+    #[case("sandbox = \"gVisor\"", "3:11: unknown agent.sandbox \"gVisor\"; did you mean \"runsc\"?")]
+    #[case("sandbox = \"docker\"", "3:11: unknown agent.sandbox \"docker\"; write none, bwrap, runsc or crun")]
+    #[case("type = \"gvisor\"", "3:8: unknown agent.type \"gvisor\"; did you mean `sandbox = \"runsc\"`?")]
+    #[case("type = \"crun\"", "3:8: unknown agent.type \"crun\"; did you mean `sandbox = \"crun\"`?")]
+    #[case("network = false", "3:11: `network` is a boolean; write \"host\" or \"none\"")]
+    #[case(
+        "type = \"sandboxed\"\nsandbox_read = [\"/dev/shm\"]",
+        "4:17: a path in `sandbox_read` is in /proc, /dev or /sys, which each sandbox has of its own; remove it"
+    )]
+    #[case("sandbox = true", "3:11: `sandbox` is a boolean; write \"none\", \"bwrap\", \"runsc\" or \"crun\"")]
+    #[case(
+        "type = \"sandboxed\"\nsandbox_home = \"mine\"",
+        "4:16: unknown agent.sandbox_home \"mine\"; write kept, fresh or real"
+    )]
+    #[case("type = \"sandboxed\"\nnetwork = \"nome\"", "4:11: unknown agent.network \"nome\"; did you mean \"none\"?")]
+    #[case(
+        "type = \"sandboxed\"\nsandbox_proxy = \"unix:/run/p\"",
+        "4:17: `sandbox_proxy` keeps nothing in, because the agent has the network of the machine; write `network = \"none\"`, or remove it"
+    )]
+    #[case(
+        "sandbox = \"runsc\"\nnetwork = \"none\"\nsandbox_proxy = \"unix:/run/p\"",
+        "5:17: `sandbox_proxy` does not work with runsc, which reaches no socket outside; write `sandbox = \"bwrap\"` or `\"crun\"`"
+    )]
+    #[case(
+        "type = \"sandboxed\"\nnetwork = \"none\"\nsandbox_proxy = \"http://localhost:3128\"",
+        "5:17: the address in `sandbox_proxy` is not a Unix socket; write \"unix:\" and its absolute path"
+    )]
+    #[case(
+        "type = \"sandboxed\"\nnetwork = \"none\"\nsandbox_proxy = \"unix:/run/../p\"",
+        "5:17: the address in `sandbox_proxy` has a `..`; write where it leads"
+    )]
+    #[case("trust_repository = \"yes\"", "3:20: `trust_repository` is a string; write true or false, without quotes")]
+    #[case(
+        "network = \"none\"",
+        "3:11: `network = \"none\"` needs a sandbox, and the agent has none; write `type = \"sandboxed\"`"
+    )]
+    #[case(
+        "type = \"sandboxed\"\nsandbox_write = \"/srv\"",
+        "4:17: `sandbox_write` is a string; write an array of strings, in [ ]"
+    )]
+    #[case(
+        "type = \"sandboxed\"\nsandbox_write = [\"/\"]",
+        "4:18: a path in `sandbox_write` is the whole machine; name only what the agent needs"
+    )]
+    #[case(
+        "sandbox_write = [\"~\"]",
+        "3:18: a path in `sandbox_write` is the whole home; write `sandbox_home = \"real\"`, or name only what the agent needs"
+    )]
+    #[case(
+        "sandbox_read = [\"/a\", \"\"]",
+        "3:23: a path in `sandbox_read` is empty; write an absolute path, or remove it"
+    )]
+    #[case(
+        "sandbox_read = [\"a/b\"]",
+        "3:17: a path in `sandbox_read` is relative; write an absolute path, or ~/ and a path below the agent user's home"
+    )]
+    #[case("sandbox_read = [\"/a/../b\"]", "3:17: a path in `sandbox_read` has a `..`; write where it leads")]
+    #[case(
+        "sandbox_read = [\"/a\\u0000\"]",
+        "3:17: a string in `sandbox_read` has a NUL character; remove it, no program can be given one"
+    )]
+    #[case(
+        "secrets = \"A\"",
+        "3:11: `secrets` is a string; write an array of names, or a table like { GH_TOKEN = \"github-reviewer\" }"
+    )]
+    #[case(
+        "secrets = { A-B = \"x\" }",
+        "3:13: \"A-B\" cannot be a variable in `secrets`; a secret's name has letters, digits and _, and does not begin with a digit"
+    )]
+    #[case("secrets = { A = 1 }", "3:17: the file of \"A\" in `secrets` is an integer; write a string, in quotes")]
+    #[case(
+        "secrets = { A = \"x/y\" }",
+        "3:17: \"x/y\" cannot be a secret's file; write the name of a file in the secrets directory: up to 255 of `A-Z a-z 0-9 . _ @ + -`, beginning with a letter, a digit or _"
+    )]
+    #[case("secrets = { A = \"..\" }", "3:17: \"..\" cannot be a secret's file; write")]
+    #[case("secrets = { A = \"\" }", "3:17: \"\" cannot be a secret's file; write")]
+    #[case(
+        "labels = \"web\"",
+        "3:10: `labels` is a string; write a table like { team = \"web\" }, or an array like [\"review\", \"team=web\"]"
+    )]
+    #[case(
+        "labels = { \"a b\" = \"x\" }",
+        "3:12: \"a b\" cannot be the key of a label; write up to 63 of `A-Z a-z 0-9 . _ / -`, not beginning with -"
+    )]
+    #[case(
+        "labels = { a = \"x y\" }",
+        "3:12: \"x y\" cannot be the value of a label; write up to 63 of `A-Z a-z 0-9 . _ / -`, or nothing"
+    )]
+    #[case("labels = { a = 1 }", "3:16: the label \"a\" in `labels` is an integer; write a string, in quotes")]
+    #[case("labels = [\"a=b\", \"a\"]", "3:18: the label \"a\" is there twice; remove one of them")]
+    #[case("labels = [\"=b\"]", "3:11: \"\" cannot be the key of a label; write")]
+    fn a_wrong_sandbox_secret_or_label_is_an_error(#[case] lines: &str, #[case] expected: &str) {
+        let error = error_with(lines);
+        assert!(error.starts_with(expected), "{error}");
+        let text = format!("[agent]\nharness = \"custom\"\n{lines}\n");
+        super::super::schema::tests::refuses(&text, &error);
+    }
+
+    #[rstest]
+    #[case("claude-code")]
+    #[case("codex")]
+    #[case("gemini-cli")]
+    #[case("opencode")]
+    fn a_preset_without_a_network_is_an_error(#[case] harness: &str) {
+        let text = format!("[agent]\nharness = \"{harness}\"\ntype = \"sandboxed\"\nnetwork = \"none\"\n");
+        let error = read(&text).error().unwrap();
+        let expected = format!("4:11: {harness} cannot work without a network, because it needs its service; write");
+        assert!(error.starts_with(&expected), "{error}");
     }
 
     #[rstest]
     #[case("restart = \"sometimes\"", "3:11: invalid agent.restart \"sometimes\"; write no, on-failure or always")]
     #[case("restart = \"on_failure\"", "3:11: invalid agent.restart \"on_failure\"; did you mean \"on-failure\"?")]
-    #[case("restart = true", "3:11: `restart` is a boolean; write a string, in quotes")]
+    #[case("restart = true", "3:11: `restart` is a boolean; write \"no\", \"on-failure\" or \"always\"")]
     #[case("type = \"vm\"", "3:8: unknown agent.type \"vm\"; write native or sandboxed")]
     #[case(
         "max_restarts = -1",
@@ -596,6 +911,27 @@ mod fields {
     #[case("prompt = \"a\\u0000\"", "3:10: `prompt` has a NUL character; remove it, no program can be given one")]
     #[case("prompt = [\"a\"]", "3:10: `prompt` is an array; write a string, in quotes")]
     #[case(
+        "user = \"a/b\"",
+        "3:8: \"a/b\" cannot be a `user`; a user's name has 1 to 32 characters, of A-Z, a-z, 0-9, _, . and -; it does not begin with . or -, and is no number"
+    )]
+    #[case(
+        "umask = \"22\"",
+        "3:9: \"22\" cannot be a `umask`; write three or four octal digits in quotes, such as \"0002\" or \"0077\""
+    )]
+    #[case(
+        "umask = \"0028\"",
+        "3:9: \"0028\" cannot be a `umask`; write three or four octal digits in quotes, such as \"0002\" or \"0077\""
+    )]
+    #[case(
+        "umask = \"1002\"",
+        "3:9: \"1002\" cannot be a `umask`; write three or four octal digits in quotes, such as \"0002\" or \"0077\""
+    )]
+    #[case(
+        "umask = 2",
+        "3:9: `umask` is an integer; write three or four octal digits in quotes, such as \"0002\" or \"0077\""
+    )]
+    #[case("user = 1000", "3:8: `user` is an integer; write the name of a user, in quotes")]
+    #[case(
         "workdir = \"src\"",
         "3:11: `workdir` is a relative path; write an absolute path, or ~/ and a path below the agent user's home"
     )]
@@ -621,7 +957,10 @@ mod fields {
         "env = { A = \"x\\u0000\" }",
         "3:13: the value of \"A\" in `env` has a NUL character; remove it, no program can be given one"
     )]
-    #[case("secrets = \"API_KEY\"", "3:11: `secrets` is a string; write an array of names, in [ ]")]
+    #[case(
+        "secrets = \"API_KEY\"",
+        "3:11: `secrets` is a string; write an array of names, or a table like { GH_TOKEN = \"github-reviewer\" }"
+    )]
     #[case(
         "secrets = [\"API-KEY\"]",
         "3:12: \"API-KEY\" cannot be a name in `secrets`; a secret's name has letters, digits and _, and does not begin with a digit"
@@ -694,8 +1033,12 @@ mod unknown_keys {
     }
 
     #[test]
-    fn of_other_programs_are_ignored() {
-        agent_with("extra_packages = [\"ripgrep\"]");
+    fn of_packages_are_read() {
+        let spec = agent_with("extra_packages = [\"ripgrep\", \"python3Packages.numpy\"]");
+        assert_eq!(spec.packages.iter().map(Package::as_str).collect::<Vec<_>>(), ["ripgrep", "python3Packages.numpy"]);
+        assert_eq!(spec.packages_timeout, Duration::from_mins(10));
+        let spec = agent_with("type = \"native\"\nextra_packages = [\"jq\"]\nextra_packages_timeout = \"1h\"");
+        assert_eq!((spec.packages.len(), spec.packages_timeout), (1, Duration::from_hours(1)));
     }
 
     #[test]
@@ -964,7 +1307,9 @@ mod real_files {
         assert_eq!(told(&config), Vec::<String>::new());
         assert_eq!(names(&config), ["reviewer-0", "reviewer-1"]);
         let config = read(text);
-        assert!(config.entries.iter().all(|entry| entry.spec.is_err()));
+        assert_eq!(told(&config), Vec::<String>::new());
+        let limits = Limits { memory: Some(2 << 30), tasks: Some(512), cpu: None };
+        assert!(config.entries.iter().all(|entry| entry.spec.as_ref().unwrap().policy.limits == limits));
         assert!(config.complete);
     }
 
@@ -1006,6 +1351,14 @@ fn any_line() -> impl Strategy<Value = String> {
         "backoff_reset",
         "replicas",
         "type",
+        "sandbox",
+        "sandbox_read",
+        "sandbox_write",
+        "sandbox_home",
+        "network",
+        "sandbox_proxy",
+        "trust_repository",
+        "labels",
         "memory",
         "promt",
     ]);
@@ -1024,6 +1377,13 @@ fn any_line() -> impl Strategy<Value = String> {
         "\"~/w\"",
         "\"native\"",
         "\"sandboxed\"",
+        "\"none\"",
+        "\"runsc\"",
+        "\"kept\"",
+        "[\"/\"]",
+        "[\"/w\", \"~/w\"]",
+        "[\"~/..\"]",
+        "[\"a\", \"a=b\"]",
         "0",
         "1",
         "2",

@@ -9,14 +9,12 @@ use zbus::Variant;
 
 use crate::agent::spec::Limits;
 use crate::sys::procfs;
-use crate::sys::systemd::bus::{ANSWER_TIMEOUT, Error, Systemd};
+use crate::sys::systemd::bus::{ANSWER_TIMEOUT, Error, NO_SUCH_UNIT, Systemd};
 
 /// How often to check whether a unit of the same name is gone.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
-
-const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
 /// The daemon's own unit, as far as is known.
 const SERVICE: &str = "agentd.service";
@@ -119,8 +117,11 @@ async fn start(systemd: &Systemd, name: &str, properties: Properties, patience: 
 /// Changes the limits of a scope that was started this way.
 pub async fn limit_scope(systemd: &Systemd, name: &str, limits: &Limits) -> Result<(), Error> {
     let body = (name, true, settings(limits).to_vec());
-    let changed = systemd.call_manager("change the limits of a scope", "SetUnitProperties", &body);
-    changed.await.map_err(|error| if error.is(NO_SUCH_UNIT) { Error::NoUnit(name.to_owned()) } else { error })
+    let operation = "change the limits of a scope";
+    match systemd.call_manager(operation, "SetUnitProperties", &body).await {
+        Err(error) if error.is(NO_SUCH_UNIT) => Err(Error::NoUnit { operation, name: name.to_owned() }),
+        result => result,
+    }
 }
 
 /// The limits as properties, see `systemd.resource-control(5)`: the largest number means no limit.

@@ -16,6 +16,7 @@ use nix::unistd::Uid;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::agent::user::UserName;
 use crate::contain::scope;
 use crate::sys::PathError;
 use crate::sys::blocking;
@@ -24,10 +25,18 @@ use crate::sys::procfs;
 use crate::sys::rate_limit::OnChange;
 use crate::sys::systemd::{self, Systemd};
 
-/// The name of the scope. No agent's scope has it, because an agent's begins with `agentd-`.
+/// The name of the default user's scope. No agent's scope has it, because an agent's begins with `agentd-`.
 const NAME: &str = "agentd:tmux.scope";
 
 const DESCRIPTION: &str = "tmux server of the AI coding agents";
+
+fn name_of(user: Option<&UserName>) -> String {
+    user.map_or_else(|| NAME.to_owned(), |user| format!("agentd:tmux:{user}.scope"))
+}
+
+fn description_of(user: Option<&UserName>) -> String {
+    user.map_or_else(|| DESCRIPTION.to_owned(), |user| format!("{DESCRIPTION} of user {user}"))
+}
 
 /// How long systemd may take to move the server.
 const MOVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -56,16 +65,19 @@ enum Error {
 #[derive(Debug)]
 pub struct ServerScope {
     systemd: Systemd,
+    name: String,
+    description: String,
     /// Whether launchers are moved together with the server.
     with_launchers: bool,
 }
 
 impl ServerScope {
-    /// The scope of this daemon's server; `None` where no manager would create one.
-    pub fn here(systemd: Systemd) -> Option<Self> {
+    /// The scope of the server of this user, or of the default one; `None` where no manager would create one.
+    pub fn here(systemd: Systemd, user: Option<&UserName>) -> Option<Self> {
         let is_root = Uid::effective().is_root();
         let can = systemd::is_booted() && (is_root || systemd::user_runtime_dir().is_some());
-        can.then_some(Self { systemd, with_launchers: !is_root })
+        let (name, description) = (name_of(user), description_of(user));
+        can.then_some(Self { systemd, name, description, with_launchers: !is_root })
     }
 
     /// Moves each server that serves out of the daemon's own control group, until no more can follow.
@@ -119,12 +131,12 @@ impl ServerScope {
                 pids.truncate(1);
             }
             let unique = format!("agentd:tmux:{one}.scope");
-            let mut name = if first.is_none() { NAME.to_owned() } else { unique.clone() };
-            let mut started = scope::start_server_scope(&self.systemd, &name, DESCRIPTION, &pids).await;
+            let mut name = if first.is_none() { self.name.clone() } else { unique.clone() };
+            let mut started = scope::start_server_scope(&self.systemd, &name, &self.description, &pids).await;
             // Something that an operator left running may keep the scope of an earlier server.
             if let Err(systemd::Error::Exists(_)) = started {
                 name = unique;
-                started = scope::start_server_scope(&self.systemd, &name, DESCRIPTION, &pids).await;
+                started = scope::start_server_scope(&self.systemd, &name, &self.description, &pids).await;
             }
             started?;
             await_move(&pids).await?;
@@ -204,6 +216,14 @@ mod tests {
             assert!(!is_inside(Path::new(other), unit), "{other}");
         }
         assert!(!is_inside(unit, Path::new("/")));
+    }
+
+    #[test]
+    fn each_user_has_a_scope_and_the_default_one_keeps_its_name() {
+        let user = "a.b-2".parse().unwrap();
+        assert_eq!((name_of(None), name_of(Some(&user))), (NAME.to_owned(), "agentd:tmux:a.b-2.scope".to_owned()));
+        // That of a second server is named by a number, which no user's name is.
+        assert!("17".parse::<UserName>().is_err());
     }
 
     #[test]

@@ -41,8 +41,6 @@ use crate::wire::status::Usage;
 /// How long the kernel may take over a control group.
 const ARRANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
-const NO_LIMITS: &str = "its limits are not applied: agentd does not run as root, or systemd does not run";
-
 /// Whether agents have control groups.
 #[derive(Clone, Debug)]
 enum Groups {
@@ -127,6 +125,15 @@ impl Trees {
         trees
     }
 
+    /// The trees of the same daemon's agents that run as another user.
+    ///
+    /// Processes are found by their user and marker where there are no control groups, so a user's processes that bear the marker of
+    /// another user's agent are not taken for that agent's.
+    #[must_use]
+    pub fn of_user(&self, user: Uid) -> Self {
+        Self { user, marker: EnvironMarker::new(&self.state_dir, user), ..self.clone() }
+    }
+
     /// The connection to systemd, for other questions.
     pub fn systemd(&self) -> Systemd {
         self.systemd.clone()
@@ -181,7 +188,14 @@ impl Trees {
     fn no_limits(&self) -> String {
         match &*self.lock() {
             Groups::Lost(why) => format!("its limits are not applied: {why}"),
-            Groups::Had(_) | Groups::NotHere => NO_LIMITS.to_owned(),
+            Groups::Had(_) | Groups::NotHere => {
+                let why = match (Uid::effective().is_root(), systemd::is_booted()) {
+                    (false, _) => "agentd does not run as root",
+                    (true, false) => "systemd does not run",
+                    (true, true) => "agentd is not a service of systemd",
+                };
+                format!("its limits are not applied: {why}")
+            }
         }
     }
 
@@ -289,7 +303,7 @@ impl Tree {
                 match scope::limit_scope(&self.trees.systemd, &scope, limits).await {
                     Ok(()) => None,
                     // Without a scope, it has no limits.
-                    Err(systemd::Error::NoUnit(_)) if !limits.is_any() => None,
+                    Err(systemd::Error::NoUnit { .. }) if !limits.is_any() => None,
                     Err(error) => Some(format!("its limits are not applied: {error}")),
                 }
             }

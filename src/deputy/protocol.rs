@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::terminal::Wanted;
-use crate::agent::seen::{SeenPrompt, SeenWorkdir};
+use crate::agent::seen::{SeenPrompt, SeenRepository, SeenWorkdir};
 use crate::sys::process::Identity;
 use crate::sys::watch::Target;
 
@@ -22,16 +22,20 @@ pub(super) const FILE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) enum Request {
     /// Run tmux with these arguments and this standard input, for no longer than this.
     Tmux { program: Program, arguments: Vec<String>, input: Input, timeout: Duration },
+    /// Run this program with these arguments in the environment of a login, for no longer than this.
+    InLogin { program: PathBuf, arguments: Vec<String>, timeout: Duration },
     /// Find the tmux server of this socket. The server that was seen there recreates a missing socket file.
     Server { socket: PathBuf, seen: Option<Seen> },
     /// End the tmux server of this socket, if no process that it started is alive.
     EndServer(PathBuf),
     /// Have the tmux server of this socket notice that this child of its has ended.
     Remind { socket: PathBuf, seen: Option<Seen>, ended: Identity },
-    /// Read a prompt file.
-    Prompt(PathBuf),
+    /// Read a prompt file, which is guarded if a sandboxed agent could have put a link in its place.
+    Prompt { path: PathBuf, guarded: bool },
     /// Examine a working directory.
     Workdir(PathBuf),
+    /// Look for the repository around a directory.
+    Repository(PathBuf),
     /// Set the mode of a file that the agent user owns.
     SetMode { path: PathBuf, mode: u32 },
     /// Find out whether the terminal of this process is in canonical mode.
@@ -48,11 +52,14 @@ pub(crate) enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     Tmux(Result<Output, RunError>),
+    InLogin(Result<Output, RunError>),
     Server(Result<Server, String>),
     EndServer(Result<bool, String>),
     Remind(Result<bool, String>),
     Prompt(SeenPrompt),
     Workdir(SeenWorkdir),
+    /// What git has to do with the repository.
+    Repository(SeenRepository),
     SetMode(Result<(), String>),
     LineMode(Result<bool, String>),
     /// Rendering has started.

@@ -1,9 +1,11 @@
 //! The deputy's main loop: reads requests and answers them, with the agent user's rights.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::stat::SFlag;
 use nix::unistd::{AccessFlags, Uid, eaccess};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -22,11 +25,11 @@ use tokio::task::JoinSet;
 use super::protocol::{FILE_TIMEOUT, Input, MAX_FRAME, Numbered, Output, Program, Reply, Request, RunError};
 use super::tmux_server;
 use super::{line_mode, terminal};
-use crate::agent::seen::{Problem, SeenPrompt, SeenWorkdir};
+use crate::agent::seen::{Problem, SeenPrompt, SeenRepository, SeenWorkdir};
 use crate::logs::renderer;
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;
-use crate::sys::exec::MAX_ARGUMENT;
+use crate::sys::exec::{MAX_ARGUMENT, single_quote};
 use crate::sys::fd;
 use crate::sys::fd_passing::Receiver;
 use crate::sys::frame;
@@ -34,7 +37,9 @@ use crate::sys::inheritance;
 use crate::sys::memory;
 use crate::sys::panics;
 use crate::sys::regular_file;
+use crate::sys::repository::{self, Repository};
 use crate::sys::secret_bytes::SecretBytes;
+use crate::sys::steady_path;
 use crate::sys::watch::Watcher;
 use crate::text::printable::without_byte_order_mark;
 
@@ -171,6 +176,9 @@ async fn answer(request: Request, account: &Account, hanging: &Hanging) -> Optio
         Request::Tmux { program, arguments, input, timeout } => {
             Some(Reply::Tmux(tmux(program, &arguments, input, timeout, account).await))
         }
+        Request::InLogin { program, arguments, timeout } => {
+            Some(Reply::InLogin(in_login(&program, &arguments, timeout, account).await))
+        }
         Request::Watch(_) | Request::Render | Request::Terminal(_) => None,
         request if hanging.contains(&request) => Some(Reply::FileSystemHangs),
         request => in_time(request, hanging, FILE_TIMEOUT, work_on_file).await,
@@ -195,8 +203,13 @@ pub(super) fn render(socket: OwnedFd) -> Reply {
 /// Blocks for as long as the file system does.
 fn work_on_file(request: Request) -> Option<Reply> {
     Some(match request {
-        Request::Prompt(path) => Reply::Prompt(read_prompt(&path)),
+        Request::Prompt { path, guarded: false } => Reply::Prompt(read_prompt(&path)),
+        Request::Prompt { path, guarded: true } => Reply::Prompt(read_guarded_prompt(&path)),
         Request::Workdir(path) => Reply::Workdir(look_at_workdir(&path)),
+        Request::Repository(path) => Reply::Repository(match repository::look(&path) {
+            Repository::OfAnother { why, .. } => SeenRepository::Distrusted(why),
+            Repository::Usable | Repository::OfRoot(_) => SeenRepository::Usable,
+        }),
         Request::SetMode { path, mode } => Reply::SetMode(
             fs::set_permissions(&path, fs::Permissions::from_mode(mode))
                 .map_err(|error| format!("failed to set the mode of {}: {error}", path.display())),
@@ -205,7 +218,9 @@ fn work_on_file(request: Request) -> Option<Reply> {
         Request::EndServer(socket) => Reply::EndServer(tmux_server::end_deserted(&socket)),
         Request::LineMode(pid) => Reply::LineMode(line_mode::is_canonical(pid)),
         Request::Remind { socket, seen, ended } => Reply::Remind(tmux_server::remind(&socket, seen, ended)),
-        Request::Tmux { .. } | Request::Watch(_) | Request::Render | Request::Terminal(_) => return None,
+        Request::Tmux { .. } | Request::InLogin { .. } | Request::Watch(_) | Request::Render | Request::Terminal(_) => {
+            return None;
+        }
     })
 }
 
@@ -260,9 +275,47 @@ async fn tmux(
     timeout: Duration,
     account: &Account,
 ) -> Result<Output, RunError> {
-    let failed = |error: io::Error| not_started(&error);
     let mut command = Command::new(path_of(&program)?);
     command.arg0(TMUX).args(arguments).env_clear().envs(account.base_environment()).env("LANG", "C.UTF-8");
+    output(command, TMUX, input, timeout, not_started).await
+}
+
+/// Runs a program as the login shell of the agent user starts it, or by the same rules as a launcher does without one.
+async fn in_login(
+    program: &Path,
+    arguments: &[String],
+    timeout: Duration,
+    account: &Account,
+) -> Result<Output, RunError> {
+    let environment = account.base_environment();
+    let (mut command, first) = if account.refuses_logins() {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        (command, program.to_owned())
+    } else {
+        let (account, _) = account.clone().with_a_shell();
+        let words = [program].into_iter().chain(arguments.iter().map(Path::new)).map(single_quote).collect::<Vec<_>>();
+        let line = [b"exec ".to_vec(), words.join(&b' ')].concat();
+        let mut command = Command::new(&account.shell);
+        command.arg0(account.login_shell_name()).arg("-c").arg(OsString::from_vec(line));
+        (command, account.shell)
+    };
+    command.env_clear().envs(environment).current_dir("/");
+    let name = program.display().to_string();
+    let not_started =
+        |error: &io::Error| RunError::Start { program: first.display().to_string(), reason: error.to_string() };
+    output(command, &name, String::new(), timeout, not_started).await
+}
+
+/// Runs a command to its end.
+async fn output(
+    mut command: Command,
+    name: &str,
+    input: String,
+    timeout: Duration,
+    not_started: impl Fn(&io::Error) -> RunError,
+) -> Result<Output, RunError> {
+    let failed = |error: io::Error| not_started(&error);
     command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(failed)?;
@@ -277,7 +330,7 @@ async fn tmux(
         let ((), stdout, stderr, status) = tokio::join!(write, text(stdout), text(stderr), child.wait());
         Ok(Output { success: status.map_err(failed)?.success(), stdout, stderr })
     };
-    let timed_out = |_| Err(RunError::TimedOut { program: TMUX.to_owned(), timeout });
+    let timed_out = |_| Err(RunError::TimedOut { program: name.to_owned(), timeout });
     tokio::time::timeout(timeout, output).await.unwrap_or_else(timed_out)
 }
 
@@ -334,6 +387,35 @@ fn read_prompt(path: &Path) -> SeenPrompt {
         Err(regular_file::Error::Link | regular_file::Error::NotRegular | regular_file::Error::TooLarge(_)) => {
             SeenPrompt::Unusable(Problem::NotAFile {})
         }
+    }
+}
+
+/// Reads a prompt file that a sandboxed agent may have replaced: what a link or another name of a file leads to may be something
+/// that its sandbox does not show.
+fn read_guarded_prompt(path: &Path) -> SeenPrompt {
+    let refused = |detail: String| SeenPrompt::Unusable(Problem::Inaccessible { detail });
+    let path = match std::path::absolute(path) {
+        Ok(path) => path,
+        Err(error) => return SeenPrompt::Unusable(unreadable(&error)),
+    };
+    match steady_path::find(&path) {
+        Ok(found) if found.kind() != SFlag::S_IFREG => SeenPrompt::Unusable(Problem::NotAFile {}),
+        Ok(found) if found.is_replaceable && found.status.st_nlink > 1 => refused(
+            "has other names (hard links), by which a sandboxed agent could show itself another file; copy it"
+                .to_owned(),
+        ),
+        Ok(found) => match found.open() {
+            Ok(file) => prompt_in(&file, &path),
+            Err(error) => SeenPrompt::Unusable(unreadable(&error)),
+        },
+        Err(steady_path::Error::Link(link)) => refused(format!(
+            "is not read for a sandboxed agent, because {} is a link that an agent could have placed; name what it leads to",
+            link.display()
+        )),
+        Err(steady_path::Error::System(error)) if error.source.kind() == io::ErrorKind::NotFound => {
+            SeenPrompt::Unusable(Problem::Absent {})
+        }
+        Err(steady_path::Error::System(error)) => SeenPrompt::Unusable(unreadable(&error.source)),
     }
 }
 
@@ -402,11 +484,37 @@ mod tests {
         let hang = move |_| late.recv().ok().map(|()| Reply::Changed);
         let reply = in_time(request.clone(), &hanging, Duration::from_millis(10), hang).await;
         assert!(matches!(reply, Some(Reply::FileSystemHangs)));
-        assert!(hanging.contains(&request) && !hanging.contains(&Request::Prompt("/w".into())));
+        assert!(
+            hanging.contains(&request) && !hanging.contains(&Request::Prompt { path: "/w".into(), guarded: false })
+        );
         drop(answer_late);
         while hanging.contains(&request) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    #[test]
+    fn a_guarded_prompt_is_no_link_and_has_no_other_name() {
+        let directory = TempDir::new().unwrap();
+        let at = |name: &str| directory.path().canonicalize().unwrap().join(name);
+        fs::write(at("secret"), "secret").unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        fs::write(at("folder/own"), " do it\n").unwrap();
+        symlink(at("secret"), at("folder/link")).unwrap();
+        symlink("folder", at("around")).unwrap();
+        fs::hard_link(at("secret"), at("folder/other")).unwrap();
+        mkfifo(&at("folder/fifo"), Mode::S_IRWXU).unwrap();
+        assert_eq!(read_guarded_prompt(&at("folder/own")), SeenPrompt::Text(SecretBytes::from("do it")));
+        for (name, why) in [
+            ("folder/link", "folder/link is a link"),
+            ("around/own", "around is a link"),
+            ("folder/other", "hard links"),
+        ] {
+            let SeenPrompt::Unusable(problem) = read_guarded_prompt(&at(name)) else { panic!("{name} is read") };
+            assert!(problem.to_string().contains(why), "{problem}");
+        }
+        assert_eq!(read_guarded_prompt(&at("folder/fifo")), SeenPrompt::Unusable(Problem::NotAFile {}));
+        assert_eq!(read_guarded_prompt(&at("folder/none")), SeenPrompt::Unusable(Problem::Absent {}));
     }
 
     #[tokio::test]

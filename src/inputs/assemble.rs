@@ -10,21 +10,80 @@ use crate::agent::declaration::{Declaration, Desired, DesiredAgent, Missing, Wai
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;
 use crate::agent::program::expanded;
+use crate::agent::sandbox::{Home, Network, Sandbox};
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::{Problem, Seen, SeenPrompt, SeenWorkdir};
-use crate::agent::spec::{AgentSpec, Prompt, Workdir};
+use crate::agent::spec::{AgentSpec, Kind, Prompt, Workdir};
+use crate::agent::user::{AgentUser, UserName};
 use crate::config::{Config, Entry};
+use crate::inputs::users::{self, Standing, Standings, View, Views};
 use crate::state::key::{Key, Marker};
 use crate::sys::account::Account;
 use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::secret_bytes::SecretBytes;
 
-/// The paths that must be looked at before [`desired`] can decide.
-pub fn paths(config: &Config, folder: &Path, account: &Account) -> (BTreeSet<PathBuf>, BTreeSet<PathBuf>) {
-    let specs = || config.entries.iter().filter_map(|entry| entry.spec.as_ref().ok());
-    let prompts = specs().filter_map(|spec| prompt_path(spec, folder)).collect();
-    let workdirs = specs().map(|spec| workdir_path(spec, account)).collect();
-    (prompts, workdirs)
+/// Paths that a user must look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paths {
+    /// Prompt files.
+    pub prompts: BTreeSet<PathBuf>,
+    /// Those of them that are for a sandboxed agent, or where one can write.
+    pub guarded: BTreeSet<PathBuf>,
+    /// Working directories, and homes.
+    pub workdirs: BTreeSet<PathBuf>,
+}
+
+/// The users that entries name beside the default one.
+pub fn named_users(config: &Config, default: &Account) -> BTreeSet<UserName> {
+    let named = config.entries.iter().filter_map(|entry| other_user(entry, default));
+    named.cloned().collect()
+}
+
+/// The same, and those `before` who may be named by an entry that cannot be read now: what runs of it was declared before.
+pub fn users_to_judge(config: &Config, default: &Account, before: &BTreeSet<UserName>) -> BTreeSet<UserName> {
+    let mut named = named_users(config, default);
+    if !config.complete || config.entries.iter().any(|entry| entry.spec.is_err()) {
+        named.extend(before.iter().cloned());
+    }
+    named
+}
+
+/// The user that an entry names, unless that is the default one.
+fn other_user<'a>(entry: &'a Entry, default: &Account) -> Option<&'a UserName> {
+    entry.spec.as_ref().ok()?.user.as_ref().filter(|user| !users::is_default(user, default))
+}
+
+/// The paths that must be looked at before [`desired`] can decide, by the user who looks; `None` is the default user.
+pub fn paths(
+    config: &Config,
+    folder: &Path,
+    default: &Account,
+    standings: &Standings,
+) -> BTreeMap<Option<UserName>, Paths> {
+    let mut all = BTreeMap::from([(None, Paths::default())]);
+    let mut writable = BTreeSet::new();
+    for entry in &config.entries {
+        let Ok(spec) = &entry.spec else { continue };
+        let user = other_user(entry, default);
+        let account = user.map_or(Some(default), |user| standings.get(user).and_then(Standing::account));
+        // Nobody can look for a user that there is not.
+        let Some(account) = account else { continue };
+        let paths = all.entry(user.cloned()).or_default();
+        let (prompt, workdir) = (prompt_path(spec, folder), workdir_path(spec, account));
+        if let Some(sandbox) = spec.kind.sandbox() {
+            paths.guarded.extend(prompt.clone());
+            writable.extend(in_place(sandbox, &account.home).write);
+            writable.insert(workdir.clone());
+        }
+        paths.prompts.extend(prompt);
+        paths.workdirs.insert(workdir);
+        paths.workdirs.extend(user.map(|_| account.home.clone()));
+    }
+    for Paths { prompts, guarded, .. } in all.values_mut() {
+        let is_writable = |path: &&PathBuf| writable.iter().any(|folder| path.starts_with(folder));
+        guarded.extend(prompts.iter().filter(is_writable).cloned());
+    }
+    all
 }
 
 fn prompt_path(spec: &AgentSpec, folder: &Path) -> Option<PathBuf> {
@@ -46,21 +105,28 @@ fn workdir_path(spec: &AgentSpec, account: &Account) -> PathBuf {
 pub struct DeclarationContext {
     /// The jcard; relative prompt files are resolved from its folder.
     pub file: PathBuf,
-    /// The account that agents run as.
+    /// The account of the default user.
     pub account: Account,
     /// The key for fingerprints of launches.
     pub key: Key,
 }
 
 /// Assembles the desired state.
-pub fn desired(config: &Config, secrets: &Secrets, seen: &Seen, place: &DeclarationContext) -> Desired {
+pub fn desired(config: &Config, secrets: &Secrets, views: &Views, place: &DeclarationContext) -> Desired {
     let file = place.file.as_path();
     let marker = KnownMarks::of(secrets, &place.key);
     let agent = |entry: &Entry| {
         let spec = entry.spec.as_ref().map_err(|findings| located(file, findings));
-        let declaration = spec.and_then(|spec| declare(spec, secrets, seen, place, &marker));
+        let user = other_user(entry, &place.account);
+        let declaration = spec.and_then(|spec| match Runner::of(user, views, place)? {
+            Ok(runner) => declare(spec, secrets, &runner, place, &marker),
+            Err(missing) => {
+                let launch = Err(Missing(vec![missing]));
+                Ok(Declaration { kind: spec.kind.clone(), policy: spec.policy.clone(), launch })
+            }
+        });
         let harness = entry.harness.map(|harness| harness.name);
-        (entry.name.key(), DesiredAgent { name: entry.name.clone(), harness, declaration })
+        (entry.name.key(), DesiredAgent { name: entry.name.clone(), harness, user: user.cloned(), declaration })
     };
     Desired {
         agents: config.entries.iter().map(agent).collect(),
@@ -68,6 +134,7 @@ pub fn desired(config: &Config, secrets: &Secrets, seen: &Seen, place: &Declarat
         config_error: config.error().map(|findings| located(file, &findings)),
         config_read: None,
         reading: None,
+        unfit: Arc::new(views.unfit().map(|(user, error)| (user.clone(), error.to_owned())).collect()),
         secrets_error: None,
         overrides: None,
         override_dir: None,
@@ -89,15 +156,47 @@ pub fn located(file: &Path, findings: &str) -> String {
     lines.join("\n")
 }
 
+/// Whom an agent runs as, and what that user sees.
+struct Runner<'a> {
+    /// `None` is the default user.
+    user: Option<AgentUser>,
+    account: &'a Account,
+    seen: &'a Seen,
+}
+
+impl<'a> Runner<'a> {
+    /// The outer error is that of the entry. The inner one is what the agent waits for.
+    fn of(
+        user: Option<&UserName>,
+        views: &'a Views,
+        place: &'a DeclarationContext,
+    ) -> Result<Result<Self, WaitingFor>, String> {
+        let Some(name) = user else {
+            return Ok(Ok(Self { user: None, account: &place.account, seen: &views.own }));
+        };
+        match views.others.get(name) {
+            Some(View::Of { account, seen }) => {
+                Ok(Ok(Self { user: Some(users::identity(name, account)), account, seen }))
+            }
+            Some(View::Unfit(error)) => Err(format!("{}: the `user` of the entry: {error}", place.file.display())),
+            Some(View::Missing(waiting_for)) => Ok(Err(waiting_for.clone())),
+            None => Ok(Err(WaitingFor::Unread {})),
+        }
+    }
+}
+
 fn declare(
     spec: &AgentSpec,
     secrets: &Secrets,
-    seen: &Seen,
+    runner: &Runner<'_>,
     place: &DeclarationContext,
     marker: &KnownMarks,
 ) -> Result<Declaration, String> {
-    let folder = folder_of(&place.file);
+    let (folder, seen, account) = (folder_of(&place.file), runner.seen, runner.account);
     let mut missing = Vec::new();
+    if let Some(user) = &runner.user {
+        missing.extend(users::home(&user.name, account, seen));
+    }
     let prompt = match &spec.prompt {
         None => None,
         Some(Prompt::Text(text)) => Some(SecretBytes::from(text.as_str())),
@@ -122,7 +221,7 @@ fn declare(
             }
         }
     };
-    let workdir = workdir_path(spec, &place.account);
+    let workdir = workdir_path(spec, account);
     let problem = match seen.workdirs.get(&workdir) {
         Some(SeenWorkdir::Usable) => None,
         Some(SeenWorkdir::Unusable(problem)) => Some(problem.clone()),
@@ -130,32 +229,42 @@ fn declare(
     };
     let path = || workdir.display().to_string();
     missing.extend(problem.map(|problem| WaitingFor::Workdir { path: path(), problem }));
-    let environment = match environment(spec, secrets) {
-        Ok(environment) => environment,
-        Err(names) => {
-            missing.push(WaitingFor::Secrets { names });
-            BTreeMap::new()
-        }
-    };
+    let environment = environment(spec, secrets)?.unwrap_or_else(|names| {
+        missing.push(WaitingFor::Secrets { names });
+        BTreeMap::new()
+    });
     let launch = if missing.is_empty() {
-        let home = &place.account.home;
+        let home = &account.home;
         let (command, args) = (at_home(&spec.command, home), at_home(&spec.args, home));
+        let args = match &spec.kind {
+            Kind::Sandboxed(_) => spec.harness.args_in_sandbox(&command, &args),
+            Kind::Native | Kind::Unsandboxed => Cow::Borrowed(&*args),
+        };
         let text = prompt.clone();
         let (arguments, prompt) = spec.harness.command_line(&command, &args, spec.interactive, prompt.as_ref());
         if let Some(length) = prompt.map(|at| arguments[at].as_slice().len()).filter(|&length| length > MAX_ARGUMENT) {
             let right = format!("the kernel takes at most {MAX_ARGUMENT} bytes (128 KiB less one)");
             return Err(format!("the prompt is too long: with its option it has {length} bytes; {right}"));
         }
-        let is_secret = |name: &String| secrets.get(name).is_some() && !spec.env.contains_key(name);
+        let is_secret = |name: &String| {
+            let file = spec.secrets.as_ref().map_or(Some(name), |files| files.get(name));
+            file.is_some_and(|file| secrets.get(file).is_some()) && !spec.env.contains_key(name)
+        };
         let secrets_given = environment.keys().filter(|name| is_secret(name)).cloned().collect();
         let mut launch = Launch {
             name: spec.name.clone(),
             session: spec.session.clone(),
+            user: runner.user.clone(),
             arguments,
             prompt,
             environment,
             secrets: secrets_given,
             workdir,
+            umask: spec.umask,
+            trust_repository: spec.trust_repository,
+            sandbox: spec.kind.sandbox().map(|sandbox| in_place(sandbox, home)),
+            packages: spec.packages.clone(),
+            packages_timeout: spec.packages_timeout,
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: spec.secrets.is_some() || secrets.is_complete,
@@ -171,7 +280,19 @@ fn declare(
     } else {
         Err(Missing(missing))
     };
-    Ok(Declaration { kind: spec.kind, policy: spec.policy.clone(), launch })
+    Ok(Declaration { kind: spec.kind.clone(), policy: spec.policy.clone(), launch })
+}
+
+/// The sandbox with paths that begin at the root.
+fn in_place(sandbox: &Sandbox, home: &Path) -> Sandbox {
+    let absolute = |path: &PathBuf| path.strip_prefix("~").map_or_else(|_| path.clone(), |rest| home.join(rest));
+    let all = |paths: &[PathBuf]| paths.iter().map(absolute).collect();
+    Sandbox {
+        read: all(&sandbox.read),
+        write: all(&sandbox.write),
+        proxy: sandbox.proxy.as_ref().map(absolute),
+        ..sandbox.clone()
+    }
 }
 
 /// The words, the first of which may begin with the home of the agent user.
@@ -210,6 +331,15 @@ impl KnownMarks {
         marks.field("interactive", checksum(format!("{:?}", spec.interactive).as_bytes()));
         marks.field("workdir", checksum(launch.workdir.as_os_str().as_encoded_bytes()));
         marks.field("session", checksum(launch.session.as_str().as_bytes()));
+        if let Some(user) = &launch.user {
+            marks.field("user", checksum(format!("{}:{}", user.name, user.uid).as_bytes()));
+        }
+        if let Some(umask) = spec.umask {
+            marks.field("umask", umask);
+        }
+        if spec.trust_repository {
+            marks.field("trust_repository", 1);
+        }
         let mut mark = |name: &str, values: &[&[u8]]| marks.field(name, self.marker.mark(name, values.iter().copied()));
         for (name, words) in [("command", &spec.command), ("args", &spec.args)] {
             // What is empty has no mark.
@@ -217,13 +347,39 @@ impl KnownMarks {
                 mark(name, &words.iter().map(String::as_bytes).collect::<Vec<_>>());
             }
         }
+        if let Some(Sandbox { engine, program, read, write, home, seed: _, network, proxy }) = &launch.sandbox {
+            let bytes = |path: &'_ PathBuf| path.as_os_str().as_encoded_bytes().to_vec();
+            let mut sandbox = vec![engine.name().as_bytes().to_vec()];
+            sandbox.extend(program.as_ref().map(bytes));
+            let of = |paths: &[PathBuf]| paths.iter().map(bytes).collect::<Vec<_>>();
+            // What is as it is by default has no mark: it did not change with the sandbox.
+            let word = |word: Option<&str>| word.map(|word| word.as_bytes().to_vec()).into_iter().collect();
+            for (name, values) in [
+                ("sandbox", sandbox),
+                ("sandbox_read", of(read)),
+                ("sandbox_write", of(write)),
+                ("sandbox_home", word((*home != Home::default()).then_some(home.word()))),
+                ("sandbox_proxy", proxy.iter().map(bytes).collect()),
+                ("network", word((*network != Network::default()).then_some(network.word()))),
+            ] {
+                if !values.is_empty() {
+                    mark(name, &values.iter().map(Vec::as_slice).collect::<Vec<_>>());
+                }
+            }
+        }
+        if !launch.packages.is_empty() {
+            let names: Vec<&[u8]> = launch.packages.iter().map(|package| package.as_str().as_bytes()).collect();
+            mark("extra_packages", &names);
+        }
         if let (Some(from), Some(text)) = (&spec.prompt, prompt) {
             let name = if matches!(from, Prompt::File(_)) { "prompt_file" } else { "prompt" };
             mark(name, &[text.as_slice()]);
         }
         for (name, value) in &launch.environment {
-            if let Some(&known) = self.secrets.get(name).filter(|_| launch.secrets.contains(name)) {
-                marks.secret(name, known);
+            if launch.secrets.contains(name) {
+                let is_own = spec.secrets.as_ref().is_none_or(|files| files.get(name) == Some(name));
+                let known = self.secrets.get(name).filter(|_| is_own);
+                marks.secret(name, known.copied().unwrap_or_else(|| self.marker.mark(name, [value.as_slice()])));
             } else {
                 let name = format!("env.{name}");
                 marks.field(&name, self.marker.mark(&name, [value.as_slice()]));
@@ -233,22 +389,30 @@ impl KnownMarks {
     }
 }
 
-/// The secrets, overridden by `env`; or the secrets that are missing.
-fn environment(spec: &AgentSpec, secrets: &Secrets) -> Result<BTreeMap<String, SecretBytes>, Vec<String>> {
+type Environment = BTreeMap<String, SecretBytes>;
+
+/// The secrets, overridden by `env`; or the files of secrets that are missing. The outer error is that of the entry.
+fn environment(spec: &AgentSpec, secrets: &Secrets) -> Result<Result<Environment, Vec<String>>, String> {
     let mut environment = BTreeMap::new();
     match &spec.secrets {
-        None => environment.extend(secrets.iter().map(|(name, value)| (name.clone(), value.clone()))),
-        Some(names) => {
-            let absent: Vec<String> = names.iter().filter(|name| secrets.get(name).is_none()).cloned().collect();
+        // Files of other names are for the entries that name them.
+        None => environment.extend(secrets.variables().map(|(name, value)| (name.clone(), value.clone()))),
+        Some(files) => {
+            let absent: BTreeSet<&String> = files.values().filter(|file| secrets.get(file).is_none()).collect();
             if !absent.is_empty() {
-                return Err(absent);
+                return Ok(Err(absent.into_iter().cloned().collect()));
             }
-            environment.extend(names.iter().filter_map(|name| Some((name.clone(), secrets.get(name)?.clone()))));
+            let given = files.iter().filter_map(|(name, file)| Some((name.clone(), secrets.get(file)?.clone())));
+            environment.extend(given);
         }
     }
     environment.extend(spec.env.clone());
-    debug_assert!(environment.iter().all(|(name, value)| name.len() + 1 + value.as_slice().len() <= MAX_ARGUMENT));
-    Ok(environment)
+    let is_too_large = |(name, value): &(&String, &SecretBytes)| name.len() + 1 + value.as_slice().len() > MAX_ARGUMENT;
+    if let Some((name, _)) = environment.iter().find(is_too_large) {
+        let right = format!("name and value together may have {MAX_ARGUMENT} bytes");
+        return Err(format!("the secret for the variable {name} is too large; {right}"));
+    }
+    Ok(Ok(environment))
 }
 
 #[cfg(test)]
@@ -260,7 +424,7 @@ mod tests {
 
     use super::*;
     use crate::agent::name::key;
-    use crate::agent::spec::Kind;
+    use crate::agent::sandbox::Engine;
     use crate::config::{Options, parse};
 
     const FILE: &str = "/etc/agentd/jcard.toml";
@@ -308,7 +472,7 @@ mod tests {
     }
 
     fn desire(config: &Config, secrets: &[(&str, &str)], seen: &Seen) -> Desired {
-        desired(config, &Secrets::of(secrets), seen, &place())
+        desired(config, &Secrets::of(secrets), &seen.clone().into(), &place())
     }
 
     fn declaration(config: &Config, secrets: &[(&str, &str)], seen: &Seen) -> Result<Declaration, String> {
@@ -511,9 +675,24 @@ mod tests {
              [[agents]]\nharness = \"opencode\"\nprompt = \"p\"\n\
              [[agents]]\nharness = \"custom\"\nworkdir = \"/bad\"\nprompt_file = \"bad.md\"\nrestart = \"maybe\"\n",
         );
-        let (prompts, workdirs) = paths(&config, folder_of(Path::new(FILE)), &account());
+        let mut all = paths(&config, folder_of(Path::new(FILE)), &account(), &Standings::new());
+        let Paths { prompts, guarded, workdirs } = all.remove(&None).unwrap();
+        assert!(all.is_empty() && guarded.is_empty());
         assert_eq!(prompts, [PROMPT_FILE.into()].into());
         assert_eq!(workdirs, ["/home/agent/project".into(), "/home/agent/workspace".into()].into());
+    }
+
+    #[test]
+    fn prompts_that_a_sandboxed_agent_can_replace_are_guarded() {
+        let text = "[[agents]]\nname = \"a\"\nharness = \"codex\"\nprompt_file = \"own.md\"\nworkdir = \"~/a\"\nsandbox = \"bwrap\"\n\
+             sandbox_write = [\"~/out\"]\n\
+             [[agents]]\nharness = \"codex\"\nprompt_file = \"/home/agent/a/b.md\"\nname = \"b\"\n\
+             [[agents]]\nharness = \"codex\"\nprompt_file = \"/home/agent/out/c.md\"\nname = \"c\"\n\
+             [[agents]]\nharness = \"codex\"\nprompt_file = \"/home/agent/d.md\"\nname = \"d\"\n";
+        let config = parse(text.as_bytes(), &Options::default()).unwrap();
+        let all = paths(&config, Path::new("/j"), &account(), &Standings::new());
+        let expected = ["/j/own.md", "/home/agent/a/b.md", "/home/agent/out/c.md"];
+        assert_eq!(all[&None].guarded, expected.map(PathBuf::from).into());
     }
 
     #[rstest]
@@ -525,12 +704,38 @@ mod tests {
     #[case("prompt = \"b\"", "prompt_file = \"prompt.md\"", "prompt prompt_file")]
     #[case("env = { B = \"b\", C = \"c\" }", "env = { B = \"c\", D = \"c\" }", "env.B env.C env.D")]
     #[case("env = { KEY = \"b\" }", "", "env.KEY|KEY")]
+    #[case("umask = \"0002\"", "", "umask")]
+    #[case("umask = \"0002\"", "umask = \"0077\"", "umask")]
+    #[case("trust_repository = true", "trust_repository = false", "trust_repository")]
     #[case("secrets = [\"KEY\"]", "", "|TOKEN")]
     fn marks_name_what_differs(#[case] before: &str, #[case] after: &str, #[case] expected: &str) {
         let of = |lines| launched(&one(lines), SECRETS, text("from the file")).marks.clone();
         let changes = of(before).changes_to(&of(after)).unwrap();
         let told = [changes.fields.join(" "), changes.secrets.join(" ")].join("|");
         assert_eq!(told.trim_end_matches('|'), expected);
+    }
+
+    #[rstest]
+    #[case("", "", "")]
+    #[case("", "sandbox = \"crun\"", "sandbox")]
+    #[case("sandbox_read = [\"/a\"]", "sandbox_read = [\"/b\"]", "sandbox_read")]
+    #[case("sandbox_write = [\"/a\"]", "", "sandbox_write")]
+    #[case("sandbox_home = \"fresh\"", "sandbox_home = \"kept\"", "sandbox_home")]
+    #[case("network = \"none\"", "network = \"host\"", "network")]
+    #[case(
+        "network = \"none\"\nsandbox_proxy = \"unix:/run/o\"",
+        "network = \"none\"\nsandbox_proxy = \"unix:/run/p\"",
+        "sandbox_proxy"
+    )]
+    fn marks_of_a_sandbox_name_what_differs(#[case] before: &str, #[case] after: &str, #[case] expected: &str) {
+        let of = |lines| {
+            let text = format!(
+                "[agent]\nname = \"a\"\nharness = \"custom\"\nworkdir = \"/w\"\ntype = \"sandboxed\"\n{lines}\n"
+            );
+            let config = parse(text.as_bytes(), &Options::default()).unwrap();
+            launched(&config, SECRETS, self::text("from the file")).marks.clone()
+        };
+        assert_eq!(of(before).changes_to(&of(after)).unwrap().fields.join(" "), expected);
     }
 
     #[test]
@@ -578,6 +783,8 @@ mod tests {
     #[case::args("args = [\"b\"]", SECRETS, "p")]
     #[case::prompt("", SECRETS, "b")]
     #[case::session("session = \"b\"", SECRETS, "p")]
+    #[case::umask("umask = \"0002\"", SECRETS, "p")]
+    #[case::trust("trust_repository = true", SECRETS, "p")]
     #[case::env("env = { B = \"b\" }", SECRETS, "p")]
     #[case::env_of_a_secret("env = { KEY = \"b\" }", SECRETS, "p")]
     #[case::secret_changed("", &[("KEY", "k"), ("TOKEN", "b")], "p")]
@@ -592,6 +799,77 @@ mod tests {
             launched(&one(&format!("prompt_file = \"prompt.md\"\n{lines}")), secrets, text(prompt))
         };
         assert_ne!(of(lines, secrets, prompt), of("", SECRETS, "p"));
+    }
+
+    /// The views of a user with this uid, who sees these directories, and of the default user, who sees nothing.
+    fn views_of(uid: u32, workdirs: &[&str]) -> Views {
+        let account = Account { name: "b".to_owned(), uid: Uid::from_raw(uid), home: "/home/b".into(), ..account() };
+        let workdirs = workdirs.iter().map(|path| (PathBuf::from(path), SeenWorkdir::Usable)).collect();
+        let view = View::Of { account, seen: Seen { workdirs, ..Seen::default() } };
+        Views { own: Seen::default(), others: [("b".parse().unwrap(), view)].into() }
+    }
+
+    fn as_b(lines: &str) -> Config {
+        config(&format!("[agent]\nname = \"a\"\nharness = \"custom\"\nuser = \"b\"\n{lines}\n"))
+    }
+
+    fn declared_as_b(lines: &str, views: &Views) -> Result<Declaration, String> {
+        desired(&as_b(lines), &Secrets::of(&[]), views, &place()).agents.remove(&key("a")).unwrap().declaration
+    }
+
+    #[test]
+    fn an_agent_runs_in_the_home_and_with_the_eyes_of_its_user() {
+        let views = views_of(1001, &["/home/b", "/home/b/workspace"]);
+        let launch = declared_as_b("command = \"~/x\"", &views).unwrap().launch.unwrap();
+        assert_eq!((launch.workdir.as_path(), words(&launch)), (Path::new("/home/b/workspace"), vec!["/home/b/x"]));
+        assert_eq!(launch.user, Some(AgentUser { name: "b".parse().unwrap(), uid: 1001 }));
+        let again =
+            |uid| declared_as_b("command = \"~/x\"", &views_of(uid, &["/home/b", "/home/b/workspace"])).unwrap().launch;
+        assert_ne!(again(1002).unwrap().fingerprint, launch.fingerprint);
+        assert_eq!(again(1001).unwrap().fingerprint, launch.fingerprint);
+    }
+
+    #[test]
+    fn a_missing_home_or_user_is_waited_for_and_an_unfit_one_is_an_error() {
+        let waits = |views: &Views| declared_as_b("workdir = \"/w\"", views).unwrap().launch.unwrap_err().to_string();
+        assert_eq!(waits(&views_of(1001, &["/w"])), "the home /home/b of user b does not exist");
+        let gone = WaitingFor::User { user: "b".to_owned(), problem: Problem::Absent {} };
+        let with = |view| Views { own: Seen::default(), others: [("b".parse().unwrap(), view)].into() };
+        assert_eq!(waits(&with(View::Missing(gone))), "there is no user b any more");
+        let error = declared_as_b("", &with(View::Unfit("b is root; no".to_owned()))).unwrap_err();
+        assert_eq!(error, "/etc/agentd/jcard.toml: the `user` of the entry: b is root; no");
+    }
+
+    #[test]
+    fn each_user_looks_at_the_paths_of_its_own_entries() {
+        let text = "[[agents]]\nname = \"a\"\nharness = \"custom\"\nworkdir = \"~/x\"\n\
+                    [[agents]]\nname = \"b\"\nharness = \"custom\"\nuser = \"b\"\nprompt_file = \"p\"\n\
+                    [[agents]]\nname = \"c\"\nharness = \"custom\"\nuser = \"c\"\n\
+                    [[agents]]\nname = \"d\"\nharness = \"custom\"\nuser = \"agent\"\nworkdir = \"/d\"\n";
+        let config = config(text);
+        let user = |name: &str| -> UserName { name.parse().unwrap() };
+        assert_eq!(named_users(&config, &account()), [user("b"), user("c")].into());
+        let fit = Account { name: "b".to_owned(), home: "/home/b".into(), ..account() };
+        let standings = [
+            (user("b"), Standing::Fit { account: fit, dangers: Vec::new() }),
+            (user("c"), Standing::Unfit("no".to_owned())),
+        ];
+        let all = paths(&config, Path::new("/etc/agentd"), &account(), &standings.into());
+        let shown = |paths: &BTreeSet<PathBuf>| -> Vec<String> {
+            paths.iter().map(|path| path.display().to_string()).collect()
+        };
+        let [own, b] = [None, Some(user("b"))].map(|user| &all[&user]);
+        assert_eq!((all.len(), shown(&own.prompts)), (2, Vec::new()));
+        assert_eq!(shown(&own.workdirs), ["/d", "/home/agent/x"]);
+        assert_eq!(shown(&b.prompts), ["/etc/agentd/p"]);
+        assert_eq!(shown(&b.workdirs), ["/home/b", "/home/b/workspace"]);
+    }
+
+    #[test]
+    fn the_default_user_by_name_gives_the_same_launch() {
+        let launch = |lines: &str| launched(&one(lines), SECRETS, text(""));
+        let named = launch("user = \"agent\"");
+        assert_eq!((named.user.clone(), named), (None, launch("")));
     }
 
     #[test]
@@ -639,11 +917,12 @@ mod tests {
     #[test]
     fn an_unsandboxed_agent_says_so() {
         let declaration = declaration(&one("type = \"sandboxed\""), &[], &seen(text(""))).unwrap();
-        assert_eq!((declaration.kind, declaration.kind.in_words()), (Kind::Sandboxed, "native (unsandboxed)"));
-        assert_eq!(
-            [Kind::Native, Kind::Sandboxed].map(|kind| Kind::from_words(kind.in_words())),
-            [Kind::Native, Kind::Sandboxed]
-        );
+        let words = declaration.kind.in_words();
+        assert_eq!((declaration.kind, words), (Kind::Unsandboxed, "native (unsandboxed)"));
+        for kind in [Kind::Native, Kind::Unsandboxed] {
+            assert_eq!(Kind::from_words(kind.in_words(), None), kind);
+        }
+        assert_eq!(Kind::from_words("sandboxed", Some(Engine::Crun)).sandbox().unwrap().engine, Engine::Crun);
     }
 
     #[rstest]

@@ -9,18 +9,23 @@ use nix::unistd::{Gid, Uid};
 
 use crate::agent::changes::{Before, Changes, changes};
 use crate::agent::declaration::{Desired, DesiredAgent};
-use crate::agent::reconcile::{Action, Held, HeldAgent, InForce, Wanted, plan};
+use crate::agent::reconcile::{Action, Held, HeldAgent, InForce, Place, Wanted, plan};
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::{Seen, SeenPrompt, SeenWorkdir};
+use crate::agent::user::UserName;
 use crate::config::Config;
 use crate::state::key::{self, Key};
 use crate::sys::account::Account;
 use crate::sys::secret_bytes::SecretBytes;
 
-use super::assemble::{DeclarationContext, desired, folder_of, paths};
+use super::assemble::{DeclarationContext, Paths, desired, folder_of, named_users, paths};
+use super::users::{Standing, Standings, View, Views};
 
-/// Stands for the secrets that no entry lists. No secret can have this name.
-const OTHERS: &str = "*";
+/// Stands for the secrets that no entry lists. No secret can have this name: it is too long for a file.
+const OTHERS: &str = match str::from_utf8(&[b'_'; 256]) {
+    Ok(name) => name,
+    Err(_) => "_",
+};
 
 /// What would happen to one agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,13 +65,17 @@ pub fn compare(now: &Config, then: &Config, file: &Path) -> Result<(Vec<Differen
 
 /// A user with a home. Who that is changes nothing: it is the same one before and after.
 fn somebody() -> Account {
+    somebody_named("agent")
+}
+
+fn somebody_named(name: &str) -> Account {
     let (uid, gid) = (Uid::current(), Gid::current());
     Account {
-        name: "agent".to_owned(),
+        name: name.to_owned(),
         uid,
         gid,
         groups: Vec::new(),
-        home: "/home/agent".into(),
+        home: format!("/home/{name}").into(),
         shell: "/bin/sh".into(),
     }
 }
@@ -75,15 +84,36 @@ fn somebody() -> Account {
 fn listed_secrets(configs: [&Config; 2]) -> Secrets {
     let specs =
         configs.into_iter().flat_map(|config| config.entries.iter().filter_map(|entry| entry.spec.as_ref().ok()));
-    let names: BTreeSet<String> = specs.flat_map(|spec| spec.secrets.iter().flatten().cloned()).collect();
+    let names: BTreeSet<String> =
+        specs.flat_map(|spec| spec.secrets.iter().flat_map(BTreeMap::values).cloned()).collect();
     let all = names.into_iter().chain([OTHERS.to_owned()]);
     let values = all.map(|name| (name.clone(), SecretBytes::from(name.as_str()))).collect();
-    Secrets { values, is_complete: true }
+    Secrets { values, unnamed: BTreeMap::new(), is_complete: true }
 }
 
 /// The view of an agent user who finds everything. A prompt file holds its own path: another file is another prompt.
-fn all_there(config: &Config, context: &DeclarationContext) -> Seen {
-    let (prompts, workdirs) = paths(config, folder_of(&context.file), &context.account);
+fn all_there(config: &Config, context: &DeclarationContext) -> Views {
+    let users = named_users(config, &context.account);
+    let standings: Standings = users.into_iter().map(|user| (user.clone(), fit(&user))).collect();
+    let mut views = Views::default();
+    for (user, paths) in paths(config, folder_of(&context.file), &context.account, &standings) {
+        let seen = seen_by_one(paths);
+        match user {
+            None => views.own = seen,
+            Some(user) => {
+                let account = somebody_named(user.as_str());
+                views.others.insert(user, View::Of { account, seen });
+            }
+        }
+    }
+    views
+}
+
+fn fit(user: &UserName) -> Standing {
+    Standing::Fit { account: somebody_named(user.as_str()), dangers: Vec::new() }
+}
+
+fn seen_by_one(Paths { prompts, workdirs, .. }: Paths) -> Seen {
     let prompts = prompts.into_iter().map(|path| {
         let text = format!("the text of {}", path.display());
         (path, SeenPrompt::Text(SecretBytes::from(text.as_str())))
@@ -100,7 +130,7 @@ fn held(now: &Desired) -> Held {
     let one = |agent: &DesiredAgent| {
         let launch = agent.declaration.as_ref().ok().and_then(|declaration| declaration.launch.as_ref().ok());
         let in_force = launch.map(|launch| InForce::Here(launch.fingerprint.clone()));
-        HeldAgent { desired: Some(agent.clone()), in_force }
+        HeldAgent { desired: Some(agent.clone()), in_force, place: Place::Nowhere }
     };
     now.agents.iter().map(|(key, agent)| (key.clone(), one(agent))).collect()
 }
@@ -109,7 +139,7 @@ fn difference(action: Action, now: &Desired) -> Difference {
     let changed = |wanted: &Wanted| {
         let before = now.agents.get(&wanted.name.key())?.declaration.as_ref().ok()?;
         let marks = before.launch.as_ref().ok().map(|launch| &launch.marks);
-        let before = Before { policy: (before.kind, &before.policy), marks };
+        let before = Before { policy: (&before.kind, &before.policy), marks };
         Some(by_field(changes(before, &wanted.declaration)))
     };
     match action {

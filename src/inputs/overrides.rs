@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::stat::SFlag;
 use nix::unistd::{Gid, Uid};
+use tokio::sync::watch;
 
 use crate::agent::name::{Key, Name};
 use crate::agent::orders::{Override, Overrides};
@@ -59,10 +60,10 @@ pub struct Place {
 }
 
 impl Place {
-    /// The place for a daemon of this user.
-    pub fn new(directory: PathBuf, group: Gid, agent: Uid) -> Self {
+    /// The place for a daemon of this user, whose agents run as these users.
+    pub fn new(directory: PathBuf, group: Gid, agents: watch::Receiver<BTreeSet<u32>>) -> Self {
         let own = Uid::effective();
-        let operators = if own.is_root() { Operators::Group { group, agent } } else { Operators::Own(own) };
+        let operators = if own.is_root() { Operators::Group { group, agents } } else { Operators::Own(own) };
         Self { directory, group, operators }
     }
 

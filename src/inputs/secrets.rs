@@ -18,7 +18,8 @@ use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{SFlag, fstat, fstatat};
 
-use crate::agent::secrets::Secrets;
+use crate::agent::secrets::{Secrets, is_secret_file};
+use crate::config::Config;
 use crate::sys::exec::{MAX_ARGUMENT, is_variable_name};
 use crate::sys::file_id::FileId;
 use crate::sys::secret_bytes::SecretBytes;
@@ -88,6 +89,28 @@ pub enum Problem {
     TooLarge(PathBuf),
 }
 
+/// The files that entries name: they are secrets beside those whose names are names of variables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named(BTreeSet<String>);
+
+impl Named {
+    /// The files that the entries of a jcard name.
+    pub fn by(config: &Config) -> Self {
+        let specs = config.entries.iter().filter_map(|entry| entry.spec.as_ref().ok());
+        let files = specs.flat_map(|spec| spec.secrets.iter().flat_map(BTreeMap::values));
+        Self(files.filter(|file| !is_variable_name(file)).cloned().collect())
+    }
+
+    /// Those that are named one by one.
+    pub fn files(&self) -> impl Iterator<Item = &String> {
+        self.0.iter()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        is_variable_name(name) || self.0.contains(name)
+    }
+}
+
 /// One reading of the directory.
 #[derive(Debug, Default)]
 pub struct Reading {
@@ -100,6 +123,8 @@ pub struct Reading {
     /// Identifies the directory that was read: a link or a mount can make the same path lead to another. `None` if it does not
     /// exist, or could not be read.
     pub folder: Option<FileId>,
+    /// Whether a file that no entry names could not be read.
+    lacks_unnamed: bool,
 }
 
 impl Reading {
@@ -123,13 +148,14 @@ fn tell(problems: &[Problem]) -> Option<String> {
 /// Reads the directory. Blocks.
 ///
 /// `last` is what was known before; it replaces what cannot be read now.
-pub fn read(directory: &Path, last: &Secrets) -> Reading {
+pub fn read(directory: &Path, named: &Named, last: &Secrets) -> Reading {
     let mut reading = Reading::default();
-    if let Err(problem) = read_all(directory, last, &mut reading) {
-        reading = Reading { secrets: last.clone(), problems: vec![problem], changed: reading.changed, folder: None };
+    if let Err(problem) = read_all(directory, named, last, &mut reading) {
+        let changed = reading.changed;
+        reading = Reading { secrets: last.clone(), problems: vec![problem], changed, ..Reading::default() };
     }
     // If it never existed, nothing is known.
-    let is_whole = reading.problems.is_empty() && reading.folder.is_some();
+    let is_whole = reading.problems.is_empty() && reading.folder.is_some() && !reading.lacks_unnamed;
     reading.secrets.is_complete = last.is_complete || is_whole;
     reading
 }
@@ -155,6 +181,13 @@ struct Doubt {
 }
 
 impl Known {
+    /// What is known without the files that no entry names any more: nobody has removed them.
+    pub fn limit_to(&mut self, named: &Named) {
+        let Secrets { values, unnamed, .. } = &mut self.secrets;
+        unnamed.extend(values.extract_if(.., |name, _| !named.has(name)));
+        self.doubts.retain(|name, _| named.has(name));
+    }
+
     /// What is known after one more reading, which started from [`Known::secrets`].
     ///
     /// A secret was removed if readings of the same directory miss it for as long as `patience`, more than once.
@@ -215,7 +248,7 @@ impl Problem {
     }
 }
 
-fn read_all(directory: &Path, last: &Secrets, reading: &mut Reading) -> Result<(), Problem> {
+fn read_all(directory: &Path, named: &Named, last: &Secrets, reading: &mut Reading) -> Result<(), Problem> {
     let failed = |source| Problem::Directory { path: directory.to_owned(), source };
     // The directory is opened once, and everything is read from it: it stays the same one throughout.
     let folder = match safe_path::open_dir(directory, None).map_err(io::Error::from) {
@@ -231,7 +264,7 @@ fn read_all(directory: &Path, last: &Secrets, reading: &mut Reading) -> Result<(
     let status = fstat(&folder).map_err(io::Error::from).map_err(failed)?;
     reading.folder = Some(FileId::from(&status));
     let mut total = 0;
-    for name in names.iter().filter_map(|name| name.to_str()).filter(|name| is_variable_name(name)) {
+    for name in names.iter().filter_map(|name| name.to_str()).filter(|name| named.has(name)) {
         let value = match read_file(&folder, directory, name) {
             Ok(Some((value, changed))) => {
                 reading.changed = reading.changed.max(changed);
@@ -249,6 +282,25 @@ fn read_all(directory: &Path, last: &Secrets, reading: &mut Reading) -> Result<(
             return Err(Problem::TooLargeTogether(directory.to_owned()));
         }
         reading.secrets.values.insert(name.to_owned(), value);
+    }
+    let is_unnamed = |name: &&str| is_secret_file(name) && !named.has(name);
+    for name in names.iter().filter_map(|name| name.to_str()).filter(is_unnamed) {
+        // What cannot be the value of a variable was never given to anybody.
+        match read_file(&folder, directory, name) {
+            Ok(Some((value, _))) => {
+                total += value.as_slice().len();
+                if total > MAX_TOTAL {
+                    reading.lacks_unnamed = true;
+                    break;
+                }
+                reading.secrets.unnamed.insert(name.to_owned(), value);
+            }
+            Err(Problem::File { .. }) => {
+                reading.lacks_unnamed = true;
+                reading.secrets.unnamed.extend(last.unnamed.get(name).map(|value| (name.to_owned(), value.clone())));
+            }
+            Ok(None) | Err(_) => {}
+        }
     }
     Ok(())
 }
@@ -323,7 +375,7 @@ mod tests {
     #[test]
     fn a_file_is_a_variable_without_its_trailing_newlines() {
         let directory = directory(&[("A", b"one\n"), ("B", b"two\r\n\n"), ("C", b" \n x "), ("D", b"")]);
-        let reading = read(directory.path(), &Secrets::default());
+        let reading = read(directory.path(), &Named::default(), &Secrets::default());
         assert_eq!(reading.secrets, Secrets::of(&[("A", "one"), ("B", "two"), ("C", " \n x "), ("D", "")]));
         assert_eq!(reading.error(), None);
     }
@@ -339,7 +391,7 @@ mod tests {
             ("_ok1", b"x"),
         ]);
         fs::create_dir(directory.path().join("FOLDER")).unwrap();
-        let reading = read(directory.path(), &Secrets::default());
+        let reading = read(directory.path(), &Named::default(), &Secrets::default());
         assert_eq!(names(&reading), ["_ok1"]);
         assert_eq!(reading.error(), None);
     }
@@ -351,7 +403,10 @@ mod tests {
         fs::create_dir(links.path().join("generation-1")).unwrap();
         symlink(real.path().join("value"), links.path().join("generation-1/TOKEN")).unwrap();
         symlink("generation-1", links.path().join("secrets")).unwrap();
-        assert_eq!(read(&links.path().join("secrets"), &Secrets::default()).secrets, Secrets::of(&[("TOKEN", "v")]));
+        assert_eq!(
+            read(&links.path().join("secrets"), &Named::default(), &Secrets::default()).secrets,
+            Secrets::of(&[("TOKEN", "v")])
+        );
     }
 
     const DOUBT_PERIOD: Duration = Duration::from_secs(5);
@@ -392,7 +447,7 @@ mod tests {
 
         fn look(&mut self, seconds: u64) {
             let path = self.path("secrets");
-            let reading = read(&path, &self.known.secrets);
+            let reading = read(&path, &Named::default(), &self.known.secrets);
             self.known = self.known.after(reading, &path, self.began + Duration::from_secs(seconds), DOUBT_PERIOD);
         }
 
@@ -534,22 +589,22 @@ mod tests {
 
     #[test]
     fn a_directory_that_never_existed_leaves_secrets_unknown() {
-        let reading = read(Path::new("/nonexistent/secrets"), &Secrets::default());
+        let reading = read(Path::new("/nonexistent/secrets"), &Named::default(), &Secrets::default());
         assert!(!reading.secrets.is_complete);
         let folder = TempDir::new().unwrap();
-        assert!(read(folder.path(), &reading.secrets).secrets.is_complete);
+        assert!(read(folder.path(), &Named::default(), &reading.secrets).secrets.is_complete);
     }
 
     #[test]
     fn a_byte_order_mark_is_not_part_of_a_value() {
         let directory = directory(&[("A", "\u{feff}one\n".as_bytes()), ("B", "\u{feff}\u{feff}x".as_bytes())]);
-        let reading = read(directory.path(), &Secrets::default());
+        let reading = read(directory.path(), &Named::default(), &Secrets::default());
         assert_eq!(reading.secrets, Secrets::of(&[("A", "one"), ("B", "\u{feff}x")]));
     }
 
     #[test]
     fn a_missing_directory_is_an_empty_one() {
-        let reading = read(Path::new("/nonexistent/secrets"), &Secrets::of(&[("A", "old")]));
+        let reading = read(Path::new("/nonexistent/secrets"), &Named::default(), &Secrets::of(&[("A", "old")]));
         assert_eq!((reading.secrets.iter().count(), reading.error()), (0, None));
     }
 
@@ -557,7 +612,7 @@ mod tests {
     fn a_directory_that_cannot_be_listed_keeps_what_was_known() {
         let file = directory(&[("not-a-directory", b"")]);
         let last = Secrets::of(&[("A", "old")]);
-        let reading = read(&file.path().join("not-a-directory"), &last);
+        let reading = read(&file.path().join("not-a-directory"), &Named::default(), &last);
         assert_eq!(reading.secrets, last);
         assert!(reading.error().unwrap().contains("stay in use"));
     }
@@ -569,9 +624,10 @@ mod tests {
         for number in 1..MAX_ENTRIES {
             fs::write(directory.path().join(format!("{number}.tmp")), "").unwrap();
         }
-        assert_eq!(read(directory.path(), &last).secrets, Secrets::of(&[("A", "new")]));
+        let values = read(directory.path(), &Named::default(), &last).secrets.values;
+        assert_eq!(values, Secrets::of(&[("A", "new")]).values);
         fs::write(directory.path().join("one more"), "").unwrap();
-        let reading = read(directory.path(), &last);
+        let reading = read(directory.path(), &Named::default(), &last);
         assert_eq!(reading.secrets, last);
         assert!(reading.error().unwrap().starts_with("there are more than 10000 files in "));
     }
@@ -583,7 +639,7 @@ mod tests {
         for number in 0..=MAX_TOTAL / 100_000 {
             fs::write(directory.path().join(format!("_{number}")), "x".repeat(100_000)).unwrap();
         }
-        let reading = read(directory.path(), &last);
+        let reading = read(directory.path(), &Named::default(), &last);
         assert_eq!((reading.secrets, reading.problems.len()), (last, 1));
     }
 
@@ -593,7 +649,7 @@ mod tests {
         for number in 0..100 {
             symlink("/nonexistent/value", directory.path().join(format!("_{number:02}"))).unwrap();
         }
-        let error = read(directory.path(), &Secrets::default()).error().unwrap();
+        let error = read(directory.path(), &Named::default(), &Secrets::default()).error().unwrap();
         assert!(
             error.lines().next().unwrap().contains("/_00: ") && error.ends_with("\nand 80 more like these"),
             "{error}"
@@ -604,7 +660,7 @@ mod tests {
     fn a_fifo_is_reported_and_the_others_are_read() {
         let directory = directory(&[("A", b"one")]);
         mkfifo(&directory.path().join("PIPE"), Mode::S_IRWXU).unwrap();
-        let reading = read(directory.path(), &Secrets::default());
+        let reading = read(directory.path(), &Named::default(), &Secrets::default());
         assert_eq!(names(&reading), ["A"]);
         assert!(reading.error().unwrap().contains("PIPE is not a regular file"));
     }
@@ -613,7 +669,7 @@ mod tests {
     fn a_dangling_link_keeps_the_last_value_and_is_reported() {
         let directory = TempDir::new().unwrap();
         symlink("/nonexistent/value", directory.path().join("A")).unwrap();
-        let reading = read(directory.path(), &Secrets::of(&[("A", "old"), ("B", "gone")]));
+        let reading = read(directory.path(), &Named::default(), &Secrets::of(&[("A", "old"), ("B", "gone")]));
         assert_eq!(reading.secrets, Secrets::of(&[("A", "old")]));
         assert!(reading.error().unwrap().contains("/A: "));
     }
@@ -622,7 +678,7 @@ mod tests {
     fn a_bad_value_leaves_the_last_good_one_and_is_never_quoted() {
         let long = vec![b'x'; MAX_ARGUMENT];
         let directory = directory(&[("NUL", b"hunter2\0"), ("LONG", &long)]);
-        let reading = read(directory.path(), &Secrets::of(&[("NUL", "good")]));
+        let reading = read(directory.path(), &Named::default(), &Secrets::of(&[("NUL", "good")]));
         assert_eq!(reading.secrets, Secrets::of(&[("NUL", "good")]));
         let error = reading.error().unwrap();
         assert!(error.contains("NUL byte") && error.contains("too large") && !error.contains("hunter2"), "{error}");
@@ -632,7 +688,10 @@ mod tests {
     fn the_longest_value_that_the_kernel_takes_is_accepted() {
         let fits = vec![b'x'; MAX_ARGUMENT - 2];
         let directory = directory(&[("A", &fits)]);
-        assert_eq!(read(directory.path(), &Secrets::default()).secrets.get("A").unwrap().as_slice(), fits);
+        assert_eq!(
+            read(directory.path(), &Named::default(), &Secrets::default()).secrets.get("A").unwrap().as_slice(),
+            fits
+        );
     }
 
     #[test]
@@ -645,8 +704,62 @@ mod tests {
         fn any_value_without_nul_is_read_as_written(value in prop::collection::vec(1_u8.., 0..200)) {
             prop_assume!(!value.starts_with("\u{feff}".as_bytes()));
             let directory = directory(&[("A", &value)]);
-            let read = read(directory.path(), &Secrets::default());
+            let read = read(directory.path(), &Named::default(), &Secrets::default());
             prop_assert!(value.starts_with(read.secrets.get("A").unwrap().as_slice()));
         }
+    }
+
+    fn named(files: &[&str]) -> Named {
+        Named(files.iter().map(|&file| file.to_owned()).collect())
+    }
+
+    #[test]
+    fn files_of_other_names_are_read_only_if_an_entry_names_them() {
+        let directory = directory(&[("A", b"a"), ("github-reviewer", b"g\n"), ("KEY.tmp", b"k"), (".hidden", b"h")]);
+        let read = |named: &Named| {
+            let reading = read(directory.path(), named, &Secrets::default());
+            assert_eq!(reading.error(), None);
+            names(&reading).join(" ")
+        };
+        assert_eq!(read(&Named::default()), "A");
+        assert_eq!(read(&named(&["github-reviewer", "absent"])), "A github-reviewer");
+        assert_eq!(read(&named(&["A"])), "A");
+    }
+
+    #[test]
+    fn files_that_no_entry_names_are_redacted_and_in_no_ones_way() {
+        let large = vec![b'x'; MAX_ARGUMENT + 2000];
+        let directory = directory(&[("A", b"a"), ("x-y", b"v\n"), ("z.z", &large), (".hidden", b"h")]);
+        mkfifo(&directory.path().join("p.p"), Mode::S_IRWXU).unwrap();
+        let reading = read(directory.path(), &Named::default(), &Secrets::default());
+        assert_eq!((names(&reading).join(" ").as_str(), reading.error()), ("A", None));
+        assert!(reading.secrets.is_complete);
+        let redacted: Vec<&[u8]> = reading.secrets.to_redact().map(SecretBytes::as_slice).collect();
+        assert_eq!(redacted, [b"a", b"v"]);
+        let reading = read(directory.path(), &named(&["x-y"]), &reading.secrets);
+        assert_eq!((names(&reading).join(" ").as_str(), reading.secrets.unnamed.len()), ("A x-y", 0));
+    }
+
+    #[test]
+    fn a_file_that_no_entry_names_any_more_is_not_missed() {
+        let directory = directory(&[("A", b"a"), ("x-y", b"v")]);
+        let (now, patience) = (Instant::now(), Duration::from_secs(5));
+        let reading = read(directory.path(), &named(&["x-y"]), &Secrets::default());
+        let mut known = Known::default().after(reading, directory.path(), now, patience);
+        assert!(known.secrets.get("x-y").is_some());
+        known.limit_to(&Named::default());
+        let reading = read(directory.path(), &Named::default(), &known.secrets);
+        let known = known.after(reading, directory.path(), now, patience);
+        assert_eq!((known.secrets.get("x-y"), known.error), (None, None));
+        assert!(known.secrets.unnamed.contains_key("x-y"));
+        assert_eq!(known.secrets.get("A").map(SecretBytes::as_slice), Some(&b"a"[..]));
+    }
+
+    #[test]
+    fn the_files_of_a_jcard_are_those_of_its_tables() {
+        let text = "[[agents]]\nname = \"a\"\nharness = \"custom\"\nsecrets = { A = \"x-y\", B = \"C\" }\n\
+                    [[agents]]\nname = \"b\"\nharness = \"custom\"\nsecrets = [\"D\"]\n";
+        let config = crate::config::parse(text.as_bytes(), &crate::config::Options::default()).unwrap();
+        assert_eq!(Named::by(&config), named(&["x-y"]));
     }
 }

@@ -3,8 +3,10 @@
 //! It leads the pane's session. The harness leads another session, on another [terminal](super::terminal). The launcher
 //! survives every signal that can be caught, and it is the reaper of all its descendants, so none of them escapes by forking twice.
 
+mod boxed;
+
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Child, Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -28,11 +30,17 @@ use nix::unistd::{AccessFlags, Pid, eaccess, getpid, getppid};
 use rustix::process::{WaitOptions, WaitStatus, wait};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGTERM, SIGWINCH};
 
+use boxed::Boxed;
+
 use super::daemon_link::{DAEMON_TIMEOUT, DaemonLink, Said, readable};
+use super::git;
 use super::login::{self, Asked, Login};
+use super::packages::{self, Building};
 use super::protocol::{End, Ending, Failure, FromLauncher, Harness, Log, ProgramNotFound, Progress, ToLauncher};
 use super::temporary_dir::{self, Scratch};
 use super::terminal::Terminal;
+use crate::agent::packages::{Built, Package, TIMEOUT};
+use crate::agent::sandbox::Sandbox;
 use crate::contain::marker;
 use crate::logs::writer::Writer;
 use crate::sys::clock::Timestamp;
@@ -84,12 +92,15 @@ impl Error {
     }
 }
 
+/// The umask of an agent whose entry says nothing of it.
+const UMASK: u32 = 0o022;
+
 /// Runs the launcher for one attempt of one agent.
 ///
 /// `agentd` logs the agent user in. Returns the status to exit with, or does not return if the harness was ended by a signal: the
 /// launcher then ends by the same signal.
 pub fn run(name: &str, attempt: u64, socket: &Path, agentd: &Path) -> Result<u8, Error> {
-    umask(Mode::from_bits_truncate(0o022));
+    umask(Mode::from_bits_truncate(UMASK));
     rlimit::restore_descriptors();
     nix::sys::prctl::set_child_subreaper(true).map_err(io::Error::from)?;
     Ok(end_like(&live(name, attempt, socket, agentd)?))
@@ -110,19 +121,31 @@ pub fn conclude(result: Result<u8, Error>) -> ExitCode {
 fn live(name: &str, attempt: u64, socket: &Path, agentd: &Path) -> Result<Ending, Error> {
     let mut signals = Caught::new()?;
     let mut daemon = DaemonLink::new(socket, name, attempt);
-    let (order, login_patience) = await_order(&mut daemon, &mut signals)?.ok_or(Error::Unwanted)?;
+    let (mut order, login_patience) = await_order(&mut daemon, &mut signals)?.ok_or(Error::Unwanted)?;
     // Not earlier: until now, the daemon does not know the children of this process as the agent's.
-    let started = match log_in(&order, agentd, login_patience, &mut daemon, &mut signals)? {
+    let prepared = match log_in(&order, agentd, login_patience, &mut daemon, &mut signals)? {
+        Ok(mut login) => build(&mut order, &mut login, agentd, &mut daemon, &mut signals)?.map(|()| login),
+        Err(failure) => Err(failure),
+    };
+    let started = match prepared {
         Ok(login) => start(order, login, &mut daemon),
         Err(failure) => {
             drop(order);
             Err(failure)
         }
     };
+    let started = started.and_then(|running| match running.see_inside(&mut daemon, &mut signals) {
+        Ok(running) => Ok(running),
+        Err(failure) => {
+            // The engine and what it may have started.
+            clean_up(&mut signals);
+            Err(failure)
+        }
+    });
     match started {
-        Ok((harness, mut terminal, scratch)) => {
-            daemon.say(&FromLauncher::Started(harness));
-            attend(harness, &mut terminal, scratch, &mut signals, &mut daemon)
+        Ok(running) => {
+            daemon.say(&FromLauncher::Started(running.harness));
+            attend(running, &mut signals, &mut daemon)
         }
         Err(failure) => {
             daemon.say(&FromLauncher::Failed(failure.clone()));
@@ -149,11 +172,24 @@ fn await_order(daemon: &mut DaemonLink, signals: &mut Caught) -> io::Result<Opti
 }
 
 fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) -> Option<(Order, Duration)> {
-    let ToLauncher::Launch { arguments, environment, workdir, fingerprint, secrets, kept_size, login_patience } =
-        message
+    let ToLauncher::Launch {
+        arguments,
+        environment,
+        workdir,
+        fingerprint,
+        secrets,
+        kept_size,
+        login_patience,
+        umask: declared,
+        trust_repository,
+        sandbox,
+        packages,
+        packages_timeout,
+    } = message
     else {
         return None;
     };
+    umask(Mode::from_bits_truncate(declared.unwrap_or(UMASK)));
     daemon.fingerprint = Some(fingerprint);
     let log = kept_size.and_then(|size| {
         let [text, index] = files.try_into().ok()?;
@@ -162,7 +198,22 @@ fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) ->
     });
     daemon.log = log.as_ref().and_then(written_to);
     let workdir = PathBuf::from(OsStr::from_bytes(workdir.as_slice()));
-    Some((Order { arguments, environment, workdir, log }, login_patience.unwrap_or(login::LOGIN_TIMEOUT)))
+    let packages_timeout = packages_timeout.unwrap_or(TIMEOUT);
+    Some((
+        Order {
+            arguments,
+            environment,
+            workdir,
+            umask: declared.unwrap_or(UMASK),
+            trust_repository,
+            sandbox: sandbox.map(|sandbox| *sandbox),
+            packages,
+            packages_timeout,
+            closure: Vec::new(),
+            log,
+        },
+        login_patience.unwrap_or(login::LOGIN_TIMEOUT),
+    ))
 }
 
 /// Logs the agent user in. The inner error says why that failed.
@@ -198,9 +249,97 @@ fn log_in(
     }
 }
 
+/// Has the packages built, and puts their programs first in the `PATH`. The inner error says why they are not there.
+fn build(
+    order: &mut Order,
+    login: &mut Login,
+    agentd: &Path,
+    daemon: &mut DaemonLink,
+    signals: &mut Caught,
+) -> io::Result<Result<(), Failure>> {
+    if order.packages.is_empty() {
+        return Ok(Ok(()));
+    }
+    daemon.say(&FromLauncher::Building);
+    let environment = of_packages(order, login);
+    let begun = Building::begin(agentd, &daemon.name, &order.packages, environment, order.packages_timeout);
+    let mut building = match begun {
+        Ok(building) => building,
+        Err(error) => return Ok(Err(unbuilt(format!("{} cannot be run: {error}", agentd.display())))),
+    };
+    let built = await_packages(&mut building, daemon, signals)?;
+    let Built { programs, closure } = match built {
+        Ok(built) => built,
+        Err(failure) => {
+            end_building(&building, signals)?;
+            return Ok(Err(failure));
+        }
+    };
+    order.closure = closure;
+    if let Some(path) = order.environment.get_mut("PATH") {
+        let with = packages::with_programs(&programs, Some(OsStr::from_bytes(path.as_slice())));
+        *path = SecretBytes::from(with.as_bytes().to_vec());
+    }
+    let path = login.environment.iter().position(|(name, _)| name == "PATH");
+    let path = path.map(|at| login.environment.swap_remove(at).1);
+    login.environment.push(("PATH".into(), packages::with_programs(&programs, path.as_deref())));
+    Ok(Ok(()))
+}
+
+/// What the step that builds packages has of the environment: the login's, and what is declared for Nix.
+fn of_packages(order: &Order, login: &Login) -> BTreeMap<OsString, OsString> {
+    let is_given = |name: &str| name == marker::VARIABLE || packages::is_for_nix(name);
+    let declared = order.environment.iter().filter(|(name, _)| is_given(name));
+    let declared = declared.map(|(name, value)| (name.into(), OsStr::from_bytes(value.as_slice()).to_owned()));
+    login.environment.iter().cloned().chain(declared).collect()
+}
+
+/// Waits for the packages. The inner error says why they are not there, or that they are no longer wanted.
+fn await_packages(
+    building: &mut Building,
+    daemon: &mut DaemonLink,
+    signals: &mut Caught,
+) -> io::Result<Result<Built, Failure>> {
+    loop {
+        if let Some(built) = building.take_in() {
+            return Ok(built.map_err(unbuilt));
+        }
+        // The next daemon learns of the outcome.
+        while let Some((message, _)) = daemon.receive(None) {
+            if matches!(message, ToLauncher::Interrupt | ToLauncher::InterruptAgain | ToLauncher::Unwanted) {
+                return Ok(Err(not_yet("it was stopped before it started".to_owned())));
+            }
+        }
+        if signals.hang_up.has_come() {
+            return Ok(Err(not_yet("its pane was closed before it started".to_owned())));
+        }
+        let limit = building.limit();
+        let descriptors = [Some(signals.descriptor()), daemon.descriptor(), Some(building.descriptor())].map(readable);
+        let mut descriptors: Vec<PollFd> = descriptors.into_iter().flatten().collect();
+        poll::wait(&mut descriptors, Some(limit))?;
+        signals.take_in();
+    }
+}
+
+/// Ends what builds packages: Nix by SIGINT, and then whatever is left.
+fn end_building(building: &Building, signals: &mut Caught) -> io::Result<()> {
+    building.interrupt();
+    let limit = Instant::now() + packages::END_TIMEOUT;
+    while building.pid().is_some_and(|pid| reap(pid).is_none()) && Instant::now() < limit {
+        poll::wait(&mut [PollFd::new(signals.descriptor(), PollFlags::POLLIN)], Some(limit))?;
+        signals.take_in();
+    }
+    clean_up(signals);
+    Ok(())
+}
+
+fn unbuilt(message: String) -> Failure {
+    Failure { packages: true, ..not_yet(message) }
+}
+
 /// A failure that the next attempt may not have.
 fn not_yet(message: String) -> Failure {
-    Failure { message, errno: None, missing: true, program: None }
+    Failure { message, errno: None, missing: true, program: None, packages: false, proxy: None }
 }
 
 fn written_to(log: &Writer) -> Option<Log> {
@@ -211,72 +350,174 @@ struct Order {
     arguments: Vec<SecretBytes>,
     environment: BTreeMap<String, SecretBytes>,
     workdir: PathBuf,
+    umask: u32,
+    /// Whether git is to trust the repository of another user.
+    trust_repository: bool,
+    sandbox: Option<Sandbox>,
+    packages: Vec<Package>,
+    packages_timeout: Duration,
+    /// What the packages need of the store.
+    closure: Vec<PathBuf>,
     log: Option<Writer>,
 }
 
-/// Starts the harness, and returns when it started.
+/// What was started.
+struct Running {
+    harness: Harness,
+    /// The child of this process that ends with it: the harness itself, or the engine of its sandbox.
+    child: Pid,
+    terminal: Terminal,
+    scratch: Vec<Scratch>,
+    boxed: Option<Boxed>,
+}
+
+impl Running {
+    /// What started on this terminal at that time, with this process as its first.
+    fn new(child: &Child, at: Duration, terminal: Terminal, scratch: Vec<Scratch>) -> Result<Self, Failure> {
+        // The reaper waits for it, as for every other child of this process.
+        let pid = i32::try_from(child.id())
+            .map_err(|_| failure("the process id is out of range", &Errno::EOVERFLOW.into()))?;
+        Ok(Self { harness: Harness { pid, at }, child: Pid::from_raw(pid), terminal, scratch, boxed: None })
+    }
+
+    /// Waits until the harness runs in its sandbox, if it has one.
+    fn see_inside(mut self, daemon: &mut DaemonLink, signals: &mut Caught) -> Result<Self, Failure> {
+        let Some(mut boxed) = self.boxed.take() else { return Ok(self) };
+        boxed.see_started(self.child, daemon, signals)?;
+        boxed.find_harness(&mut self.harness, &self.terminal);
+        self.boxed = Some(boxed);
+        Ok(self)
+    }
+
+    /// How it ended, if it has.
+    fn ended(&mut self) -> Option<Ending> {
+        let ended = reap(self.child);
+        match &mut self.boxed {
+            Some(boxed) => boxed.ended(ended),
+            None => ended,
+        }
+    }
+
+    /// Signals the terminal's foreground process group, and the harness if it is not in that group.
+    fn signal_foreground(&mut self, signal: Signal) {
+        if let Some(boxed) = &mut self.boxed {
+            return boxed.signal_foreground(&self.terminal, signal);
+        }
+        let harness = Pid::from_raw(self.harness.pid);
+        let directly = || {
+            let _ = kill(harness, signal);
+        };
+        signal_foreground(harness, &self.terminal, directly, signal);
+    }
+
+    /// Signals the harness.
+    fn signal(&mut self, signal: Signal) {
+        match &mut self.boxed {
+            Some(boxed) => boxed.signal(self.child, signal),
+            None => {
+                let _ = kill(self.child, signal);
+            }
+        }
+    }
+
+    fn resize(&mut self) {
+        self.terminal.resize();
+        if let Some(boxed) = &mut self.boxed {
+            boxed.resize(&self.terminal);
+        }
+    }
+}
+
+/// Starts the harness, or the engine of its sandbox, and returns when it started.
 ///
 /// The order is dropped, with its secrets; only the log remains.
 #[expect(clippy::needless_pass_by_value, reason = "nothing of the login is left either")]
-fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<(Harness, Terminal, Option<Scratch>), Failure> {
+fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<Running, Failure> {
     let workdir = order.workdir.as_path();
     std::env::set_current_dir(workdir)
         .map_err(|error| failure(&format!("the workdir {} cannot be entered", workdir.display()), &error))
         .map_err(|failure| Failure { missing: true, ..failure })?;
+    temporary_dir::begin_removal_of_left(login.variable(temporary_dir::VARIABLE), &daemon.socket, &daemon.name);
+    if order.sandbox.is_some() {
+        return boxed::start(order, &login, daemon);
+    }
     let words: Vec<&OsStr> = order.arguments.iter().map(|argument| OsStr::from_bytes(argument.as_slice())).collect();
     let Some((&program, arguments)) = words.split_first() else {
-        return Err(Failure { message: "no program was given".to_owned(), errno: None, missing: false, program: None });
+        return Err(Failure {
+            message: "no program was given".to_owned(),
+            errno: None,
+            missing: false,
+            program: None,
+            packages: false,
+            proxy: None,
+        });
     };
     let declared_path = order.environment.get("PATH").map(|path| OsStr::from_bytes(path.as_slice()));
-    let of_login = |name: &str| {
-        let mut variables = login.environment.iter();
-        variables.find(|(known, _)| known == name).map(|(_, value)| value.as_os_str())
-    };
-    let login_path = of_login("PATH");
-    let found = find(program, declared_path.or(login_path).unwrap_or_default())?;
+    let found = find(program, declared_path.or(login.variable("PATH")).unwrap_or_default())?;
     let mut command = Command::new(&found);
     command.arg0(program).args(arguments).env_clear();
-    command.envs(login.environment.iter().map(|(name, value)| (name, value)));
-    command.env("PWD", workdir).envs(login::terminal_variables());
-    command.envs(login::language(&login.environment, order.environment.keys()));
     let mut faults: Vec<String> = login.warning.iter().cloned().collect();
-    let mut scratch = None;
+    let (mut scratch, mut temporary) = (Vec::new(), None);
     if !order.environment.contains_key(temporary_dir::VARIABLE) {
-        let base = of_login(temporary_dir::VARIABLE);
-        temporary_dir::begin_removal_of_left(base, &daemon.socket, &daemon.name);
-        match Scratch::make(base, &daemon.socket, &daemon.name) {
+        match Scratch::make(login.variable(temporary_dir::VARIABLE), &daemon.socket, &daemon.name) {
             Ok(made) => {
-                command.env(temporary_dir::VARIABLE, made.path());
-                scratch = Some(made);
+                temporary = Some(made.path().to_owned());
+                scratch.push(made);
             }
             Err(error) => faults.push(format!("it has no folder of its own for temporary files: {error}")),
         }
     }
-    if !faults.is_empty() {
-        daemon.say(&FromLauncher::Environment(faults.join("; ")));
-    }
-    command.envs(order.environment.iter().map(|(name, value)| (name, OsStr::from_bytes(value.as_slice()))));
-    let terminal = Terminal::open(order.log)
-        .map_err(|error| failure("its terminal cannot be had", &error))
-        .map_err(|failure| Failure { missing: true, ..failure })?;
+    let mut environment = environment(&order, &login, temporary.as_deref());
+    let home = environment.get(OsStr::new("HOME")).cloned();
+    faults.extend(git::trust(&mut environment, workdir, order.trust_repository, home.as_deref()));
+    say_faults(&faults, daemon);
+    command.envs(environment);
+    let terminal = Terminal::open(order.log).map_err(|error| no_terminal(&error))?;
     let at = Timestamp::now().boot();
     let child = terminal.spawn(command).map_err(|error| match error.kind() {
         // The file itself was found.
         io::ErrorKind::NotFound => failure(&format!("{}: its interpreter is missing", found.display()), &error),
         _ => failure(&format!("{} cannot be run", found.display()), &error),
     })?;
-    // The reaper waits for it, as for every other child of this process.
-    i32::try_from(child.id())
-        .map(|pid| (Harness { pid, at }, terminal, scratch))
-        .map_err(|_| failure("the process id is out of range", &Errno::EOVERFLOW.into()))
+    Running::new(&child, at, terminal, scratch)
 }
 
-fn failure(what: &str, error: &io::Error) -> Failure {
-    Failure { message: format!("{what}: {error}"), errno: error.raw_os_error(), missing: false, program: None }
+fn no_terminal(error: &io::Error) -> Failure {
+    Failure { missing: true, ..failure("its terminal cannot be had", error) }
+}
+
+fn say_faults(faults: &[String], daemon: &mut DaemonLink) {
+    if !faults.is_empty() {
+        daemon.say(&FromLauncher::Environment(faults.join("; ")));
+    }
+}
+
+/// The harness's environment: what the login gives, the terminal's variables, and what was declared over them.
+fn environment(order: &Order, login: &Login, temporary: Option<&Path>) -> BTreeMap<OsString, OsString> {
+    let mut environment: BTreeMap<OsString, OsString> = login.environment.iter().cloned().collect();
+    environment.insert("PWD".into(), order.workdir.clone().into());
+    let pane = login::terminal_variables()
+        .chain(login::language(&login.environment, order.environment.keys()).map(|(name, value)| (name, value.into())));
+    environment.extend(pane.map(|(name, value)| (name.into(), value)));
+    environment.extend(temporary.map(|path| (temporary_dir::VARIABLE.into(), path.into())));
+    let declared = order.environment.iter();
+    environment.extend(declared.map(|(name, value)| (name.into(), OsStr::from_bytes(value.as_slice()).to_owned())));
+    environment
+}
+
+pub(super) fn failure(what: &str, error: &io::Error) -> Failure {
+    Failure {
+        message: format!("{what}: {error}"),
+        errno: error.raw_os_error(),
+        missing: false,
+        program: None,
+        packages: false,
+        proxy: None,
+    }
 }
 
 /// Searches as `execvp(3)` does, but in the `PATH` that the harness will have, and with an error that says where it searched.
-fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
+pub(super) fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
     let shown = program.display();
     if program.as_bytes().contains(&b'/') {
         let found = Path::new(program);
@@ -309,23 +550,21 @@ fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
             errno: Some(Errno::ENOENT as i32),
             missing: false,
             program: Some(ProgramNotFound { name: shown.to_string(), path: Some(path.display().to_string()) }),
+            packages: false,
+            proxy: None,
         }),
     }
 }
 
 /// Waits until the harness has ended, has been reported, and has left nothing behind.
-fn attend(
-    harness: Harness,
-    terminal: &mut Terminal,
-    scratch: Option<Scratch>,
-    signals: &mut Caught,
-    daemon: &mut DaemonLink,
-) -> Result<Ending, Error> {
+fn attend(mut running: Running, signals: &mut Caught, daemon: &mut DaemonLink) -> Result<Ending, Error> {
     let server = getppid();
     // This process may end by the same signal as a crashed harness, and must not leave a core dump.
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
-    let (status, has_hung_up) = see_end(harness, terminal, signals, daemon)?;
+    let (status, has_hung_up) = see_end(&mut running, signals, daemon)?;
     let at = Timestamp::now().boot();
+    let Running { harness, mut terminal, scratch, boxed, .. } = running;
+    drop(boxed);
     if let Err(error) = terminal.collect() {
         say_lost(&error, daemon);
     }
@@ -345,50 +584,44 @@ fn attend(
 }
 
 /// Attends to everything until the harness has ended. Returns how it ended, and whether its terminal had gone away before.
-fn see_end(
-    harness: Harness,
-    terminal: &mut Terminal,
-    signals: &mut Caught,
-    daemon: &mut DaemonLink,
-) -> io::Result<(Ending, bool)> {
-    let pid = Pid::from_raw(harness.pid);
-    let running = Progress::Running(harness);
+fn see_end(running: &mut Running, signals: &mut Caught, daemon: &mut DaemonLink) -> io::Result<(Ending, bool)> {
+    let progress = Progress::Running(running.harness);
     let mut interrupts = 0;
     let mut hung_up: Option<Instant> = None;
     // The first check is for messages that came while the harness was started.
     let mut is_heard = true;
     loop {
         // Whatever signal was handled: this costs little, and misses no child.
-        if let Some(status) = reap(pid) {
+        if let Some(status) = running.ended() {
             return Ok((status, hung_up.is_some()));
         }
         if signals.terminate.has_come() {
-            let _ = kill(pid, Signal::SIGTERM);
+            running.signal(Signal::SIGTERM);
         }
         if signals.hang_up.has_come() && hung_up.is_none() && pane_is_gone() {
             hung_up = Some(Instant::now() + AFTER_HANGUP);
             // As the kernel does it. A stopped process could not end.
-            signal_foreground(pid, terminal, Signal::SIGHUP);
-            signal_foreground(pid, terminal, Signal::SIGCONT);
+            running.signal_foreground(Signal::SIGHUP);
+            running.signal_foreground(Signal::SIGCONT);
         }
         if signals.window.has_come() {
-            terminal.resize();
+            running.resize();
         }
         if hung_up.is_some_and(|limit| limit <= Instant::now()) {
-            let _ = kill(pid, Signal::SIGKILL);
+            running.signal(Signal::SIGKILL);
             hung_up = Some(Instant::now() + AFTER_HANGUP);
         }
-        if is_heard && let Some((message, files)) = daemon.receive(Some(&running)) {
+        if is_heard && let Some((message, files)) = daemon.receive(Some(&progress)) {
             // A stop sends at most two SIGINT, however many daemons take part in it.
-            let wanted = obey((message, files), terminal, daemon);
+            let wanted = obey((message, files), &mut running.terminal, daemon);
             if interrupts < wanted {
                 interrupts = wanted;
-                signal_foreground(pid, terminal, Signal::SIGINT);
+                running.signal_foreground(Signal::SIGINT);
             }
         }
-        let ready = await_something(terminal, signals, daemon, hung_up)?;
+        let ready = await_something(running, signals, daemon, hung_up)?;
         is_heard = !ready.daemon.is_empty() || daemon.due().is_some_and(|due| due <= Instant::now());
-        if let Err(error) = terminal.relay(ready.terminal) {
+        if let Err(error) = running.terminal.relay(ready.terminal) {
             say_lost(&error, daemon);
         }
     }
@@ -401,17 +634,20 @@ struct Ready {
 }
 
 fn await_something(
-    terminal: &Terminal,
+    running: &Running,
     signals: &mut Caught,
     daemon: &DaemonLink,
     hung_up: Option<Instant>,
 ) -> io::Result<Ready> {
-    let [other, pane] = terminal.interest();
-    let mut descriptors = [readable(Some(signals.descriptor())), readable(daemon.descriptor()), other, pane];
+    let [other, pane] = running.terminal.interest();
+    let boxed = running.boxed.as_ref();
+    let inside = boxed.and_then(Boxed::interest);
+    let mut descriptors = [readable(Some(signals.descriptor())), readable(daemon.descriptor()), other, pane, inside];
     let mut present: Vec<PollFd> = descriptors.iter().flatten().cloned().collect();
-    poll::wait(&mut present, daemon.due().into_iter().chain(hung_up).min())?;
+    let limit = boxed.and_then(|boxed| boxed.limit);
+    poll::wait(&mut present, daemon.due().into_iter().chain(hung_up).chain(limit).min())?;
     let mut events = present.iter().map(|descriptor| descriptor.revents().unwrap_or(PollFlags::empty()));
-    let [_, daemon, other, pane] = descriptors
+    let [_, daemon, other, pane, _] = descriptors
         .each_mut()
         .map(|descriptor| descriptor.as_ref().and_then(|_| events.next()).unwrap_or(PollFlags::empty()));
     drop(events);
@@ -438,7 +674,7 @@ fn obey((message, files): Said, terminal: &mut Terminal, daemon: &mut DaemonLink
 ///
 /// The folder is no longer in use. If removal takes too long, the next launcher finishes it. If no thread can be started, the
 /// folder is removed here.
-fn remove(scratch: Option<Scratch>) -> mpsc::Receiver<()> {
+fn remove(scratch: Vec<Scratch>) -> mpsc::Receiver<()> {
     let (done, is_done) = mpsc::channel();
     let work = move || {
         drop(scratch);
@@ -474,7 +710,7 @@ fn reap(harness: Pid) -> Option<Ending> {
 }
 
 /// Converts the kernel's status, whatever the signal.
-fn ending(status: WaitStatus) -> Ending {
+pub(super) fn ending(status: WaitStatus) -> Ending {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => Ending::Code(code),
         (None, Some(signal)) => Ending::Signal(signal),
@@ -499,13 +735,13 @@ fn end(how: Ending, at: Duration, has_printed: bool) -> End {
     }
 }
 
-/// Signals the terminal's foreground process group, and the harness if it is not in that group.
-fn signal_foreground(harness: Pid, terminal: &Terminal, signal: Signal) {
+/// Signals the terminal's foreground process group, and in the given way the harness if it is not in that group.
+fn signal_foreground(harness: Pid, terminal: &Terminal, directly: impl FnOnce(), signal: Signal) {
     let foreground = terminal.foreground();
     let reached = foreground.is_some_and(|group| killpg(group, signal).is_ok());
     // The harness leads its session, so its group has its own process id.
     if !reached || foreground != Some(harness) {
-        let _ = kill(harness, signal);
+        directly();
     }
 }
 
@@ -643,7 +879,6 @@ pub fn command_line(name: &str, attempt: u64, socket: &Path, agentd: &str) -> [S
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt;
 
     use super::*;

@@ -25,10 +25,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{AccessFlags, Pid, eaccess};
+use nix::unistd::Pid;
 
 use crate::contain::marker;
 use crate::sys::account::Account;
+use crate::sys::exec::single_quote;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::{fd, poll};
 
@@ -43,9 +44,6 @@ pub const LOGIN_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long an operator who waits for a shell beside an agent waits before getting a plain one.
 const PATIENCE_OF_PEOPLE: Duration = Duration::from_secs(5);
-
-/// The shell to use if the account's shell does not exist.
-const USUAL_SHELL: &str = "/bin/sh";
 
 /// How much is read at a time.
 const PIECE: usize = 4096;
@@ -100,6 +98,13 @@ pub struct Login {
     pub moved: bool,
     /// Why the environment is not that of the account's own shell, if so.
     pub warning: Option<String>,
+}
+
+impl Login {
+    /// The value of a variable.
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
+        self.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_os_str())
+    }
 }
 
 /// A login in progress, in a separate process that is killed when this is dropped.
@@ -253,25 +258,6 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// The account with a shell that can be run, and a warning if that is not the account's own.
-fn with_a_shell(account: Account) -> (Account, Option<String>) {
-    let shell = &account.shell;
-    let usable = match shell.metadata() {
-        _ if !shell.is_absolute() => Err(io::Error::other("it is not an absolute path")),
-        Ok(metadata) if metadata.is_file() => eaccess(shell, AccessFlags::X_OK).map_err(io::Error::from),
-        Ok(_) => Err(io::Error::other("it is not a file")),
-        Err(error) => Err(error),
-    };
-    match usable {
-        Ok(()) => (account, None),
-        Err(error) => {
-            let warning =
-                format!("the login shell {} cannot be run ({error}); {USUAL_SHELL} stands in for it", shell.display());
-            (Account { shell: USUAL_SHELL.into(), ..account }, Some(warning))
-        }
-    }
-}
-
 /// Parses a login's result from everything that was printed.
 #[cfg(fuzzing)]
 pub fn read(printed: &[u8], marker: &[u8]) -> Option<(Vec<(OsString, OsString)>, PathBuf)> {
@@ -318,7 +304,7 @@ pub fn become_login_shell(marker: &OsStr, out: &mut impl Write) -> io::Result<()
         let environment = account.base_environment();
         return print(out, marker, Path::new(""), environment.iter().map(|(name, value)| (&**name, &**value)));
     }
-    let (account, warning) = with_a_shell(account);
+    let (account, warning) = account.with_a_shell();
     tell(out, marker, &[account.shell.as_os_str().as_bytes(), warning.unwrap_or_default().as_bytes()])?;
     let executable = std::env::current_exe()?;
     let script =
@@ -333,18 +319,6 @@ fn tell(out: &mut impl Write, marker: &[u8], words: &[&[u8]]) -> io::Result<()> 
     let words: Vec<u8> = words.iter().flat_map(|word| [word, b"\0".as_slice()].concat()).collect();
     out.write_all(&[marker, &words, marker].concat())?;
     out.flush()
-}
-
-fn single_quote(path: &Path) -> Vec<u8> {
-    let mut quoted = vec![b'\''];
-    for &byte in path.as_os_str().as_bytes() {
-        match byte {
-            b'\'' => quoted.extend(br"'\''"),
-            byte => quoted.push(byte),
-        }
-    }
-    quoted.push(b'\'');
-    quoted
 }
 
 /// Runs the hidden command [`PRINT_COMMAND`].
@@ -381,7 +355,7 @@ pub fn become_shell(account: &Account) -> io::Error {
         Err(error) => return error,
     };
     let login = Asked::begin(&executable, None, PATIENCE_OF_PEOPLE).and_then(Asked::finish);
-    let (account, _) = with_a_shell(account.clone());
+    let (account, _) = account.clone().with_a_shell();
     let (environment, moved, warning) = match login {
         Ok(Login { environment, moved, warning }) => (environment, moved, warning),
         // An operator who waits for a shell gets one, with a note about what it is.
@@ -438,21 +412,6 @@ mod tests {
     fn an_incomplete_answer_is_not_used() {
         assert!(between(b"noise M/home\0A=1", b"M").is_none());
         assert!(between(b"", b"M").is_none());
-    }
-
-    fn with(shell: &Path) -> Account {
-        Account { shell: shell.to_owned(), ..Account::find("root").unwrap() }
-    }
-
-    #[test]
-    fn a_shell_that_cannot_be_run_is_replaced_with_a_warning() {
-        let (account, warning) = with_a_shell(with(Path::new("/bin/sh")));
-        assert_eq!((account.shell.as_path(), warning), (Path::new("/bin/sh"), None));
-        for shell in ["/nonexistent/fish", "/", "/etc/passwd", "sh"] {
-            let (account, warning) = with_a_shell(with(Path::new(shell)));
-            assert_eq!(account.shell, Path::new("/bin/sh"), "{shell}");
-            assert!(warning.unwrap().starts_with(&format!("the login shell {shell} cannot be run")));
-        }
     }
 
     /// The result if this script runs in place of agentd.

@@ -6,14 +6,18 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::fingerprint::Fingerprint;
+use crate::agent::packages::Package;
+use crate::agent::sandbox::Sandbox;
 use crate::sys::file_id::FileId;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::wire::status::Usage;
 
 /// The version of the protocol.
 ///
-/// Launcher and daemon may be of different builds: an agent's launcher outlives an upgrade of the daemon.
-pub const WIRE_VERSION: u32 = 1;
+/// Launcher and daemon may be of different builds: an agent's launcher outlives an upgrade of the daemon. A launcher of another
+/// version is followed if it has launched something, and sent away if it has not: it could miss something of its work, such as the
+/// sandbox, which launchers of version 1 do not know.
+pub const WIRE_VERSION: u32 = 2;
 
 /// The longest message from a launcher.
 pub const MAX_FROM_LAUNCHER: usize = 64 << 10;
@@ -45,6 +49,9 @@ pub enum FromLauncher {
         #[serde(default)]
         log: Option<Log>,
     },
+    /// The packages of its work are being built, which may take as long as it says. Sent before `Started`, and only if the work names
+    /// packages: then the daemon knows this message.
+    Building,
     /// The harness was started.
     Started(Harness),
     /// The harness could not be started.
@@ -127,6 +134,21 @@ pub enum ToLauncher {
         /// How long the login shell may take.
         #[serde(default)]
         login_patience: Option<Duration>,
+        /// The umask of everything that is started; 0022 if it is absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        umask: Option<u32>,
+        /// Whether git is to trust the repository of another user.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        trust_repository: bool,
+        /// The sandbox to start it in, if there is to be one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sandbox: Option<Box<Sandbox>>,
+        /// The packages whose programs come first in its `PATH`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        packages: Vec<Package>,
+        /// How long these may take to be built.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        packages_timeout: Option<Duration>,
     },
     /// Write output to the two files that [come with](crate::sys::fd_passing) this message from now on: the earlier ones were
     /// moved or removed.
@@ -161,6 +183,12 @@ pub struct Failure {
     /// The program, if it is that which was not found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<ProgramNotFound>,
+    /// Whether it is the packages that could not be had.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub packages: bool,
+    /// The socket of the proxy, if it is that which cannot be reached. Daemons of earlier builds see that something is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
 }
 
 /// A program that was not found.

@@ -4,12 +4,14 @@
 //! link as its last component, and everything goes through that descriptor. On the [path](crate::sys::safe_path) to it, root follows
 //! no link that the agent user could have planted, either.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use nix::errno::Errno;
@@ -46,6 +48,26 @@ pub enum Error {
         /// The agent user.
         user: String,
     },
+    /// The folder of a user's sockets is that of an earlier user with the same name.
+    #[error("failed to use {} as the folder of the sockets of user {user:?}: it is that of an earlier user of this name, whose uid was {owner}; remove it once nothing of that user runs any more: rm -r {}", path.display(), path.display())]
+    OfEarlierUser {
+        /// The folder.
+        path: PathBuf,
+        /// The agent user.
+        user: String,
+        /// Whose it is.
+        owner: Uid,
+    },
+    /// The folder of a user's sockets is gone, and the user's name is another's by now.
+    #[error("failed to make {} for user {user:?}: the name is that of another user now, whose uid is {now}", path.display())]
+    OfLaterUser {
+        /// The folder.
+        path: PathBuf,
+        /// The name of both.
+        user: String,
+        /// The uid of the one that is there now.
+        now: Uid,
+    },
     /// The path has no parent directory.
     #[error("{} is not the path of a socket; write for example /run/agentd/tmux.sock", .0.display())]
     NoFolder(PathBuf),
@@ -64,7 +86,31 @@ pub struct LaunchSocketKeeper {
     path: PathBuf,
     account: Account,
     group: Option<Gid>,
+    /// Whose the names of users are, if it is that of a user who is not the default one.
+    names: Option<Names>,
     bound: Option<FileVersion>,
+}
+
+/// Which uid the name of each user means now. A user may be deleted, and made again with another one. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Names(Arc<Mutex<BTreeMap<String, Uid>>>);
+
+impl Names {
+    /// From now on, the name means this user.
+    pub fn note(&self, account: &Account) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(account.name.clone(), account.uid);
+    }
+
+    /// Whether the name of this user means another one.
+    pub fn is_anothers(&self, account: &Account) -> bool {
+        self.other(account).is_some()
+    }
+
+    /// Whom the name of this user means, if it is another one.
+    fn other(&self, account: &Account) -> Option<Uid> {
+        let now = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&account.name).copied();
+        now.filter(|&now| now != account.uid)
+    }
 }
 
 impl SocketDir {
@@ -115,6 +161,23 @@ impl SocketDir {
             return Err(Error::NotWritable { path, user: account.name.clone() });
         }
         Ok(Self { path, descriptor })
+    }
+
+    /// The same for a user who is not the default one, whose folder is in the folder of all users, which is made first.
+    ///
+    /// It is not taken over from an earlier user of that name: a server of that user's may be there.
+    pub fn of_further_user(socket: &Path, account: &Account, group: Option<Gid>) -> Result<Self, Error> {
+        if let Some(users) = socket.parent().and_then(Path::parent) {
+            make_users_dir(users)?;
+        }
+        match Self::of(socket, account, group) {
+            Err(Error::NotWritable { path, user }) => {
+                let owner =
+                    fs::symlink_metadata(&path).map_err(|error| PathError::new("examine", path.clone(), error))?;
+                Err(Error::OfEarlierUser { path, user, owner: Uid::from_raw(owner.uid()) })
+            }
+            result => result,
+        }
     }
 
     /// Where launchers connect.
@@ -263,7 +326,13 @@ impl LaunchSocketKeeper {
     pub fn new(socket: &Path, account: &Account, group: Option<Gid>, is_bound: bool) -> Self {
         let path = launch_socket_beside(socket);
         let bound = is_bound.then(|| version_at(&path)).flatten();
-        Self { path, account: account.clone(), group, bound }
+        Self { path, account: account.clone(), group, names: None, bound }
+    }
+
+    /// The same, of a user whose folder is in the folder of all users, which is made first.
+    #[must_use]
+    pub fn below_users(self, names: Names) -> Self {
+        Self { names: Some(names), ..self }
     }
 
     /// Binds the launch socket again if it is no longer in its place, in a new directory if that is gone, too.
@@ -271,11 +340,31 @@ impl LaunchSocketKeeper {
         if self.bound.is_some() && version_at(&self.path) == self.bound {
             return Ok(None);
         }
+        if let Some(path) = self.path.parent().filter(|path| version_at(path).is_none())
+            && let Some(now) = self.names.as_ref().and_then(|names| names.other(&self.account))
+        {
+            return Err(Error::OfLaterUser { path: path.to_owned(), user: self.account.name.clone(), now });
+        }
+        let of = if self.names.is_some() { SocketDir::of_further_user } else { SocketDir::of };
         // Only the folder matters: the name of the tmux socket in it does not.
-        let listener = SocketDir::of(&self.path, &self.account, self.group)?.bind_launch_socket()?;
+        let listener = of(&self.path, &self.account, self.group)?.bind_launch_socket()?;
         self.bound = version_at(&self.path);
         Ok(Some(listener))
     }
+}
+
+/// Makes the folder of the folders of users other than the default one. Only root can change it, and it is open to all: each user has
+/// a folder in it, which no other user can replace.
+fn make_users_dir(path: &Path) -> Result<(), Error> {
+    let mode = Mode::from_bits_truncate(0o755);
+    let failed = |error: safe_path::Error| match error {
+        error @ safe_path::Error::Served { .. } => Error::Served(error),
+        error => PathError::new("make", path, io::Error::from(error)).into(),
+    };
+    let folder = safe_path::open_private_dir(path, Some(mode)).map_err(failed)?;
+    let folder = safe_path::open_dir_at(&folder, OsStr::new("."), path).map_err(failed)?;
+    // Whatever the umask is.
+    fchmod(&folder, mode).map_err(|error| PathError::new("set the mode of", path, error).into())
 }
 
 /// The launch socket for launchers of the tmux server with that socket.
@@ -339,6 +428,19 @@ mod tests {
         let metadata = fs::metadata(directory.path().join("a/b")).unwrap();
         assert_eq!(metadata.permissions().mode() & 0o7777, 0o700);
         assert_eq!(metadata.uid(), current().uid.as_raw());
+    }
+
+    #[test]
+    fn the_folder_of_users_is_open_to_all_and_only_roots_to_change() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("door/users");
+        for _ in 0..2 {
+            make_users_dir(&path).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o755);
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        fs::set_permissions(directory.path().join("door"), fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(make_users_dir(&path).is_err(), Uid::effective().is_root());
     }
 
     #[test]

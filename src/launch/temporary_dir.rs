@@ -20,7 +20,6 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -32,6 +31,7 @@ use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
 use crate::sys::safe_path::{Look, look};
+use crate::sys::tree;
 
 /// The variable that names the folder.
 pub const VARIABLE: &str = "TMPDIR";
@@ -97,7 +97,7 @@ pub fn remove_left(base: &Path, launch_socket: &Path, agent: &str) {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        remove(&self.path);
+        let _ = tree::remove(&self.path);
     }
 }
 
@@ -111,6 +111,14 @@ fn prefix(launch_socket: &Path, agent: &str) -> String {
 /// The prefix of the folder names of all agents of one daemon.
 pub fn prefix_of_all(launch_socket: &Path) -> String {
     format!("agentd-t{}", hash_of_daemon(launch_socket))
+}
+
+/// Whether a folder of this name may be an attempt's, of any agent and daemon.
+pub fn is_named_like_one(name: &OsStr) -> bool {
+    let rest = name.as_bytes().strip_prefix(b"agentd-").unwrap_or_default();
+    let rest = rest.strip_prefix(b"t").unwrap_or(rest);
+    let hash = rest.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    hash >= 20 && rest.get(hash) == Some(&b'-')
 }
 
 /// The prefix of an agent's folder names before folders were locked.
@@ -189,33 +197,13 @@ fn remove_if_left(path: &Path) {
         && flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok()
         && is_at(&folder, path)
     {
-        remove(path);
-    }
-}
-
-/// Removes as much as possible. Links are removed, not followed.
-fn remove(path: &Path) {
-    if fs::remove_dir_all(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
-        // A program has created folders in it that even their owner may not change.
-        open_up(path);
-        let _ = fs::remove_dir_all(path);
-    }
-}
-
-fn open_up(path: &Path) {
-    let mut ahead = vec![path.to_owned()];
-    while let Some(folder) = ahead.pop() {
-        let _ = fs::set_permissions(&folder, fs::Permissions::from_mode(0o700));
-        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
-        ahead.extend(
-            entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()),
-        );
+        let _ = tree::remove(path);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{DirBuilderExt, symlink};
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 
     use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
     use tempfile::TempDir;
@@ -335,5 +323,9 @@ mod tests {
         assert!(prefix(one, "a") != prefix(one, "b") && prefix(one, "a") != prefix(other, "a"));
         assert!(prefix(one, &"x".repeat(64)).len() < 32);
         assert!(prefix(one, "a").starts_with(&prefix_of_all(one)));
+        for prefix in [prefix(one, "a"), former_prefix(one, "a")] {
+            assert!(is_named_like_one(OsStr::new(&(prefix + "Xy12Zz"))));
+        }
+        assert!(!is_named_like_one(OsStr::new("agentd-tools")) && !is_named_like_one(OsStr::new("agentd-t")));
     }
 }

@@ -15,6 +15,7 @@
 use std::io;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::Mode;
-use nix::sys::termios::{FlushArg, SetArg, cfmakeraw, tcflush, tcgetattr, tcsetattr};
+use nix::sys::termios::{FlushArg, SetArg, cfmakeraw, tcflush, tcgetattr, tcgetsid, tcsetattr};
 use nix::unistd::{Pid, getppid, tcgetpgrp};
 use pty_process::blocking::{Command as CommandOn, Pts};
 use rustix::termios::{tcgetwinsize, tcsetwinsize};
@@ -44,7 +45,7 @@ const MOST_UNREAD: usize = 1 << 20;
 /// The harness's terminal, and the pane.
 pub struct Terminal {
     /// Held open, so that unread output is not lost, and the other end does not fail when no process has the terminal open.
-    own: Pts,
+    own: Own,
     other: OwnedFd,
     pane: OwnedFd,
     /// Whether nothing more can be read from the pane.
@@ -56,16 +57,37 @@ pub struct Terminal {
     has_printed: bool,
 }
 
+/// The harness's end.
+enum Own {
+    Terminal(Pts),
+    /// What is relayed to a terminal in a sandbox.
+    Socket(UnixStream),
+}
+
 impl Terminal {
     /// Opens a new terminal with the settings of this process's own, which is the pane.
     ///
     /// Output is written to the log, if there is one.
     pub fn open(log: Option<Writer>) -> io::Result<Self> {
+        Self::over(log, |pane| {
+            let (other, own) = pty_process::blocking::open().map_err(plain)?;
+            tcsetattr(&own, SetArg::TCSANOW, &tcgetattr(pane)?)?;
+            Ok((OwnedFd::from(other), Own::Terminal(own)))
+        })
+    }
+
+    /// Opens a socket that stands for a terminal in a sandbox.
+    pub fn open_relayed(log: Option<Writer>) -> io::Result<Self> {
+        Self::over(log, |_| {
+            let (other, own) = UnixStream::pair()?;
+            Ok((OwnedFd::from(other), Own::Socket(own)))
+        })
+    }
+
+    fn over(log: Option<Writer>, make: impl FnOnce(&OwnedFd) -> io::Result<(OwnedFd, Own)>) -> io::Result<Self> {
         // Opened again, because O_NONBLOCK affects all who share an open file description.
         let pane = open("/dev/tty", OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())?;
-        let (other, own) = pty_process::blocking::open().map_err(plain)?;
-        tcsetattr(&own, SetArg::TCSANOW, &tcgetattr(&pane)?)?;
-        let other = OwnedFd::from(other);
+        let (other, own) = make(&pane)?;
         [&other, &pane].map(fd::set_nonblocking).into_iter().collect::<io::Result<()>>()?;
         let (typed, printed, traces) = (Piece::default(), Piece::default(), Traces::default());
         let mut terminal =
@@ -76,13 +98,34 @@ impl Terminal {
 
     /// Starts a program on the terminal, as the leader of its session. From now on the pane is raw.
     pub fn spawn(&self, command: Command) -> io::Result<Child> {
-        let child = CommandOn::from(command).spawn_borrowed(&self.own).map_err(plain)?;
+        let Own::Terminal(own) = &self.own else { return Err(io::ErrorKind::Unsupported.into()) };
+        let child = CommandOn::from(command).spawn_borrowed(own).map_err(plain)?;
+        self.make_pane_raw();
+        Ok(child)
+    }
+
+    /// The harness's end as standard input and output, for a program that makes it the harness's terminal.
+    pub fn ends(&self) -> io::Result<(OwnedFd, OwnedFd)> {
+        let end = match &self.own {
+            Own::Terminal(own) => own.as_fd(),
+            Own::Socket(own) => own.as_fd(),
+        };
+        Ok((end.try_clone_to_owned()?, end.try_clone_to_owned()?))
+    }
+
+    /// Leaves it to the harness's terminal what keys mean.
+    pub fn make_pane_raw(&self) {
         if let Ok(mut raw) = tcgetattr(&self.pane) {
             cfmakeraw(&mut raw);
             // Fails only if the pane is gone. Keys typed so far go to the harness.
             let _ = tcsetattr(&self.pane, SetArg::TCSANOW, &raw);
         }
-        Ok(child)
+    }
+
+    /// The pane's size, if it is known.
+    pub fn size(&self) -> Option<Size> {
+        let size = tcgetwinsize(&self.pane).ok().filter(|size| size.ws_col > 0 && size.ws_row > 0)?;
+        Some(Size { columns: size.ws_col, rows: size.ws_row })
     }
 
     /// Continues the log in these files, if there is a log: without one, the secrets to redact are unknown. Returns the log's
@@ -114,6 +157,11 @@ impl Terminal {
     /// The terminal's foreground process group.
     pub fn foreground(&self) -> Option<Pid> {
         tcgetpgrp(&self.other).ok().filter(|group| group.as_raw() > 1)
+    }
+
+    /// The leader of the session that has the terminal.
+    pub fn session(&self) -> Option<Pid> {
+        tcgetsid(&self.other).ok().filter(|leader| leader.as_raw() > 1)
     }
 
     /// What to wait for before the next [`Terminal::relay`]: the terminal's other end, and the pane.

@@ -1,6 +1,6 @@
 //! Figures of the daemon and its agents, in the text format of `OpenMetrics` 1.0.
 //!
-//! Labels are the names of agents and words of fixed sets. Resources of an agent are reported only if it has a control group: a sum over
+//! Labels are the names of agents, words of fixed sets, and the labels of agents, of which each has a bounded number. Resources of an agent are reported only if it has a control group: a sum over
 //! `/proc` would count shared memory once for each process, and would go down when a process ends.
 
 use std::fmt;
@@ -131,6 +131,19 @@ fn of_process(families: &mut Families<'_, '_>, started: SystemTime) -> fmt::Resu
     families.gauge(("process_max_fds", None), "how many descriptors the daemon may have open", most)
 }
 
+fn of_labels(families: &mut Families<'_, '_>, agents: &[AgentStatus]) -> fmt::Result {
+    families.gauge(
+        ("agentd_agent_labels", None),
+        "1 for each label of the agent, with its value",
+        agents.iter().flat_map(|agent| {
+            agent.labels.iter().map(|(label, value)| {
+                let labels = [("agent", agent.name.as_str()), ("label", label.as_str()), ("value", value.as_str())];
+                (Some(labels), 1_u64)
+            })
+        }),
+    )
+}
+
 fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Result {
     let agents = snapshot.agents();
     let each = |value: fn(&AgentStatus) -> Option<f64>| {
@@ -155,6 +168,7 @@ fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
             })
         }),
     )?;
+    of_labels(families, agents)?;
     families.gauge(
         ("agentd_agent_error", None),
         "whether a fault of the agent needs attention",

@@ -82,7 +82,7 @@ impl Redactors {
 
     /// The redactor of all secrets that were read; `None` if some could not be.
     pub fn of_all(&mut self, secrets: &Secrets) -> Option<Arc<Redactor>> {
-        secrets.is_complete.then(|| self.of(secrets.iter().map(|(_, value)| value)))
+        secrets.is_complete.then(|| self.of(secrets.to_redact()))
     }
 }
 

@@ -1,10 +1,11 @@
 //! The ring of the latest events, for clients that listen or reconnect.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
 
+use crate::agent::labels::{self, Selector};
 use crate::agent::name::Key;
 use crate::text::printable;
 use crate::wire::events::{Event, Id, Since, What};
@@ -21,18 +22,31 @@ pub const MOST_BYTES: usize = 1 << 20;
 pub struct RingEvent {
     number: u64,
     agent: Option<Key>,
+    /// The labels that this agent had.
+    labels: BTreeMap<String, String>,
     /// In the format of the HTML standard, chapter "Server-sent events", including the blank line.
     pub message: Bytes,
 }
 
 impl RingEvent {
-    fn new(event: &Event) -> Self {
+    fn new(event: &Event, labels: BTreeMap<String, String>) -> Self {
         let data = printable::json(serde_json::to_string(event).unwrap_or_default());
         Self {
             number: event.id.number,
             agent: event.what.agent().and_then(|name| name.parse().ok()),
+            labels,
             message: format!("id: {}\nevent: {}\ndata: {data}\n\n", event.id, event.what.kind()).into(),
         }
+    }
+
+    /// How many bytes it takes.
+    fn size(&self) -> usize {
+        self.message.len() + self.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
+    }
+
+    /// Whether a listener for agents with these labels gets the event: an event about no agent concerns all.
+    pub fn is_labeled(&self, selectors: &[Selector]) -> bool {
+        self.agent.is_none() || labels::fits_all(selectors, &self.labels)
     }
 
     /// Whether a listener for this agent gets the event: an event about no agent concerns all.
@@ -58,15 +72,20 @@ impl Ring {
         Self { epoch, kept: VecDeque::new(), bytes: 0, last: 0 }
     }
 
-    /// Adds an event that happens now.
+    /// Adds an event that happens now, about no agent or one without labels.
     pub fn push(&mut self, what: What) {
+        self.push_labeled(what, BTreeMap::new());
+    }
+
+    /// Adds an event that happens now, about an agent with these labels.
+    pub fn push_labeled(&mut self, what: What, labels: BTreeMap<String, String>) {
         self.last += 1;
-        let kept = RingEvent::new(&Event { id: self.latest(), at: Time(SystemTime::now()), what });
-        self.bytes += kept.message.len();
+        let kept = RingEvent::new(&Event { id: self.latest(), at: Time(SystemTime::now()), what }, labels);
+        self.bytes += kept.size();
         self.kept.push_back(kept);
         while self.kept.len() > MOST || self.bytes > MOST_BYTES {
             let Some(oldest) = self.kept.pop_front() else { return };
-            self.bytes -= oldest.message.len();
+            self.bytes -= oldest.size();
         }
     }
 
@@ -88,7 +107,7 @@ impl Ring {
         };
         let missed = is_lost.then(|| {
             let id = Id { epoch: self.epoch, number: oldest - 1 };
-            RingEvent::new(&Event { id, at: Time(SystemTime::now()), what: What::Missed {} })
+            RingEvent::new(&Event { id, at: Time(SystemTime::now()), what: What::Missed {} }, BTreeMap::new())
         });
         let seen = usize::try_from(next - oldest).unwrap_or(usize::MAX);
         missed.into_iter().chain(self.kept.iter().skip(seen).cloned()).collect()
@@ -154,6 +173,24 @@ mod tests {
         });
         assert_eq!(ids(&ring.since(Since::Beginning)), ["error 7-7", "error 7-8", "error 7-9"]);
         assert_eq!(ring.bytes, ring.kept.iter().map(|kept| kept.message.len()).sum::<usize>());
+    }
+
+    #[test]
+    fn a_listener_for_a_label_gets_events_of_agents_that_had_it() {
+        let mut ring = ring(0);
+        let removed = |name: &str| What::Removed { name: name.to_owned() };
+        ring.push_labeled(removed("a"), [("team".to_owned(), "web".to_owned())].into());
+        ring.push(removed("b"));
+        ring.push(What::Resolved { about: Subject::Config, name: None });
+        let selected = |label: &str| {
+            let selectors = [label.parse().unwrap()];
+            let kept: Vec<RingEvent> = ring.since(Since::Beginning);
+            ids(&kept.into_iter().filter(|kept| kept.is_labeled(&selectors)).collect::<Vec<_>>())
+        };
+        assert_eq!(selected("team"), ["removed 7-1", "resolved 7-3"]);
+        assert_eq!(selected("team=web"), ["removed 7-1", "resolved 7-3"]);
+        assert_eq!(selected("team=ops"), ["resolved 7-3"]);
+        assert_eq!(ring.bytes, ring.kept.iter().map(RingEvent::size).sum::<usize>());
     }
 
     #[test]

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 use hyper::body::Bytes;
 
 use crate::agent::declaration::Reading;
+use crate::agent::labels::{self, Selector};
 use crate::agent::name::Key;
+use crate::agent::user::AgentUser;
 use crate::contain::cgroup::Cgroups;
 use crate::observe::facts::Facts;
 use crate::observe::outputs::Outputs;
@@ -40,6 +42,10 @@ pub struct Parts {
     pub facts: Facts,
     /// When agents last printed something.
     pub outputs: Outputs,
+    /// Whom agents run as that do not run as the default user.
+    pub users: HashMap<Key, AgentUser>,
+    /// Whom their latest attempts that are over ran as, also of agents that are not held.
+    pub former_users: Arc<HashMap<Key, AgentUser>>,
     /// Whether the declarations have been read. Before that, agents that are declared may be missing.
     pub is_read: bool,
     /// The reading of the jcard that is in force.
@@ -60,6 +66,8 @@ impl Parts {
             paused: None,
             facts: Facts::new(SystemTime::now()),
             outputs: Outputs::default(),
+            users: HashMap::new(),
+            former_users: Arc::default(),
             is_read: true,
             reading: None,
         }
@@ -117,6 +125,25 @@ impl Snapshot {
         self.parts.is_read
     }
 
+    /// Whom agents run as that do not run as the default user.
+    pub fn users(&self) -> impl Iterator<Item = &AgentUser> {
+        self.parts.users.values()
+    }
+
+    /// Whom an agent runs as; `None` is the default user.
+    pub fn user_of(&self, agent: &Key) -> Option<&AgentUser> {
+        self.parts.users.get(agent)
+    }
+
+    /// Whom the latest attempt of an agent ran as, also of one that is not held any more; `None` is the default user.
+    pub fn printer(&self, agent: &Key) -> Option<&AgentUser> {
+        let has_session = || self.agent(agent).is_some_and(|status| !status.session.is_empty());
+        match self.user_of(agent) {
+            None if !has_session() => self.parts.former_users.get(agent),
+            user => user,
+        }
+    }
+
     /// The redactor of what an agent printed, prepared.
     pub async fn redactor(&self, agent: &Key) -> Result<Arc<Redactor>, Unknown> {
         if let Some(redactor) = self.parts.redactions.of(agent) {
@@ -154,6 +181,16 @@ impl Snapshot {
     /// All agents, sorted by the bytes of their names.
     pub fn agents(&self) -> &[AgentStatus] {
         &self.parts.agents
+    }
+
+    /// The agents that have all of these labels, as the body of `GET /v1/agents` lists them.
+    pub fn agents_labeled(&self, labels: &[Selector]) -> Vec<AgentStatus> {
+        let meant = self.agents().iter().filter(|agent| labels::fits_all(labels, &agent.labels));
+        let with_output = |agent: &AgentStatus| {
+            let last_output_at = agent.name.parse().ok().and_then(|key| self.last_output(&key)).map(Time);
+            AgentStatus { last_output_at, ..agent.clone() }
+        };
+        meant.map(with_output).collect()
     }
 
     /// One agent.
@@ -213,6 +250,26 @@ mod tests {
     use crate::agent::name::key;
     use crate::observe::redactions::{AgentRedactor, Redactors};
     use crate::sys::secret_bytes::SecretBytes;
+
+    #[test]
+    fn the_printer_of_a_log_is_known_when_its_agent_is_gone() {
+        let user = |name: &str| AgentUser { name: name.parse().unwrap(), uid: 47_000 };
+        let agent = |name: &str, session: &str| -> AgentStatus {
+            let words = serde_json::json!({ "name": name, "session": session, "running": false, "restarts": 0, "state": "waiting" });
+            serde_json::from_value(words).unwrap()
+        };
+        let snapshot = Snapshot::from(Parts {
+            agents: vec![agent("now", "now"), agent("default", "default"), agent("invalid", "")],
+            users: [(key("now"), user("c"))].into(),
+            former_users: Arc::new(["now", "default", "invalid", "gone"].map(|name| (key(name), user("b"))).into()),
+            ..parts(None)
+        });
+        let printer = |name: &str| snapshot.printer(&key(name)).map(|user| user.name.to_string());
+        assert_eq!(
+            ["now", "default", "invalid", "gone", "other"].map(printer),
+            [Some("c".to_owned()), None, Some("b".to_owned()), Some("b".to_owned()), None]
+        );
+    }
 
     /// With an agent whose secrets are known, one that an earlier daemon launched, and one that is not launched yet.
     fn parts(secrets: Option<&[&str]>) -> Parts {

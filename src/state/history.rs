@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::name::Key;
+use crate::agent::user::AgentUser;
 use crate::state::record::Recorder;
 use crate::wire::status::PastAttempt;
 
@@ -33,6 +34,9 @@ pub struct History {
     agent: Key,
     /// The attempts, the latest last.
     attempts: VecDeque<PastAttempt>,
+    /// Whom the latest of them ran as, unless that is the default user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<AgentUser>,
 }
 
 impl History {
@@ -62,6 +66,7 @@ impl History {
 #[derive(Debug)]
 pub struct Histories {
     by_agent: BTreeMap<Key, Arc<History>>,
+    users: Arc<HashMap<Key, AgentUser>>,
     recorder: Recorder<Key>,
 }
 
@@ -74,14 +79,25 @@ impl Histories {
         for (key, _) in by_end.drain(by_end.len().min(MOST_AGENTS)..) {
             recorder.put::<History>(&key, None);
         }
-        Self { by_agent: by_end.into_iter().map(|(key, history)| (key, Arc::new(history))).collect(), recorder }
+        let user = |(key, history): &(Key, History)| Some((key.clone(), history.user.clone()?));
+        let users = Arc::new(by_end.iter().filter_map(user).collect());
+        let by_agent = by_end.into_iter().map(|(key, history)| (key, Arc::new(history))).collect();
+        Self { by_agent, users, recorder }
     }
 
-    /// Adds a finished attempt of this agent.
-    pub fn add(&mut self, key: &Key, past: PastAttempt) {
-        let new = || Arc::new(History { agent: key.clone(), attempts: VecDeque::new() });
+    /// Adds a finished attempt of this agent, which ran as this user; `None` is the default user.
+    pub fn add(&mut self, key: &Key, user: Option<&AgentUser>, past: PastAttempt) {
+        if self.users.get(key) != user {
+            let users = Arc::make_mut(&mut self.users);
+            match user {
+                Some(user) => drop(users.insert(key.clone(), user.clone())),
+                None => drop(users.remove(key)),
+            }
+        }
+        let new = || Arc::new(History { agent: key.clone(), attempts: VecDeque::new(), user: None });
         let changed = Arc::make_mut(self.by_agent.entry(key.clone()).or_insert_with(new));
         changed.add(past);
+        changed.user = user.cloned();
         self.recorder.put(key, Some(changed));
     }
 
@@ -91,6 +107,11 @@ impl Histories {
         let Some(history) = self.by_agent.get(key) else { return 0 };
         let latest = history.attempts.iter().filter_map(|past| past.attempt_total).max();
         latest.unwrap_or(history.attempts.len() as u64)
+    }
+
+    /// Whom the latest attempt of each agent ran as that did not run as the default user, whether the agent is declared or not.
+    pub fn users(&self) -> Arc<HashMap<Key, AgentUser>> {
+        Arc::clone(&self.users)
     }
 
     /// The histories of these agents.
@@ -141,7 +162,7 @@ mod tests {
 
     #[test]
     fn the_latest_fifty_are_kept_and_listed_latest_first() {
-        let mut history = History { agent: key("a"), attempts: VecDeque::new() };
+        let mut history = History { agent: key("a"), attempts: VecDeque::new(), user: None };
         (1..=60).for_each(|attempt| history.add(past(attempt)));
         assert_eq!(numbers(&history), (11..=60).rev().collect::<Vec<_>>());
     }
@@ -150,7 +171,7 @@ mod tests {
     async fn at_most_fifty_are_read_from_a_file() {
         let directory = TempDir::new().unwrap();
         let record = Record::lasting(directory.path(), FOLDER);
-        let long = History { agent: key("a"), attempts: (1..=60).map(past).collect() };
+        let long = History { agent: key("a"), attempts: (1..=60).map(past).collect(), user: None };
         let histories = Histories::new([(key("a"), long)].into(), Recorder::new(record, drop));
         let all = histories.of([key("a")].iter());
         assert_eq!(numbers(&all[&key("a")]), (11..=60).rev().collect::<Vec<_>>());
@@ -161,12 +182,14 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let record = Record::lasting(directory.path(), FOLDER);
         let mut histories = Histories::new(read(&record), Recorder::new(record.clone(), drop));
-        histories.add(&key("a"), past(1));
-        histories.add(&key("b"), past(1));
-        histories.add(&key("a"), past(2));
+        let user = AgentUser { name: "agent2".parse().unwrap(), uid: 47_000 };
+        histories.add(&key("a"), None, past(1));
+        histories.add(&key("b"), Some(&user), past(1));
+        histories.add(&key("a"), None, past(2));
         histories.finish(Duration::from_secs(10)).await;
         let histories = Histories::new(read(&record), Recorder::new(record, drop));
         let all = histories.of([key("a"), key("b"), key("c")].iter());
         assert_eq!((numbers(&all[&key("a")]), numbers(&all[&key("b")]), all.len()), (vec![2, 1], vec![1], 2));
+        assert_eq!(*histories.users(), [(key("b"), user)].into());
     }
 }

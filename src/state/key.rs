@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::agent::changes::Marking;
 use crate::agent::fingerprint::{Fingerprint, VERSION};
 use crate::agent::launch::Launch;
+use crate::agent::sandbox::Sandbox;
 use crate::sys::PathError;
 use crate::sys::atomic_file::{self, Durability};
 
@@ -120,6 +121,30 @@ impl Marker {
         for argument in &launch.arguments {
             hash.text(argument.as_slice());
         }
+        // Builds before know the default user only: what that user launches keeps its fingerprint.
+        if let Some(user) = &launch.user {
+            hash.text(b"user");
+            hash.text(user.name.as_str().as_bytes());
+            hash.text(&user.uid.to_le_bytes());
+        }
+        if let Some(umask) = launch.umask {
+            hash.text(b"umask");
+            hash.text(&umask.to_le_bytes());
+        }
+        if launch.trust_repository {
+            hash.text(b"trust_repository");
+        }
+        if let Some(sandbox) = &launch.sandbox {
+            hash.text(b"sandbox");
+            // What a new home is filled with changes nothing about one that is there. Nothing here can fail to be written.
+            let sandbox = Sandbox { seed: Vec::new(), ..sandbox.clone() };
+            hash.text(&serde_json::to_vec(&sandbox).unwrap_or_default());
+        }
+        if !launch.packages.is_empty() {
+            hash.text(b"packages");
+            hash.count(launch.packages.len());
+            launch.packages.iter().for_each(|package| hash.text(package.as_str().as_bytes()));
+        }
         environment.count(launch.environment.len());
         for (name, value) in &launch.environment {
             environment.text(name.as_bytes());
@@ -194,23 +219,37 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::agent::changes::Marks;
     use crate::agent::fingerprint::Fingerprint;
+    use crate::agent::packages::Package;
+    use crate::agent::user::AgentUser;
     use crate::sys::secret_bytes::SecretBytes;
 
     fn launch(arguments: &[&str], environment: &[(&str, &str)]) -> Launch {
         Launch {
             name: "a".parse().unwrap(),
             session: "a".parse().unwrap(),
+            user: None,
             arguments: arguments.iter().copied().map(SecretBytes::from).collect(),
-            prompt: None,
             environment: environment.iter().map(|&(name, value)| (name.to_owned(), SecretBytes::from(value))).collect(),
-            secrets: BTreeSet::new(),
-            workdir: "/".into(),
-            fingerprint: Fingerprint::default(),
-            marks: Marks::none(),
-            is_certain: true,
+            ..Launch::of_nothing()
         }
+    }
+
+    fn as_user(name: &str, uid: u32) -> Launch {
+        Launch { user: Some(AgentUser { name: name.parse().unwrap(), uid }), ..launch(&["a"], &[]) }
+    }
+
+    fn with_packages(names: &[&str]) -> Launch {
+        let packages = names.iter().map(|name| Package::new(name).unwrap()).collect();
+        Launch { packages, ..launch(&["a"], &[]) }
+    }
+
+    /// It bounds a start, and is nothing that is started.
+    #[test]
+    fn the_time_for_packages_does_not_count() {
+        let (key, launch) = (Key::ephemeral().unwrap(), with_packages(&["b"]));
+        let patient = Launch { packages_timeout: launch.packages_timeout * 2, ..launch.clone() };
+        assert_eq!(key.fingerprint(&launch), key.fingerprint(&patient));
     }
 
     #[test]
@@ -223,6 +262,20 @@ mod tests {
         assert!(first != other && !first.differs_from(&other));
         let mode = fs::metadata(directory.path().join(FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn a_sandbox_changes_a_fingerprint_but_for_its_seed() {
+        let key = Key::ephemeral().unwrap();
+        let of = |json: Option<&str>| {
+            let sandbox = json.map(|json| serde_json::from_str(json).unwrap());
+            key.fingerprint(&Launch { sandbox, ..launch(&["x"], &[]) })
+        };
+        let kept = of(Some(r#"{"engine":"bwrap","home":"kept","network":"host"}"#));
+        let seeded = of(Some(r#"{"engine":"bwrap","home":"kept","network":"host","seed":[".x"]}"#));
+        let other = of(Some(r#"{"engine":"crun","home":"kept","network":"host"}"#));
+        assert_eq!(kept, seeded);
+        assert!(kept.differs_in_command_from(&other) && kept.differs_in_command_from(&of(None)));
     }
 
     #[test]
@@ -272,6 +325,17 @@ mod tests {
             launch(&[], &[("a", "b")]),
             Launch { workdir: "/b".into(), ..launch(&["a"], &[]) },
             Launch { session: "b".parse().unwrap(), ..launch(&["a"], &[]) },
+            Launch { umask: Some(2), ..launch(&["a"], &[]) },
+            Launch { umask: Some(0), ..launch(&["a"], &[]) },
+            Launch { trust_repository: true, ..launch(&["a"], &[]) },
+            as_user("b", 7),
+            as_user("c", 7),
+            // A user of the same name is another one.
+            as_user("b", 8),
+            launch(&["a", "user", "b"], &[]),
+            with_packages(&["b"]),
+            with_packages(&["b", "c"]),
+            with_packages(&["c", "b"]),
         ];
         let prints: BTreeMap<String, usize> =
             launches.iter().enumerate().map(|(at, launch)| (key.fingerprint(launch).0, at)).collect();

@@ -45,7 +45,7 @@ use crate::launch::protocol::{
 use crate::logs::guard::Finding;
 use crate::observe::redactions::prepared;
 use crate::supervisor::containment::ProcessTree;
-use crate::supervisor::resources::{Programs, Resources};
+use crate::supervisor::resources::{Programs, Resources, Seat};
 use crate::sys::clock::Timestamp;
 use crate::sys::fd::Readable;
 use crate::sys::frame;
@@ -55,7 +55,7 @@ use crate::sys::secret_bytes::SecretBytes;
 use crate::text::redact::Redactor;
 use crate::tmux;
 use crate::wire::exit_status::{ExitStatus, Signal};
-use crate::wire::reason::MissingProgram;
+use crate::wire::reason::{MissingPackages, MissingProgram, MissingProxy};
 use crate::wire::status::Usage;
 
 use super::pacing::Turn;
@@ -90,6 +90,9 @@ const SECRETS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Shown instead of a launcher's words while the secrets are unknown.
 const UNSAID: &str = "its launcher says why, which is not shown because its secrets could not be redacted";
+
+/// The most characters of what is wrong with packages.
+const MOST_OF_DETAIL: usize = 600;
 
 const STOPPED_BEFORE: &str = "it was stopped before it started";
 
@@ -148,7 +151,7 @@ pub struct Brakes {
 
 /// Carries out the attempt. Reports its events, `Gone` last.
 pub async fn run(
-    resources: Arc<Resources>,
+    (resources, seat): (Arc<Resources>, Arc<Seat>),
     name: Name,
     attempt: machine::Attempt,
     start: Start,
@@ -163,6 +166,7 @@ pub async fn run(
     let (is_met_noted, is_none, condemned, flaw, earliest) = (false, false, None, String::new(), Duration::ZERO);
     let mut run = Run {
         resources,
+        seat,
         name,
         attempt,
         brakes,
@@ -173,6 +177,8 @@ pub async fn run(
         wanted,
         limits,
         turn,
+        packages: Vec::new(),
+        engine: None,
         is_met_noted,
         is_none,
         log,
@@ -210,6 +216,8 @@ enum Wanted {
 
 struct Run<T> {
     resources: Arc<Resources>,
+    /// That of the user whom it runs as.
+    seat: Arc<Seat>,
     name: Name,
     attempt: machine::Attempt,
     brakes: Arc<Brakes>,
@@ -224,7 +232,11 @@ struct Run<T> {
     /// To start its harness.
     turn: Option<Turn>,
     is_met_noted: bool,
-    /// Whether its program was not found, so that it does not count as an attempt.
+    /// The packages that it was launched with here.
+    packages: Vec<String>,
+    /// The program of its engine, if a flag names it.
+    engine: Option<String>,
+    /// Whether its program was not found or its packages not built, so that it does not count as an attempt.
     is_none: bool,
     log: LogKeeper,
     /// Why it was ended from here.
@@ -239,22 +251,22 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// Answers whom to follow; `None` if it is over already.
     async fn launch(&mut self, launch: &Launch, look_first: bool) -> Option<Launcher> {
         if look_first {
-            let (resources, key) = (Arc::clone(&self.resources), self.name.key());
-            match self.listen_during(resources.sessions.panes(&key)).await {
+            let (seat, key) = (Arc::clone(&self.seat), self.name.key());
+            match self.listen_during(seat.sessions.panes(&key)).await {
                 Ok(panes) => {
                     if let Some(Survivor::Alive(process)) = self.left_in(&panes, PaneQuery::Any) {
                         return self.join(process, Provenance::ByPane).await;
                     }
                 }
                 Err(tmux::Error::NoServer { .. }) => {}
-                Err(error) => return self.not_started(NotStarted::Retry(error.to_string())),
+                Err(error) => return self.not_started(NotStarted::Retry(seat.why_not(&error))),
             }
         }
         // Before there is a launcher, which would not wait for long.
         if !self.take_turn().await {
             return self.not_started(NotStarted::Retry(STOPPED_BEFORE.to_owned()));
         }
-        let (containment, key) = (Arc::clone(&self.resources.containment), self.name.key());
+        let (containment, key) = (Arc::clone(&self.seat.containment), self.name.key());
         // A launcher that has been told nothing yet is in the way of nobody.
         match tokio::join!(containment.prepare(&key), self.meet(launch, look_first)) {
             (Ok(()), Ok(Met::New(visitor))) => self.start(visitor, launch).await,
@@ -329,8 +341,16 @@ impl<T: Fn(machine::Event)> Run<T> {
         redactor.map_or_else(|_| UNSAID.to_owned(), |redactor| plain(&redactor.redact(text)))
     }
 
-    /// What a failure to start is. A launcher that names a program is believed: it may as well say that the program has failed.
+    /// What a failure to start is. A launcher that names a program or a proxy, or blames packages, is believed: it may as well say that the program
+    /// has failed.
     async fn blame(&self, failure: &Failure) -> NotStarted {
+        if failure.packages {
+            let detail = shortened(&self.words(&failure.message).await, MOST_OF_DETAIL);
+            return NotStarted::Unbuilt(MissingPackages { names: self.packages.clone(), detail });
+        }
+        if let Some(path) = &failure.proxy {
+            return NotStarted::Unreached(unreached(&self.words(path).await, &self.words(&failure.message).await));
+        }
         let Some(ProgramNotFound { name, path }) = &failure.program else {
             return blame(failure, self.words(&failure.message).await);
         };
@@ -339,7 +359,10 @@ impl<T: Fn(machine::Event)> Run<T> {
             Some(path) => Some(self.words(path).await),
             None => None,
         };
-        NotStarted::NotFound(not_found(&name, path.as_deref(), self.resources.user_name.clone()))
+        let missing = not_found(&name, path.as_deref(), self.seat.user_name.clone());
+        let is_engine = self.engine.as_ref() == Some(&name);
+        let hint = if is_engine { Some("correct `--runsc-path` of agentd".to_owned()) } else { missing.hint };
+        NotStarted::NotFound(MissingProgram { hint, ..missing })
     }
 
     async fn how(&self, ending: Ending) -> ExitStatus {
@@ -439,13 +462,13 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// Whether somebody who says to have launched the agent is proven to be of it.
     async fn prove(&mut self, process: &Process) -> Proof {
-        match self.resources.containment.whose(&self.name.key(), process) {
+        match self.seat.containment.whose(&self.name.key(), process) {
             Some(Ok(Whose::Its)) => Proof::Proven,
             Some(Ok(Whose::Anothers | Whose::Nobodys)) => Proof::Refuted,
             Some(Err(_)) => Proof::Unknown,
             None => {
-                let resources = Arc::clone(&self.resources);
-                match (self.listen_during(resources.sessions.server_pid()).await, process.parent()) {
+                let seat = Arc::clone(&self.seat);
+                match (self.listen_during(seat.sessions.server_pid()).await, process.parent()) {
                     (Ok(Some(server)), Some(parent)) if server == parent => Proof::Proven,
                     (Ok(_), Some(_)) => Proof::Refuted,
                     _ => Proof::Unknown,
@@ -469,7 +492,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     async fn join(&mut self, process: Process, known: Provenance) -> Option<Launcher> {
         let end = self.watch(&process).await;
         let process = Arc::new(process);
-        let tree = self.resources.containment.tree(&self.name.key(), Arc::clone(&process));
+        let tree = self.seat.containment.tree(&self.name.key(), Arc::clone(&process));
         // One that is known to be a launcher may take as long as it lives.
         let mut limit = match known {
             Provenance::OnRecord => None,
@@ -585,7 +608,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             (Progress::Failed(failure), Reported::Nothing) => {
                 launcher.has_ended();
                 let why = self.blame(&failure).await;
-                self.is_none = matches!(why, NotStarted::NotFound(_));
+                self.is_none = why.absent().is_some();
                 self.not_started(why);
             }
             (Progress::Ended { harness, end }, Reported::Nothing | Reported::Started) => {
@@ -607,19 +630,15 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// Opens the pane and waits for the launcher in it: the visitor whose process is the one that tmux says it started.
     async fn meet(&mut self, launch: &Launch, look_first: bool) -> Result<Met, String> {
-        let resources = Arc::clone(&self.resources);
+        let (resources, seat) = (Arc::clone(&self.resources), Arc::clone(&self.seat));
         let Programs { launcher, agentd } = &resources.programs;
         let mut command = vec![launcher.clone()];
-        command.extend(launch_command::command_line(
-            launch.name.as_str(),
-            self.attempt,
-            &resources.launch_socket,
-            agentd,
-        ));
+        command.extend(launch_command::command_line(launch.name.as_str(), self.attempt, &seat.launch_socket, agentd));
         let owner = launch.name.key();
-        let opening = resources.sessions.open(&owner, &launch.session, &launch.workdir, &command);
+        let opening = seat.sessions.open(&owner, &launch.session, &launch.workdir, &command);
         let opened = timeout(OPEN_TIMEOUT, self.listen_during(opening)).await;
-        let pid = opened.map_err(|_| "tmux does not open its pane".to_owned())?.map_err(|error| error.to_string())?;
+        let pid =
+            opened.map_err(|_| "tmux does not open its pane".to_owned())?.map_err(|error| seat.why_not(&error))?;
         (self.tell)(machine::Event::Opened { attempt: self.attempt });
         let limit = Instant::now() + REPORT_TIMEOUT;
         loop {
@@ -646,11 +665,12 @@ impl<T: Fn(machine::Event)> Run<T> {
                 Ok(Some(command)) => self.remember(command),
                 Ok(None) => return Err("the daemon is ending".to_owned()),
                 Err(_) => {
-                    let trouble = resources.trouble.borrow().clone();
+                    let trouble = seat.trouble.borrow().clone();
                     return Err(trouble.unwrap_or_else(|| {
                         format!(
-                            "its launcher did not report within {}; can the agent user run {}?",
+                            "its launcher did not report within {}; can user {} run {}?",
                             humantime::format_duration(REPORT_TIMEOUT),
+                            seat.user_name,
                             resources.programs.launcher
                         )
                     }));
@@ -690,7 +710,11 @@ impl<T: Fn(machine::Event)> Run<T> {
             Some(_) => self.log_is(log_error.as_deref()),
             None => self.logged(log_error.as_ref()),
         }
-        launcher.limit = Some(self.to_start());
+        let for_packages = if launch.packages.is_empty() { Duration::ZERO } else { launch.packages_timeout };
+        launcher.limit = Some(self.to_start() + for_packages);
+        let engine = launch.sandbox.as_ref().and_then(|sandbox| sandbox.program.as_ref());
+        self.engine = engine.map(|program| program.display().to_string());
+        self.packages = launch.packages.iter().map(ToString::to_string).collect();
         if self.wanted != Wanted::Running {
             launcher.say(&ToLauncher::Unwanted).await;
             launcher.has_ended();
@@ -698,7 +722,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             return Some(launcher);
         }
         let mut environment = launch.environment.clone();
-        environment.extend([self.resources.containment.mark(&self.name.key())]);
+        environment.extend([self.seat.containment.mark(&self.name.key())]);
         let order = ToLauncher::Launch {
             arguments: launch.arguments.clone(),
             environment,
@@ -707,6 +731,11 @@ impl<T: Fn(machine::Event)> Run<T> {
             secrets: launch.secrets.clone(),
             kept_size: files.is_some().then(|| self.resources.log_files.size()),
             login_patience: Some(self.resources.login_patience),
+            umask: launch.umask,
+            trust_repository: launch.trust_repository,
+            sandbox: launch.sandbox.clone().map(Box::new),
+            packages: launch.packages.clone(),
+            packages_timeout: (!launch.packages.is_empty()).then_some(launch.packages_timeout),
         };
         // One that does not listen is one that does not start anything in time.
         launcher.order(&order, files.as_ref()).await;
@@ -794,7 +823,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
         let process = Arc::new(visitor.process);
         Launcher {
-            tree: self.resources.containment.tree(&self.name.key(), Arc::clone(&process)),
+            tree: self.seat.containment.tree(&self.name.key(), Arc::clone(&process)),
             process,
             end,
             connection: Some((visitor.reader, visitor.writer)),
@@ -814,7 +843,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             self.turn_away(visitor);
         }
         let mut limiting = self.limits.take().map(|limits| limit(&launcher.tree, limits)).unwrap_or_default();
-        let mut lacks_told = false;
+        let (mut lacks_told, mut building_told) = (false, false);
         let mut alive = true;
         while launcher.connection.is_some() || alive {
             if launcher.heard != Reported::Nothing {
@@ -824,6 +853,11 @@ impl<T: Fn(machine::Event)> Run<T> {
             // Nothing is lost by cancelling an arm: the reader keeps what has arrived, and the others only wait.
             tokio::select! {
                 message = read(&mut launcher.connection) => match message {
+                    Ok(Some(FromLauncher::Building)) if launcher.heard == Reported::Nothing && !std::mem::replace(&mut building_told, true) => {
+                        // Others start meanwhile: this may take long.
+                        self.turn = None;
+                        (self.tell)(machine::Event::Building { attempt: self.attempt });
+                    }
                     Ok(Some(FromLauncher::Started(harness))) if launcher.heard == Reported::Nothing => {
                         self.hear_progress(&mut launcher, Progress::Running(harness)).await;
                     }
@@ -949,7 +983,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         // Slots are few, because each clearing takes a thread. One that finds none is ended all the same, alone: what descended from
         // it then belongs to whatever adopts it, and ends with the agent in whose tree or control group that is.
         let Ok(slot) = Arc::clone(&self.resources.clearings).try_acquire_owned() else { return kill(&process) };
-        let (containment, process) = (Arc::clone(&self.resources.containment), Arc::new(process));
+        let (containment, process) = (Arc::clone(&self.seat.containment), Arc::new(process));
         tokio::spawn(async move {
             // Before the process itself: its descendants are found below it only as long as it lives.
             if let Err(error) = containment.kill_below(Arc::clone(&process)).await {
@@ -962,8 +996,8 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// Sees to it, beside everything else, that tmux notices the end of a launcher.
     fn see_noticed(&self, launcher: Identity) {
-        let resources = Arc::clone(&self.resources);
-        tokio::spawn(async move { resources.sessions.see_noticed(launcher).await });
+        let seat = Arc::clone(&self.seat);
+        tokio::spawn(async move { seat.sessions.see_noticed(launcher).await });
     }
 
     /// What could not be killed is seen to before the next attempt.
@@ -1099,6 +1133,11 @@ fn not_found(name: &str, path: Option<&str>, user: String) -> MissingProgram {
     MissingProgram { name: shortened(name, MOST_OF_NAME), user, path, hint }
 }
 
+/// A proxy that cannot be reached, in words that can be shown, and no more of them than a person reads.
+fn unreached(path: &str, detail: &str) -> MissingProxy {
+    MissingProxy { path: shortened(path, MOST_OF_DETAIL), detail: shortened(detail, MOST_OF_DETAIL) }
+}
+
 /// The beginning of a text that is longer.
 fn shortened(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
@@ -1121,7 +1160,14 @@ pub fn told(message: FromLauncher, attempt: machine::Attempt, now: Timestamp) ->
                 let path = program.path.as_deref().map(plain);
                 NotStarted::NotFound(not_found(&plain(&program.name), path.as_deref(), "agent".to_owned()))
             }
-            None => blame(failure, plain(&failure.message)),
+            None if failure.packages => {
+                let detail = shortened(&plain(&failure.message), MOST_OF_DETAIL);
+                NotStarted::Unbuilt(MissingPackages { names: Vec::new(), detail })
+            }
+            None => match &failure.proxy {
+                Some(path) => NotStarted::Unreached(unreached(&plain(path), &plain(&failure.message))),
+                None => blame(failure, plain(&failure.message)),
+            },
         };
         vec![machine::Event::NotStarted { attempt, why }]
     };
@@ -1141,6 +1187,7 @@ pub fn told(message: FromLauncher, attempt: machine::Attempt, now: Timestamp) ->
             std::iter::once(found).chain(came).collect()
         }
         FromLauncher::Warning(_) | FromLauncher::LogLost(_) => Vec::new(),
+        FromLauncher::Building => vec![machine::Event::Building { attempt }],
         FromLauncher::Started(harness) => vec![started(attempt, harness, now)],
         FromLauncher::Failed(failure) => failed(&failure),
         FromLauncher::Ended(end) => vec![ended(end)],

@@ -1,6 +1,6 @@
 //! What operators want, handed on to the machines, and told.
 
-use super::Supervisor;
+use super::{Agent, Supervisor};
 use crate::agent::declaration::Desired;
 use crate::agent::machine;
 use crate::agent::name::Key;
@@ -45,6 +45,24 @@ impl Supervisor {
         // Before what came of it.
         let changed = Changes { fields, ..Changes::default() };
         self.happened.insert(place, What::Declaration { name, change: Change::Changed, changed });
+    }
+
+    /// Tells the agents whose user has become unfit that nothing of them may be launched, or with `is_lifted` those whose user is fit
+    /// again that it may.
+    pub(super) fn bar(&mut self, is_lifted: bool) {
+        let bar = |agent: &Agent| {
+            let user = agent.machine.launch().and_then(|launch| launch.user.as_ref());
+            user.and_then(|user| self.desired.unfit.get(&user.name)).cloned()
+        };
+        let staying = self.agents.iter().filter(|(_, agent)| !agent.machine.is_leaving());
+        let bars = staying.map(|(key, agent)| (key, agent.machine.bar(), bar(agent)));
+        let news = bars.filter(|(_, before, now)| *before != now.as_deref() && now.is_none() == is_lifted);
+        for (key, now) in news.map(|(key, _, now)| (key.clone(), now)).collect::<Vec<_>>() {
+            if let Some(why) = &now {
+                tracing::warn!(agent = key.as_str(), "{why}; what runs goes on, and nothing else is launched");
+            }
+            self.step(&key, machine::Event::Barred(now));
+        }
     }
 
     /// Logs the beginning and the end of a pause.

@@ -1,11 +1,13 @@
 //! Publishing: one state of things after the other, each once it is on record.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Agent, CLEAR_TIMEOUT, Course, Note, Supervisor};
 use crate::agent::name::Key;
 use crate::agent::orders::Overrides;
+use crate::agent::user::AgentUser;
 use crate::observe::facts::Facts;
 use crate::observe::redactions::Redactions;
 use crate::observe::snapshot::{Parts, Snapshot};
@@ -77,9 +79,20 @@ impl Supervisor {
 
     /// Who hears of an event and asks finds what it tells of.
     pub(super) fn tell(&self, snapshot: Arc<Snapshot>, happened: Vec<What>) {
-        self.outlets.snapshots.send_replace(snapshot);
+        let after = Arc::clone(&snapshot);
+        let before = self.outlets.snapshots.send_replace(snapshot);
+        // An agent that was removed has those that it had.
+        let labels = |what: &What| {
+            let key = what.agent()?.parse().ok()?;
+            Some(after.agent(&key).or_else(|| before.agent(&key))?.labels.clone())
+        };
         if !happened.is_empty() {
-            self.outlets.happenings.send_modify(|ring| happened.into_iter().for_each(|what| ring.push(what)));
+            self.outlets.happenings.send_modify(|ring| {
+                for what in happened {
+                    let labels = labels(&what).unwrap_or_default();
+                    ring.push_labeled(what, labels);
+                }
+            });
         }
     }
 
@@ -106,7 +119,7 @@ impl Supervisor {
             config: self.desired.config_error.clone(),
             secrets: self.desired.secrets_error.clone(),
             state: Some(state_errors.join("\n")).filter(|errors| !errors.is_empty()),
-            groups: self.resources.containment.groups_error(),
+            groups: self.resources.seats.default_seat().containment.groups_error(),
             overrides: self.desired.override_error.clone(),
         };
         let restarts = self.agents.values().map(|agent| (agent.machine.name().to_string(), agent.restarts)).collect();
@@ -115,16 +128,24 @@ impl Supervisor {
             agents: statuses,
             started: self.started,
             errors,
-            groups: self.resources.containment.groups(),
+            groups: self.resources.seats.default_seat().containment.groups(),
             histories: self.outlets.histories.of(self.agents.keys()),
             redactions: self.redactions(),
             override_dir: self.desired.override_dir.as_ref().map(|path| path.display().to_string()),
             paused: self.desired.overrides.as_deref().and_then(Overrides::pause).cloned(),
             facts,
             outputs: self.resources.log_files.outputs(),
+            users: self.users(),
+            former_users: self.outlets.histories.users(),
             is_read: self.has_read,
             reading: self.desired.reading,
         })
+    }
+
+    /// The agents that have or had something on the tmux server of another user than the default one, and that user.
+    fn users(&self) -> HashMap<Key, AgentUser> {
+        let user = |(key, agent): (&Key, &Agent)| Some((key.clone(), agent.machine.user()?.clone()));
+        self.agents.iter().filter_map(user).collect()
     }
 
     fn notify(&self, snapshot: &Snapshot) {

@@ -3,6 +3,7 @@
 //! [`Tmux`] is the only implementation outside of tests.
 
 use std::fmt::Debug;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,6 +34,12 @@ pub trait Sessions: Debug + Send + Sync {
 
     /// Closes the agent's session; see [`Tmux::close`].
     fn close<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<(), Arc<Error>>>;
+
+    /// Tells whether the user database says that the user of the server was deleted; see [`Tmux::is_orphaned`].
+    fn is_orphaned(&self) -> BoxFuture<'_, bool>;
+
+    /// Ends the server of a user who was deleted; see [`Tmux::end_orphan`].
+    fn end_orphan(&self) -> BoxFuture<'_, io::Result<()>>;
 
     /// Returns the process id of the server, if there is one; see [`Tmux::server_pid`].
     fn server_pid(&self) -> BoxFuture<'_, Result<Option<i32>, Error>>;
@@ -72,6 +79,14 @@ impl Sessions for Tmux {
 
     fn close<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<(), Arc<Error>>> {
         Box::pin(self.close(owner))
+    }
+
+    fn is_orphaned(&self) -> BoxFuture<'_, bool> {
+        Box::pin(self.is_orphaned())
+    }
+
+    fn end_orphan(&self) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(self.end_orphan())
     }
 
     fn server_pid(&self) -> BoxFuture<'_, Result<Option<i32>, Error>> {

@@ -2,6 +2,7 @@ pub(super) mod fakes;
 pub(super) mod journal;
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 
 use rstest::rstest;
 use tempfile::TempDir;
@@ -13,7 +14,7 @@ use crate::agent::declaration::Declaration;
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::key;
 use crate::agent::orders::{Override, Overrides};
-use crate::agent::spec::{Kind, Policy};
+use crate::agent::spec::{Kind, Policy, Restart};
 use crate::contain::cgroup::Whose;
 use crate::launch::launcher as launch_command;
 use crate::launch::protocol::{Ending, FromLauncher, Harness};
@@ -83,7 +84,7 @@ impl House {
     }
 
     async fn report(&mut self, launcher: &mut FakeLauncher, progress: Progress) {
-        self.take_in(Event::Visitor(launcher.report("a", progress))).await;
+        self.take_in(Event::Visitor { user: None, visitor: launcher.report("a", progress) }).await;
     }
 
     async fn say(&mut self, launcher: &mut FakeLauncher, message: FromLauncher) {
@@ -153,7 +154,7 @@ fn agent(name: &str, session: &str, policy: Policy) -> DesiredAgent {
     let (name, session): (Name, Name) = (name.parse().unwrap(), session.parse().unwrap());
     let launch = Arc::new(Launch { name: name.clone(), session, ..Launch::of_nothing() });
     let declaration = Declaration { kind: Kind::Native, policy, launch: Ok(launch) };
-    DesiredAgent { name, harness: None, declaration: Ok(declaration) }
+    DesiredAgent { name, harness: None, user: None, declaration: Ok(declaration) }
 }
 
 fn patient() -> Policy {
@@ -167,14 +168,14 @@ fn impatient() -> Policy {
 fn under_way(is_certain: bool) -> UnderWay {
     let launch = Arc::new(Launch::of_nothing());
     let commands = mpsc::unbounded_channel().0;
-    UnderWay { attempt: Attempt::default(), commands, launch: Some(launch), is_certain }
+    UnderWay { attempt: Attempt::default(), user: None, commands, launch: Some(launch), is_certain }
 }
 
 #[test]
 fn a_redactor_is_built_only_if_a_launch_changes() {
     let mut redactors = Redactors::default();
     let machine = Machine::new("a".parse().unwrap());
-    let mut agent = Agent { under_way: Some(under_way(true)), ..Agent::new(machine) };
+    let mut agent = Agent { under_way: Some(under_way(true)), ..Agent::new(machine, "agent".into()) };
     assert!(agent.redact(&mut redactors) && !agent.redact(&mut redactors));
     agent.under_way = Some(under_way(true));
     assert!(agent.redact(&mut redactors) && !agent.redact(&mut redactors));
@@ -506,8 +507,161 @@ mod visitors {
         house.fakes.sessions.open.set(Ok(launcher.pid()));
         house.declare(&[agent("a", "a", patient())]).await;
         let visitor = UnverifiedLauncher { attempt, ..launcher.report(name, Progress::New) };
-        house.take_in(Event::Visitor(visitor)).await;
+        house.take_in(Event::Visitor { user: None, visitor }).await;
         assert_eq!(launcher.heard().await, ["launch"]);
+    }
+}
+
+mod users {
+    use super::*;
+    use crate::agent::user::AgentUser;
+
+    fn other() -> AgentUser {
+        AgentUser { name: "b".parse().unwrap(), uid: 47_000 }
+    }
+
+    /// Agent `a` as that user.
+    fn agent_as(user: &AgentUser) -> DesiredAgent {
+        named_as("a", user)
+    }
+
+    /// An agent as that user.
+    fn named_as(name: &str, user: &AgentUser) -> DesiredAgent {
+        let DesiredAgent { name, harness, mut declaration, .. } = agent(name, name, patient());
+        if let Ok(declaration) = &mut declaration {
+            let launch = declaration.launch.as_ref().map(|launch| Launch::clone(launch)).unwrap();
+            // As the fingerprint of a launch has the user in it.
+            let fingerprint = Fingerprint::of(user.name.as_str());
+            declaration.launch = Ok(Arc::new(Launch { user: Some(user.clone()), fingerprint, ..launch }));
+        }
+        DesiredAgent { name, harness, user: Some(user.name.clone()), declaration }
+    }
+
+    /// A house in which that user has a seat of its own.
+    fn house() -> (House, Fakes) {
+        let (house, fakes) = (House::new(), Fakes::default());
+        house.supervisor.resources.seats.add(other(), fakes.seat("b"));
+        (house, fakes)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn have_sessions_on_their_own_servers_only() {
+        let (mut house, fakes) = house();
+        house.declare(&[agent_as(&other())]).await;
+        assert_eq!(fakes.sessions.calls.count("open a"), 1);
+        assert_eq!(house.fakes.sessions.calls.count(""), 0);
+        assert_eq!(house.snapshot.borrow().user_of(&key("a")), Some(&other()));
+        assert_eq!(house.snapshot.borrow().agent(&key("a")).unwrap().user.as_deref(), Some("b"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn are_not_taken_for_launchers_of_each_others_agents() {
+        let (mut house, fakes) = house();
+        let (mut launcher, mut imposter) = (FakeLauncher::start(), FakeLauncher::start());
+        fakes.sessions.open.set(Ok(launcher.pid()));
+        house.declare(&[agent_as(&other())]).await;
+        for user in [None, Some(AgentUser { uid: 1, ..other() })] {
+            // Even the very process that is expected, at another user's socket.
+            for who in [&mut launcher, &mut imposter] {
+                let visitor = who.report("a", Progress::New);
+                house.take_in(Event::Visitor { user: user.clone(), visitor }).await;
+                assert_eq!(who.heard().await, ["unwanted", "closed"]);
+            }
+        }
+        let visitor = launcher.report("a", Progress::New);
+        house.take_in(Event::Visitor { user: Some(other()), visitor }).await;
+        assert_eq!(launcher.heard().await, ["launch"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cannot_pass_off_a_session_as_another_users_agent() {
+        let (mut house, fakes) = house();
+        let found = |user| Event::Sessions { user, owners: [key("a")].into() };
+        house.take_in(found(Some(other()))).await;
+        assert_eq!(house.state("a"), None, "whose it can be is not known yet");
+        house.declare(&[agent("a", "a", patient())]).await;
+        house.take_in(found(Some(other()))).await;
+        assert_eq!(house.fakes.sessions.calls.count("open a"), 1, "it is launched as its own user");
+        assert_eq!(fakes.sessions.calls.count(""), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn have_sessions_of_nobodys_agents_closed() {
+        let (mut house, fakes) = house();
+        house.take_in(Event::Sessions { user: Some(other()), owners: [key("a")].into() }).await;
+        house.declare(&[]).await;
+        house.settle().await;
+        assert_eq!((fakes.sessions.calls.count("close a"), house.state("a")), (1, None));
+        assert_eq!(house.fakes.sessions.calls.count(""), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_were_deleted_keep_no_agent() {
+        let (mut house, fakes) = house();
+        house.declare(&[named_as("a", &other()), named_as("c", &other())]).await;
+        assert_eq!(fakes.sessions.calls.count("open "), 2);
+        fakes.sessions.close.set(Err(Trouble::Words("there is no user b")));
+        house.declare(&[named_as("a", &other())]).await;
+        assert_eq!(house.state("c"), Some(State::Stopping), "it is not known that there is no such user");
+        fakes.sessions.is_orphaned.store(true, Ordering::Relaxed);
+        // The agent's clock is not that of the tests.
+        std::thread::sleep(Duration::from_millis(1100));
+        house.take_in(Event::Groups).await;
+        assert_eq!((house.state("c"), fakes.sessions.calls.count("end_orphan")), (None, 0), "the other one goes on");
+        let closes = fakes.sessions.calls.count("close ");
+        house.declare(&[agent("a", "a", patient())]).await;
+        assert_eq!(fakes.sessions.calls.count("end_orphan"), 1);
+        assert_eq!(house.fakes.sessions.calls.count("open a"), 1, "it is launched as its new user");
+        assert_eq!(fakes.sessions.calls.count("close "), closes + 1, "once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn have_sessions_that_wait_until_every_entry_is_known() {
+        let (mut house, fakes) = house();
+        house.take_in(Event::Desired(Desired { complete: false, ..Desired::default() })).await;
+        house.take_in(Event::Sessions { user: Some(other()), owners: [key("a")].into() }).await;
+        house.take_in(Event::Desired(Desired { complete: false, ..Desired::default() })).await;
+        assert_eq!((fakes.sessions.calls.count("close a"), house.state("a")), (0, None));
+        house.declare(&[]).await;
+        house.settle().await;
+        assert_eq!((fakes.sessions.calls.count("close a"), house.state("a")), (1, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_have_become_unfit_get_no_further_attempt() {
+        let (mut house, fakes) = house();
+        let mut launcher = FakeLauncher::start();
+        fakes.sessions.open.set(Ok(launcher.pid()));
+        let mut restarting = agent_as(&other());
+        let policy = &mut restarting.declaration.as_mut().unwrap().policy;
+        (policy.restart, policy.backoff) = (Restart::Always, vec![Duration::ZERO]);
+        house.declare(std::slice::from_ref(&restarting)).await;
+        let visitor = launcher.report("a", Progress::New);
+        house.take_in(Event::Visitor { user: Some(other()), visitor }).await;
+        house.say(&mut launcher, FromLauncher::Started(harness())).await;
+        assert_eq!(house.state("a"), Some(State::Running));
+        let refused = DesiredAgent { declaration: Err("b is in group admin".to_owned()), ..restarting.clone() };
+        let agents = [(key("a"), refused)].into();
+        let unfit = Arc::new([(other().name, "b is in group admin".to_owned())].into());
+        house.take_in(Event::Desired(Desired { agents, complete: true, unfit, ..Desired::default() })).await;
+        assert_eq!(house.state("a"), Some(State::Running), "what runs goes on");
+        house.say(&mut launcher, FromLauncher::Ended(end(Ending::Code(1)))).await;
+        house.die(&mut launcher).await;
+        let status = house.snapshot.borrow().agent(&key("a")).unwrap().clone();
+        assert_eq!((status.state, fakes.sessions.calls.count("open a")), (State::Waiting, 1), "{status:?}");
+        assert_eq!(status.reason.as_deref(), Some("b is in group admin"));
+        house.declare(&[restarting]).await;
+        assert_eq!(fakes.sessions.calls.count("open a"), 2, "it may be launched again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn may_have_sessions_of_the_same_name() {
+        let (mut house, fakes) = house();
+        let mut second = agent("c", "a", patient());
+        second.name = "c".parse().unwrap();
+        house.declare(&[agent_as(&other()), second]).await;
+        assert_eq!(fakes.sessions.calls.count("open a a"), 1);
+        assert_eq!(house.fakes.sessions.calls.count("open c a"), 1);
     }
 }
 
@@ -567,7 +721,7 @@ mod what_was_found {
     #[tokio::test(start_paused = true)]
     async fn a_session_without_a_declaration_is_closed_when_all_was_read() {
         let mut house = House::new();
-        house.take_in(Event::Sessions([key("a")].into())).await;
+        house.take_in(Event::Sessions { user: None, owners: [key("a")].into() }).await;
         house.declare(&[]).await;
         house.settle().await;
         assert_eq!(house.fakes.sessions.calls.count("close a"), 1);

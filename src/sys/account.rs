@@ -1,10 +1,14 @@
-//! The account that agents run as.
+//! The accounts of the user database: those that agents run as.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 
-use nix::unistd::{Gid, Uid, getresgid, getresuid, setgroups, setresgid, setresuid};
+use nix::unistd::{AccessFlags, Gid, Uid, eaccess, getresgid, getresuid, setgroups, setresgid, setresuid};
 use users::os::unix::UserExt;
+
+/// The shell to use if the account's shell does not exist.
+const USUAL_SHELL: &str = "/bin/sh";
 
 /// Why an account could not be found or assumed.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +60,18 @@ pub struct Account {
 }
 
 impl Account {
+    /// A user of whom nothing is known but the name and the id.
+    pub fn known_as(name: &str, uid: Uid) -> Self {
+        Self {
+            name: name.to_owned(),
+            uid,
+            gid: Gid::from_raw(u32::MAX - 1),
+            groups: Vec::new(),
+            home: "/nonexistent".into(),
+            shell: "/bin/sh".into(),
+        }
+    }
+
     /// Looks a user up by name.
     pub fn find(name: &str) -> Result<Self, Error> {
         users::get_user_by_name(name).ok_or_else(|| Error::NoUser(name.to_owned())).and_then(|user| Self::of(&user))
@@ -117,6 +133,26 @@ impl Account {
         self.shell.file_name().is_none_or(|name| name == "nologin" || name == "false")
     }
 
+    /// The account with a shell that can be run, and a warning if that is not the account's own.
+    pub fn with_a_shell(self) -> (Self, Option<String>) {
+        let shell = &self.shell;
+        let usable = match shell.metadata() {
+            _ if !shell.is_absolute() => Err(io::Error::other("it is not an absolute path")),
+            Ok(metadata) if metadata.is_file() => eaccess(shell, AccessFlags::X_OK).map_err(io::Error::from),
+            Ok(_) => Err(io::Error::other("it is not a file")),
+            Err(error) => Err(error),
+        };
+        match usable {
+            Ok(()) => (self, None),
+            Err(error) => {
+                let shell = shell.display();
+                let warning =
+                    format!("the login shell {shell} cannot be run ({error}); {USUAL_SHELL} stands in for it");
+                (Self { shell: USUAL_SHELL.into(), ..self }, Some(warning))
+            }
+        }
+    }
+
     /// The initial environment of every process of the user.
     ///
     /// The `PATH` includes the folders of both NixOS and the Filesystem Hierarchy Standard, for users whose shell sets none.
@@ -165,5 +201,17 @@ mod tests {
     fn an_unknown_user_is_an_error_with_a_remedy() {
         let error = Account::find("no-such-user-here").unwrap_err().to_string();
         assert!(error.contains("no-such-user-here") && error.contains("--user"), "{error}");
+    }
+
+    #[test]
+    fn a_shell_that_cannot_be_run_is_replaced_with_a_warning() {
+        let with = |shell: &str| Account { shell: shell.into(), ..Account::find("root").unwrap() }.with_a_shell();
+        let (account, warning) = with("/bin/sh");
+        assert_eq!((account.shell.to_str(), warning), (Some("/bin/sh"), None));
+        for shell in ["/nonexistent/fish", "/", "/etc/passwd", "sh"] {
+            let (account, warning) = with(shell);
+            assert_eq!(account.shell.to_str(), Some("/bin/sh"), "{shell}");
+            assert!(warning.unwrap().starts_with(&format!("the login shell {shell} cannot be run")));
+        }
     }
 }

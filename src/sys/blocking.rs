@@ -47,6 +47,43 @@ pub async fn insist<T: Send + 'static>(work: impl Fn() -> T + Clone + Send + 'st
     }
 }
 
+/// Work that may hang, of which at most one piece is under way.
+#[derive(Debug)]
+pub struct OneAtATime<T>(Option<oneshot::Receiver<T>>);
+
+impl<T> Default for OneAtATime<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T: Send + 'static> OneAtATime<T> {
+    /// Runs the work in a separate thread, and waits for the result for this long. `None` if there is no result by then: the work
+    /// goes on.
+    ///
+    /// As long as an earlier piece is under way, no other begins, and nobody waits any more. A result that comes late is that of the
+    /// next call.
+    pub async fn run(
+        &mut self,
+        patience: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<Option<T>> {
+        let (mut result, patience) = if let Some(result) = self.0.take() {
+            (result, Duration::ZERO)
+        } else {
+            let (done, result) = oneshot::channel();
+            let work = move || drop(done.send(work()));
+            thread::Builder::new().spawn(work).map_err(|error| no_thread(&error))?;
+            (result, patience)
+        };
+        if let Ok(result) = tokio::time::timeout(patience, &mut result).await {
+            return result.map(Some).map_err(io::Error::other);
+        }
+        self.0 = Some(result);
+        Ok(None)
+    }
+}
+
 /// A pool of threads for work that comes in pieces.
 ///
 /// A thread takes the next piece when it is done with one, and ends when none comes for a moment. The callers decide how many
@@ -170,6 +207,27 @@ mod tests {
     #[tokio::test]
     async fn a_panic_in_the_work_is_an_error_and_not_an_endless_wait() {
         run(|| assert!(std::env::args().count() == usize::MAX)).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn while_one_piece_hangs_no_other_begins() {
+        let (release, hang) = std::sync::mpsc::channel::<()>();
+        let mut pieces = OneAtATime::default();
+        let first = move || {
+            let _ = hang.recv();
+            1
+        };
+        assert_eq!(pieces.run(Duration::from_millis(1), first).await.unwrap(), None);
+        assert_eq!(pieces.run(Duration::from_hours(1), || 2).await.unwrap(), None);
+        drop(release);
+        let late = loop {
+            match pieces.run(Duration::ZERO, || 3).await.unwrap() {
+                Some(result) => break result,
+                None => tokio::task::yield_now().await,
+            }
+        };
+        assert_eq!(late, 1);
+        assert_eq!(pieces.run(Duration::from_hours(1), || 4).await.unwrap(), Some(4));
     }
 
     fn threads(name: &str) -> usize {

@@ -34,6 +34,18 @@ pub async fn send(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'
     stream.async_io(Interest::WRITABLE, work).await
 }
 
+/// Sends one byte together with this descriptor, and waits until that is possible.
+pub fn send_one(socket: impl AsFd, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); SPACE];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor];
+    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    sendmsg(socket, &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
 /// Receives bytes without blocking, 0 at the end of the connection, and adds the descriptors that come with them.
 ///
 /// Closes descriptors beyond [`MOST`].

@@ -10,8 +10,9 @@ use tokio::time::timeout;
 
 use super::access::Operator;
 use super::{ANSWER_TIMEOUT, Failure, Service, answer, failed, note, present_state};
-use crate::deputy::Wanted;
+use crate::deputy::{Deputy, Wanted};
 use crate::sys::fd::reader_is_gone;
+use crate::tmux::desks::Desk;
 use crate::wire::status::AgentStatus;
 use crate::wire::terminal::{self, Accepted, Attach, Kind, Why};
 
@@ -32,7 +33,7 @@ pub(super) async fn serve(
     mut socket: UnixStream,
     closing: watch::Receiver<()>,
 ) {
-    let (agent, wanted, accepted) = match prepare(service, asked.clone()).await {
+    let (agent, deputy, wanted, accepted) = match prepare(service, asked.clone()).await {
         Ok(prepared) => prepared,
         Err(failure) => return answer(&mut socket, &failed(failure)).await,
     };
@@ -43,7 +44,7 @@ pub(super) async fn serve(
     let how = if asked.read_only { "read-only" } else { "with keys" };
     let begun = Instant::now();
     note(operator, &agent, &format!("attaches, {how}"));
-    let ended = match relay(service, wanted, &socket, closing).await {
+    let ended = match relay(&deputy, wanted, &socket, closing).await {
         Ok(why) => why.to_owned(),
         Err(failure) => {
             let message = failure.to_string();
@@ -56,27 +57,28 @@ pub(super) async fn serve(
 }
 
 /// Finds the agent's session, and what is to run.
-async fn prepare(service: &Service, asked: Attach) -> Result<(AgentStatus, Wanted, Accepted), Failure> {
+async fn prepare(service: &Service, asked: Attach) -> Result<(AgentStatus, Deputy, Wanted, Accepted), Failure> {
     let Attach { agent: name, read_only, size, term, all_colors, utf_8 } = asked;
     let (key, agent) = service.agent(&name).await?;
-    let entrance = service.tmux.entrance(&key).await.map_err(Failure::of)?;
+    let Desk { tmux, deputy, .. } = service.desk(&key)?;
+    let entrance = tmux.entrance(&key).await.map_err(Failure::of)?;
     let none = || Failure::new(Why::NotRunning, format!("it has no session; {}", present_state(&agent)));
     let entrance = entrance.ok_or_else(none)?;
     let how = if read_only { "read-only; " } else { "" };
     let prefix = entrance.prefix.as_deref().unwrap_or("tmux's prefix key, then");
     let notice = format!("{how}detach with {prefix} d");
-    let (_, looking) = service.tmux.looking(&entrance);
+    let (_, looking) = tmux.looking(&entrance);
     let features = all_colors.then_some("RGB");
-    let (program, entering) = service.tmux.entering(&entrance, read_only, features, &notice);
+    let (program, entering) = tmux.entering(&entrance, read_only, features, &notice);
     let size = (size.columns, size.rows);
     let wanted = Wanted { program, looking, entering, term, utf_8, size, stall: STALL };
     let accepted = Accepted { agent: agent.name.clone(), prefix: entrance.prefix };
-    Ok((agent, wanted, accepted))
+    Ok((agent, deputy, wanted, accepted))
 }
 
 /// Has the deputy relay, until it has ended, the operator is gone, or the daemon is ending. Returns how it ended, for the log.
 async fn relay(
-    service: &Service,
+    deputy: &Deputy,
     wanted: Wanted,
     socket: &UnixStream,
     mut closing: watch::Receiver<()>,
@@ -84,7 +86,7 @@ async fn relay(
     let copy: OwnedFd = socket.as_fd().try_clone_to_owned().map_err(Failure::of)?;
     let (mut near, far) = UnixStream::pair().map_err(Failure::of)?;
     let far = far.into_std().map_err(Failure::of)?.into();
-    service.deputy.attach(wanted, copy, far).await.map_err(Failure::of)?.map_err(Failure::of)?;
+    deputy.attach(wanted, copy, far).await.map_err(Failure::of)?.map_err(Failure::of)?;
     let mut byte = [0];
     let why = tokio::select! {
         biased;

@@ -15,6 +15,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::access::Operator;
 use super::{Failure, REQUEST_TIMEOUT, Service, frame, note, paste_mode, present_state};
 use crate::agent::name::{Key, Name};
+use crate::deputy::Deputy;
+use crate::tmux::desks::Desk;
 use crate::tmux::{Paste, Tmux, Typist};
 use crate::wire::status::{AgentStatus, State};
 use crate::wire::terminal::{End, Kind, MAX_KEYS, MAX_TEXT, Malformed, Send, Why, is_key, sendable};
@@ -70,7 +72,8 @@ pub(super) async fn serve(
     let turn = turns.of(&key);
     let turn = timeout(TURN_TIMEOUT, turn.acquire()).await;
     let _turn = turn.map_err(|_| Failure::new(Why::Other, "another operator is sending to it"))?;
-    let typist = service.tmux.typist(&key).await.map_err(Failure::of)?;
+    let Desk { tmux, deputy, .. } = service.desk(&key)?;
+    let typist = tmux.typist(&key).await.map_err(Failure::of)?;
     let typist = typist.ok_or_else(|| Failure::new(Why::NotRunning, "its program has just ended"))?;
     if !typist.takes_input {
         return Err(Failure::new(
@@ -79,10 +82,10 @@ pub(super) async fn serve(
         ));
     }
     if let What::Text { text, .. } = &what {
-        Reading::of(service, &typist, &agent).await.admit(text)?;
+        Reading::of(service, &deputy, &typist, &agent).await.admit(text)?;
     }
     note(operator, &agent, &said(&what));
-    let confirmed = pass_on(&service.tmux, &typist, &what).await;
+    let confirmed = pass_on(&tmux, &typist, &what).await;
     let confirmed = confirmed.map_err(|error| ended_meanwhile(error, service, &agent))?;
     Ok(End::Sent { confirmed })
 }
@@ -150,13 +153,13 @@ struct Reading {
 }
 
 impl Reading {
-    async fn of(service: &Service, typist: &Typist, agent: &AgentStatus) -> Self {
+    async fn of(service: &Service, deputy: &Deputy, typist: &Typist, agent: &AgentStatus) -> Self {
         let is_bracketed = match (typist.is_bracketed, Name::try_from(agent.name.as_str())) {
             (None, Ok(name)) => paste_mode::of(&service.logs, &name).await,
             (known, _) => known,
         };
         let is_canonical = match agent.pid {
-            Some(pid) => service.deputy.is_canonical(pid).await.ok().and_then(Result::ok),
+            Some(pid) => deputy.is_canonical(pid).await.ok().and_then(Result::ok),
             None => None,
         };
         Self { is_bracketed, is_canonical }

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::agent::user::AgentUser;
 use crate::deputy::Seen;
 use crate::state::record::{Record, Recorder};
 use crate::sys::blocking;
@@ -16,7 +17,7 @@ use crate::sys::secret_bytes::SecretBytes;
 /// The only key in its folder.
 const KEY: &str = "server";
 
-/// The folder in the state directory.
+/// The folder in the state directory: of the default user's server, and what the folders of other users' begin with.
 const FOLDER: &str = "tmux";
 
 /// Remembers the server. Cannot be cloned: there is one for each server.
@@ -31,27 +32,32 @@ pub struct Memory {
 #[derive(Debug)]
 struct Outlet {
     socket: SecretBytes,
+    uid: Option<u32>,
     recorder: Recorder<&'static str>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct OnRecord {
     socket: SecretBytes,
+    /// Whose it is, unless it is the default user's: the name alone may be another user's by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
     seen: Seen,
 }
 
 impl Memory {
-    /// The memory of the server on `socket`, beside `record`. What cannot be read is renamed and logged.
-    pub async fn on_record(record: &Record, socket: &Path) -> Self {
-        let record = record.beside(FOLDER);
+    /// The memory of the server on `socket`, which is this user's or the default one's, beside `record`. What cannot be read is renamed
+    /// and logged.
+    pub async fn on_record(record: &Record, socket: &Path, user: Option<&AgentUser>) -> Self {
+        let record = record.beside(&user.map_or_else(|| FOLDER.to_owned(), |user| format!("{FOLDER}-{}", user.name)));
         let socket = SecretBytes::from(socket.as_os_str().as_bytes().to_vec());
-        let to_read = record.clone();
+        let (to_read, uid) = (record.clone(), user.map(|user| user.uid));
         let read = blocking::run(move || to_read.read(|_: &OnRecord| KEY)).await;
         let (mut servers, problems) = read.map(|reading| (reading.agents, reading.problems)).unwrap_or_default();
         for problem in problems {
             tracing::warn!("{problem}");
         }
-        let known = servers.remove(KEY).filter(|known| known.socket == socket);
+        let known = servers.remove(KEY).filter(|known| (&known.socket, known.uid) == (&socket, uid));
         let recorder = Recorder::new(record, |report| {
             if let Some(error) = report.error {
                 // The next daemon finds the server by its socket.
@@ -60,7 +66,7 @@ impl Memory {
         });
         Self {
             seen: Mutex::new(known.map(|known| known.seen)),
-            outlet: Some(Outlet { socket, recorder }),
+            outlet: Some(Outlet { socket, uid, recorder }),
             ..Self::default()
         }
     }
@@ -79,8 +85,8 @@ impl Memory {
     pub fn note(&self, seen: Seen) {
         self.serving.send_if_modified(|serving| serving.replace(seen.process) != Some(seen.process));
         let before = self.lock().replace(seen);
-        if let Some(Outlet { socket, recorder }) = self.outlet.as_ref().filter(|_| before != Some(seen)) {
-            recorder.put(&KEY, Some(&OnRecord { socket: socket.clone(), seen }));
+        if let Some(Outlet { socket, uid, recorder }) = self.outlet.as_ref().filter(|_| before != Some(seen)) {
+            recorder.put(&KEY, Some(&OnRecord { socket: socket.clone(), uid: *uid, seen }));
         }
     }
 
@@ -102,11 +108,19 @@ mod tests {
         let record = Record::new(state.path()).unwrap();
         let own = Process::open(i32::try_from(std::process::id()).unwrap()).unwrap();
         let seen = Seen { process: own.identity(), program: (1, 2) };
-        let memory = Memory::on_record(&record, Path::new("/run/a")).await;
+        let memory = Memory::on_record(&record, Path::new("/run/a"), None).await;
         assert_eq!(memory.seen(), None);
         memory.note(seen);
         memory.outlet.unwrap().recorder.finish(Duration::from_secs(10)).await;
-        assert_eq!(Memory::on_record(&record, Path::new("/run/a")).await.seen(), Some(seen));
-        assert_eq!(Memory::on_record(&record, Path::new("/run/b")).await.seen(), None);
+        assert_eq!(Memory::on_record(&record, Path::new("/run/a"), None).await.seen(), Some(seen));
+        assert_eq!(Memory::on_record(&record, Path::new("/run/b"), None).await.seen(), None);
+        let user = |uid| AgentUser { name: "agent2".parse().unwrap(), uid };
+        let of_user = async |uid| Memory::on_record(&record, Path::new("/run/a"), Some(&user(uid))).await;
+        let memory = of_user(7).await;
+        assert_eq!(memory.seen(), None);
+        memory.note(seen);
+        memory.outlet.unwrap().recorder.finish(Duration::from_secs(10)).await;
+        assert_eq!(of_user(7).await.seen(), Some(seen));
+        assert_eq!(of_user(8).await.seen(), None, "another user of that name");
     }
 }

@@ -30,6 +30,24 @@ pub enum WaitingFor {
         #[serde(flatten)]
         problem: Problem,
     },
+    /// The user whom the agent is to run as: it was there before and could be an agent user, and is not now or cannot.
+    User {
+        /// The user.
+        user: String,
+        /// What is wrong with it.
+        #[serde(flatten)]
+        problem: Problem,
+    },
+    /// The home of the user whom the agent is to run as.
+    Home {
+        /// The user.
+        user: String,
+        /// The home.
+        path: String,
+        /// What is wrong with it.
+        #[serde(flatten)]
+        problem: Problem,
+    },
     /// Secrets that the entry lists and that are not in the secrets directory.
     Secrets {
         /// Their names, sorted.
@@ -66,6 +84,18 @@ pub enum WaitingFor {
         /// Which, and what is known of it.
         #[serde(flatten)]
         program: MissingProgram,
+    },
+    /// Packages of its `extra_packages`. agentd has Nix build them again at `next_start_at`, and at once after an edit or a reload.
+    Packages {
+        /// Which, and what is known of them.
+        #[serde(flatten)]
+        packages: MissingPackages,
+    },
+    /// The socket of its `sandbox_proxy`. agentd looks for it again at `next_start_at`, and at once after an edit or a reload.
+    Proxy {
+        /// Which, and what is known of it.
+        #[serde(flatten)]
+        proxy: MissingProxy,
     },
     /// The declaration, which this daemon has not read yet.
     Unread {},
@@ -105,6 +135,24 @@ pub struct MissingProgram {
     /// What is probably wrong with the entry, and what would be right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+/// Packages that could not be had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MissingPackages {
+    /// All that the entry names.
+    pub names: Vec<String>,
+    /// What is wrong with one of them, mostly in the words of Nix.
+    pub detail: String,
+}
+
+/// A proxy that cannot be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MissingProxy {
+    /// Its socket.
+    pub path: String,
+    /// What is wrong with it, and what would be right.
+    pub detail: String,
 }
 
 /// What is wrong with a path that an entry names.
@@ -284,6 +332,18 @@ impl fmt::Display for MissingProgram {
     }
 }
 
+impl fmt::Display for MissingPackages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "its extra_packages are not there: {}", self.detail)
+    }
+}
+
+impl fmt::Display for MissingProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
 /// What an agent waits for, as one sentence: one thing after the other, with semicolons between.
 #[derive(Clone, Copy, Debug)]
 pub struct Causes<'a>(pub &'a [WaitingFor]);
@@ -303,6 +363,11 @@ impl fmt::Display for WaitingFor {
         match self {
             Self::Workdir { path, problem } => write!(f, "the workdir {path} {problem}"),
             Self::PromptFile { path, problem } => write!(f, "the prompt_file {path} {problem}"),
+            Self::User { user, problem: Problem::Absent {} } => write!(f, "there is no user {user} any more"),
+            // It says whom it is about.
+            Self::User { problem: Problem::Inaccessible { detail }, .. } => f.write_str(detail),
+            Self::User { user, problem } => write!(f, "the user {user} {problem}"),
+            Self::Home { user, path, problem } => write!(f, "the home {path} of user {user} {problem}"),
             Self::Secrets { names } => {
                 let (noun, verb) = if names.len() == 1 { ("secret", "is") } else { ("secrets", "are") };
                 write!(f, "the {noun} {} {verb} not in the secrets directory", names.join(", "))
@@ -314,6 +379,8 @@ impl fmt::Display for WaitingFor {
             Self::Paused { by: Some(by), .. } => write!(f, "all agents are paused by {by}"),
             Self::Paused { by: None, .. } => f.write_str("all agents are paused"),
             Self::Program { program } => program.fmt(f),
+            Self::Packages { packages } => packages.fmt(f),
+            Self::Proxy { proxy } => proxy.fmt(f),
             Self::Unread {} => f.write_str("its declaration could not be read yet"),
             Self::Entry {} => f.write_str("its entry is wrong, and nothing of it ever ran"),
             Self::Backoff { restart, max_restarts: Some(limit) } => write!(f, "restart {restart} of {limit} follows"),
@@ -404,16 +471,34 @@ mod tests {
     }
 
     #[test]
-    fn each_thing_waited_for_has_its_json_and_its_words() {
-        use WaitingFor::{
-            Backoff, Entry, PreviousAttempt, Program, PromptFile, Retry, Secrets, Session, Unknown, Unread, Workdir,
-        };
+    fn each_input_waited_for_has_its_json_and_its_words() {
+        use WaitingFor::{Home, PromptFile, Secrets, User, Workdir};
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         for (value, json, words) in [
             (
                 Workdir { path: path(), problem: Problem::Absent {} },
                 json!({ "kind": "workdir", "path": "/x", "problem": "absent" }),
                 "the workdir /x does not exist",
+            ),
+            (
+                User { user: "b".into(), problem: Problem::Absent {} },
+                json!({ "kind": "user", "user": "b", "problem": "absent" }),
+                "there is no user b any more",
+            ),
+            (
+                User { user: "b".into(), problem: Problem::Unchecked { detail: "no answer".into() } },
+                json!({ "kind": "user", "user": "b", "problem": "unchecked", "detail": "no answer" }),
+                "the user b could not be looked at: no answer",
+            ),
+            (
+                User { user: "b".into(), problem: Problem::Inaccessible { detail: "b is in group admin".into() } },
+                json!({ "kind": "user", "user": "b", "problem": "inaccessible", "detail": "b is in group admin" }),
+                "b is in group admin",
+            ),
+            (
+                Home { user: "b".into(), path: path(), problem: Problem::Absent {} },
+                json!({ "kind": "home", "user": "b", "path": "/x", "problem": "absent" }),
+                "the home /x of user b does not exist",
             ),
             (
                 PromptFile { path: path(), problem: Problem::Inaccessible { detail: "cannot be read: no".into() } },
@@ -430,6 +515,15 @@ mod tests {
                 json!({ "kind": "secrets", "names": ["A", "B"] }),
                 "the secrets A, B are not in the secrets directory",
             ),
+        ] {
+            check(&value, &json, words);
+        }
+    }
+
+    #[test]
+    fn each_thing_waited_for_by_a_launch_has_its_json_and_its_words() {
+        use WaitingFor::{Backoff, Entry, Packages, PreviousAttempt, Program, Proxy, Retry, Session, Unknown, Unread};
+        for (value, json, words) in [
             (
                 Session { name: Some("s".into()), holder: "b".into() },
                 json!({ "kind": "session", "name": "s", "holder": "b" }),
@@ -464,6 +558,11 @@ mod tests {
                 json!({ "kind": "program", "name": "/opt/x y", "user": "agent", "hint": "write another" }),
                 "the program /opt/x y does not exist; write another",
             ),
+            (
+                Proxy { proxy: MissingProxy { path: "/run/p".into(), detail: "/run/p does not exist".into() } },
+                json!({ "kind": "proxy", "path": "/run/p", "detail": "/run/p does not exist" }),
+                "/run/p does not exist",
+            ),
             (Unread {}, json!({ "kind": "unread" }), "its declaration could not be read yet"),
             (Entry {}, json!({ "kind": "entry" }), "its entry is wrong, and nothing of it ever ran"),
             (
@@ -475,6 +574,13 @@ mod tests {
                 Backoff { restart: 2, max_restarts: None },
                 json!({ "kind": "backoff", "restart": 2 }),
                 "restart 2 follows",
+            ),
+            (
+                Packages {
+                    packages: MissingPackages { names: vec!["jq".into(), "rg".into()], detail: "no rg".into() },
+                },
+                json!({ "kind": "packages", "names": ["jq", "rg"], "detail": "no rg" }),
+                "its extra_packages are not there: no rg",
             ),
             (Retry {}, json!({ "kind": "retry" }), "the launch failed and will be tried again"),
             (PreviousAttempt {}, json!({ "kind": "previous-attempt" }), "what was there before is being cleared away"),

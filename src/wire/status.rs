@@ -4,6 +4,7 @@
 //! clients decode them. Keys may be added after them, none removed or renamed.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -273,9 +274,18 @@ pub struct AgentStatus {
     /// The harness as declared; absent if the entry names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub harness: Option<String>,
-    /// How the agent is confined: `native`, or `native (unsandboxed)` for a `sandboxed` entry under `--unsandboxed`.
+    /// How the agent is confined: `native`, `sandboxed`, or `native (unsandboxed)` for a `sandboxed` entry under `--unsandboxed`.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
+    /// The user that it runs as, or is to run as while nothing of it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// What makes its sandbox, if it is `sandboxed`: `bwrap`, `runsc` or `crun`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
+    /// What it can be selected by. A label without a value has an empty one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// The harness process, while it lives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
@@ -303,6 +313,12 @@ pub struct AgentStatus {
     /// Why declared limits are not applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits_error: Option<String>,
+    /// Why the limits that every sandboxed agent has are not applied, if the entry declares none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_limits_error: Option<String>,
+    /// Whether the agent has a sandbox only because agentd sandboxes every entry without a `type`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sandboxed_by_default: bool,
     /// Why the agent's output is not kept, or not as it should be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_error: Option<String>,

@@ -18,8 +18,15 @@ fn server() -> Server {
 
 fn status(name: Option<&str>, socket: &Path) -> ExitCode {
     let names: Vec<String> = name.map(str::to_owned).into_iter().collect();
-    let arguments =
-        |json| Arguments { names: names.clone(), watch: false, sort: None, json, failed: false, check: false };
+    let arguments = |json| Arguments {
+        names: names.clone(),
+        labels: vec![],
+        watch: false,
+        sort: None,
+        json,
+        failed: false,
+        check: false,
+    };
     let [table, json] = [false, true].map(|json| run(&arguments(json), socket));
     assert_eq!(table, json);
     table

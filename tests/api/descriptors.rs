@@ -61,7 +61,7 @@ fn serve_without_descriptors() {
         serve(
             listener,
             tokio::sync::mpsc::channel(1).1,
-            Sources { snapshot, happenings, tmux: None, logs: None, renderers: None },
+            Sources { snapshot, happenings, desks: None, logs: None, renderers: None },
             Limits::default(),
             shutdown,
         )

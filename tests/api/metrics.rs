@@ -160,3 +160,16 @@ fn head_tells_the_length_and_another_method_is_405() {
     let post = server.exchange("POST /metrics HTTP/1.1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
     assert!(post.starts_with("HTTP/1.1 405 ") && post.contains("\r\nAllow: GET, HEAD\r\n"), "{post}");
 }
+
+#[test]
+fn each_label_of_an_agent_is_a_sample() {
+    let labels = [("review", ""), ("team", "web")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let server = Server::start(vec![AgentStatus { labels, ..running("a") }, running("b")], Limits::default());
+    let families = parse(&metrics(&server));
+    let samples: Vec<String> = families["agentd_agent_labels"]
+        .samples
+        .iter()
+        .map(|(_, labels, value)| format!("{} {}={} {value}", labels["agent"], labels["label"], labels["value"]))
+        .collect();
+    assert_eq!(samples, ["a review= 1", "a team=web 1"]);
+}

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::{PATIENCE, Server, read_until_closed, running};
 use agentd::api::Limits;
 use agentd::wire::events::What;
+use agentd::wire::status::AgentStatus;
 
 const HEADER: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n";
 
@@ -219,4 +220,57 @@ fn an_invalid_query_and_an_unknown_agent_fail_at_once() {
     assert!(head.starts_with(HEADER) && head.ends_with("\r\n\r\n"), "{head}");
     let post = server.exchange("POST /v1/events HTTP/1.1\r\nConnection: close\r\n\r\n");
     assert!(post.starts_with("HTTP/1.1 405 "), "{post}");
+}
+
+#[test]
+fn events_are_selected_by_the_labels_of_their_agents() {
+    let server = server(Limits::default());
+    server.happenings.send_modify(|ring| {
+        let removed = |name: &str| What::Removed { name: name.to_owned() };
+        ring.push_labeled(removed("web"), [("team".to_owned(), "web".to_owned())].into());
+        ring.push_labeled(removed("ops"), [("team".to_owned(), "ops".to_owned())].into());
+        ring.push(removed("other"));
+    });
+    for (query, expected) in [("label=team=web", "web"), ("label=team%3Dops&label=team", "ops")] {
+        let mut stream = server.connect();
+        write!(stream, "GET /v1/events?follow=false&{query} HTTP/1.1\r\nHost: agentd\r\n\r\n").unwrap();
+        let answer = String::from_utf8(read_until_closed(&mut stream)).unwrap();
+        assert!(answer.contains(&format!("\"name\":\"{expected}\"")), "{query}: {answer}");
+        assert_eq!(answer.matches("\"type\":\"removed\"").count(), 1, "{query}: {answer}");
+    }
+    let mut stream = server.connect();
+    write!(stream, "GET /v1/events?label=a+b HTTP/1.1\r\nHost: agentd\r\nConnection: close\r\n\r\n").unwrap();
+    let answer = String::from_utf8(read_until_closed(&mut stream)).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("KEY=VALUE"), "{answer}");
+}
+
+#[test]
+fn agents_are_selected_by_their_labels() {
+    let labeled = |name: &str, pairs: &[(&str, &str)]| {
+        let labels = pairs.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+        AgentStatus { labels, ..running(name) }
+    };
+    let agents = vec![
+        labeled("a", &[("team", "web"), ("review", "")]),
+        labeled("b", &[("team", "web")]),
+        labeled("c", &[("team", "ops")]),
+        running("d"),
+    ];
+    let server = Server::start(agents, Limits::default());
+    let ask = |query: &str| {
+        server.exchange(&format!("GET /v1/agents{query} HTTP/1.1\r\nHost: agentd\r\nConnection: close\r\n\r\n"))
+    };
+    let names = |query: &str| {
+        let answer = ask(query);
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        let agents: Vec<AgentStatus> = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"));
+        agents.into_iter().map(|agent| agent.name).collect::<String>()
+    };
+    assert_eq!(names("?label=team%3Dweb"), "ab");
+    assert_eq!(names("?label=team"), "abc");
+    assert_eq!(names("?label=team=web&label=review"), "a");
+    assert_eq!(names("?label=team=none"), "");
+    assert_eq!(names("?anything=is&ignored"), "abcd");
+    assert!(ask("?label=a%20b").starts_with("HTTP/1.1 400"));
+    assert!(ask("?label=team").contains("\"labels\":{\"team\":\"ops\"}"));
 }

@@ -42,7 +42,7 @@ impl Server {
         listener.set_nonblocking(true).unwrap();
         let (snapshots, snapshot) = watch::channel(Arc::new(snapshot));
         let (happenings, happening) = watch::channel(Ring::new(UNIX_EPOCH));
-        let sources = Sources { snapshot, happenings: happening, tmux: None, logs: None, renderers: None };
+        let sources = Sources { snapshot, happenings: happening, desks: None, logs: None, renderers: None };
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -124,6 +124,9 @@ pub fn running(name: &str) -> AgentStatus {
         outcome: None,
         harness: None,
         kind: None,
+        user: None,
+        sandbox: None,
+        labels: std::collections::BTreeMap::new(),
         pid: None,
         attempt: None,
         declared_at: None,
@@ -133,6 +136,8 @@ pub fn running(name: &str) -> AgentStatus {
         deadline: None,
         timeout_at: None,
         limits_error: None,
+        default_limits_error: None,
+        sandboxed_by_default: false,
         log_error: None,
         environment_error: None,
         waiting_for: Vec::new(),

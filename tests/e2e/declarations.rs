@@ -186,7 +186,7 @@ fn every_kind_of_wrong_value_is_the_agents_error() {
         ("maximum", "max_restarts = -1"),
         ("env", "env = { A = [1] }"),
         ("workdir", "workdir = \"relative\""),
-        ("type", "type = \"sandboxed\""),
+        ("type", "type = \"sandboxed\"\nsandbox = \"none\""),
         ("backoff", "backoff = [\"soon\"]"),
     ];
     let entry = |(name, line): &(&str, &str)| {

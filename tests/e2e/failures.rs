@@ -126,7 +126,7 @@ fn failures_are_seen_in_the_log_the_metrics_status_and_doctor() {
 
 #[test]
 fn flags_and_entries_for_the_go_daemon_are_warned_about_once() {
-    let setup = Setup::new().args(["-runsc-path", "/usr/bin/runsc", "-debug=false"]);
+    let setup = Setup::new().args(["-sandbox-state-dir", "/run/x", "-debug=false"]);
     let jcard = agent("a", "sleep inf", "") + &agent("b", "sleep inf", "type = \"native\"");
     let daemon = setup.start(&jcard);
     daemon.wait_until_running("a");
@@ -134,8 +134,8 @@ fn flags_and_entries_for_the_go_daemon_are_warned_about_once() {
     daemon.wait_until("a", "the edit", |agent| agent.running && agent.last_output_at.is_some());
     let log = daemon.log();
     let count = |text: &str| log.lines().filter(|line| line.contains("WARN") && line.contains(text)).count();
-    assert_eq!(count("--runsc-path has no effect: this version has no sandbox"), 1, "{log}");
-    assert_eq!(count("1 entries without a `type` run without a sandbox"), 1, "{log}");
+    assert_eq!(count("--sandbox-state-dir has no effect"), 1, "{log}");
+    assert_eq!(count("1 entry without a `type` runs without a sandbox"), 1, "{log}");
     let (_, said) = ask(&daemon, &["doctor", "--json"]);
     assert!(said.contains("1 agent runs without a sandbox, which the Go daemon would use"), "{said}");
 }

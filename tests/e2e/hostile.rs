@@ -30,7 +30,7 @@ fn honest(name: &str) -> String {
 }
 
 /// Puts `liar` and `socket` where the agent user finds them.
-fn put_tools(setup: &Setup) {
+pub fn put_tools(setup: &Setup) {
     let source = |name: &str| format!("{}/tests/e2e/{name}", env!("CARGO_MANIFEST_DIR"));
     fs::copy(source("liar"), setup.path("bin/liar")).unwrap();
     compile(setup, "socket");

@@ -22,7 +22,7 @@ told = "@WORK/told"
 if not os.path.exists(told):
     daemon = socket.socket(socket.AF_UNIX)
     daemon.connect(path)
-    body = json.dumps({"hello": {"version": 2, "name": name, "attempt": int(attempt), "progress": "new"}}).encode()
+    body = json.dumps({"hello": {"version": 1, "name": name, "attempt": int(attempt), "progress": "new"}}).encode()
     daemon.sendall(len(body).to_bytes(4, "little") + body)
     answer = daemon.recv(1 << 16)
     with open(told, "w") as file:
@@ -41,7 +41,7 @@ fn a_launcher_of_another_version_is_rejected_and_replaced() {
     fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let daemon = setup.args(["--launcher", program.to_str().unwrap()]).start(&agent("a", "sleep inf", ""));
     let status = daemon.wait_until("a", "told why it does not run", |agent| {
-        agent.running || agent.reason.as_deref().is_some_and(|reason| reason.contains("speaks version 2"))
+        agent.running || agent.reason.as_deref().is_some_and(|reason| reason.contains("speaks version 1"))
     });
     let reason = status.reason.unwrap_or_default();
     assert!(status.running || reason.contains("restart it"), "{reason}");

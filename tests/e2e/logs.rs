@@ -440,6 +440,10 @@ fn a_file_grown_beyond_the_log_size_ends_its_launcher_at_last() {
         assert!(begun.elapsed() < Duration::from_secs(5), "{query}: {:?}", begun.elapsed());
     }
     allocate(9 << 40);
+    // One look of the daemon can release two allocations, and then it counts them as one.
+    daemon.wait("the second warning", || {
+        (daemon.log().lines().filter(|line| line.contains("they were given back")).count() == 2).then_some(())
+    });
     allocate(10 << 40);
     let ended = daemon.wait_for_state("a", State::Exited);
     assert!(ended.reason.unwrap().contains("it was ended, because its launcher took"));

@@ -269,3 +269,84 @@ fn secrets_all_removed_at_once_are_withdrawn_on_a_second_look() {
     daemon.wait("a run without them", || Dump::of(&daemon, "dump").var("TWO").is_none().then_some(()));
     assert_eq!(daemon.health().secrets_error, None);
 }
+
+const TABLE: &str =
+    "secrets = { GH_TOKEN = \"github-reviewer\", GITHUB_TOKEN = \"github-reviewer\", KEY = \"1.other\" }";
+
+#[test]
+fn a_table_of_secrets_names_variables_and_files() {
+    let setup = Setup::new();
+    setup.secret("github-reviewer", "hunter2-of-the-reviewer");
+    setup.secret("not-named", "of nobody");
+    let jcard = agent("a", "dump @WORK/dump; say hunter2-of-the-reviewer and more; sleep inf; rest", TABLE)
+        + &agent("all", "dump @WORK/all; sleep inf; rest", "");
+    let daemon = setup.start(&jcard);
+    let waiting = daemon.wait_for_state("a", State::Waiting);
+    assert_eq!(waiting.reason.as_deref(), Some("the secret 1.other is not in the secrets directory"));
+    daemon.secret("1.other", "later");
+    let dump = Dump::of(&daemon, "dump");
+    for (name, value) in
+        [("GH_TOKEN", "hunter2-of-the-reviewer"), ("GITHUB_TOKEN", "hunter2-of-the-reviewer"), ("KEY", "later")]
+    {
+        assert_eq!(dump.var(name).as_deref(), Some(value), "{name}");
+    }
+    let all = Dump::of(&daemon, "all");
+    assert!(
+        !all.environ().iter().any(|var| var.contains("hunter2") || var.contains("of nobody")),
+        "{:?}",
+        all.environ()
+    );
+    let logged = daemon.wait("the log of a", || {
+        let log = daemon.get("/v1/agents/a/log").body;
+        log.contains("and more").then_some(log)
+    });
+    assert!(!logged.contains("hunter2-of-the-reviewer"), "{logged}");
+    let others = daemon.wait_until("all", "running", |agent| agent.running);
+    daemon.secret("github-reviewer", "rotated");
+    wait_for_var(&daemon, "a", "GITHUB_TOKEN=rotated");
+    let events = daemon.get("/v1/events?follow=false").body;
+    assert!(events.contains("GH_TOKEN") && events.contains("GITHUB_TOKEN") && !events.contains("hunter2"), "{events}");
+    assert_eq!(daemon.agent("all").unwrap().pid, others.pid, "no other agent gets it");
+}
+
+#[test]
+fn a_secret_is_redacted_while_the_entry_that_names_it_is_wrong() {
+    let setup = Setup::new();
+    setup.secret("of-reviewers", "hunter2-of-reviewers");
+    let entry =
+        agent("a", "say prints hunter2-of-reviewers here; sleep inf; rest", "secrets = { KEY = \"of-reviewers\" }");
+    let mut daemon = setup.start(&entry);
+    let is_printed = |daemon: &Daemon| {
+        daemon.wait("the screen", || {
+            let body = daemon.get("/v1/agents/a/screen").body;
+            (body.contains("prints") && body.contains("here")).then_some(body)
+        })
+    };
+    assert!(!is_printed(&daemon).contains("hunter2"));
+    for wrong in
+        [entry.replace("KEY =", "KEY -"), entry.replace("secrets =", "restart = \"nope\"\nsecrets ="), String::new()]
+    {
+        daemon.kill();
+        daemon.edit_jcard(&wrong);
+        daemon.start_again();
+        // Without an entry it is soon gone.
+        let body = if wrong.is_empty() { daemon.get("/v1/agents/a/screen").body } else { is_printed(&daemon) };
+        assert!(!body.contains("hunter2"), "{wrong}: {body}");
+    }
+}
+
+#[test]
+fn a_file_is_used_as_soon_as_an_edit_names_it() {
+    let setup = Setup::new();
+    setup.secret("of-files", "value");
+    let daemon = setup.args(["--resync", "1h"]).start(&agent("a", "sleep inf; rest", "secrets = []"));
+    daemon.wait_until_running("a");
+    daemon.edit_jcard(&agent("a", "sleep inf; rest", "secrets = { A = \"of-files\" }"));
+    wait_for_var(&daemon, "a", "A=value");
+    daemon.edit_jcard(&agent("a", "sleep inf; rest", "secrets = { B = \"of-files\" }"));
+    wait_for_var(&daemon, "a", "B=value");
+    daemon.edit_jcard(&agent("a", "sleep inf; rest", "secrets = []\nenv = { C = \"c\" }"));
+    let pid = wait_for_var(&daemon, "a", "C=c");
+    assert!(!Process(pid).environ().windows(5).any(|window| window == b"value"));
+    assert_eq!(daemon.health().secrets_error, None, "nobody has removed the file");
+}

@@ -513,9 +513,12 @@ impl Drop for Setup {
             thread::sleep(Duration::from_millis(5));
         }
         // Their launchers would have done it.
-        let prefix = temporary_dir::prefix_of_all(&launch_socket_beside(&self.tmux_socket()));
+        let users = fs::read_dir(self.path("door/users")).into_iter().flatten().flatten().map(|user| user.path());
+        let sockets = users.map(|user| user.join("tmux.sock")).chain([self.tmux_socket()]);
+        let prefixes: Vec<_> =
+            sockets.map(|socket| temporary_dir::prefix_of_all(&launch_socket_beside(&socket))).collect();
         for entry in fs::read_dir("/tmp").into_iter().flatten().flatten() {
-            if entry.file_name().as_bytes().starts_with(prefix.as_bytes()) {
+            if prefixes.iter().any(|prefix| entry.file_name().as_bytes().starts_with(prefix.as_bytes())) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }

@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 
 use agentd::wire::status::{AgentStatus, State};
 use nix::sys::signal::Signal;
+use rstest::rstest;
 
+use crate::skip::skip;
 use crate::support::{Daemon, Setup, Who, account, admin_gid, agent, as_user, binary, is_root, path, root, run};
 
 /// The command with the daemon's API.
@@ -329,6 +331,73 @@ fn doctor_finds_no_fault_in_a_daemon_known_by_its_command_line() {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.lines().count() >= found.checks.len() && said.contains("ok       daemon"), "{said}");
     assert!(!said.contains('\u{1b}'), "no colors into a pipe");
+}
+
+/// A launcher that makes no sandbox of bwrap, and one of everything else; it says who called it.
+const STAND_IN: &str = "#!/bin/sh
+[ \"$1\" = try ] || exit 64
+echo 'a greeting of the login' >&2
+case \"$2 ${3-}\" in
+'bwrap ') echo \"agentd: bwrap cannot make a sandbox for $(id -un)\" >&2; exit 1 ;;
+'runsc /opt/runsc') exit 0 ;;
+*) echo \"agentd: unexpected: $*\" >&2; exit 2 ;;
+esac
+";
+
+#[test]
+fn doctor_and_check_make_a_sandbox_as_the_agent_user() {
+    let setup = Setup::new();
+    setup.put(&setup.path("bin/launcher"), STAND_IN);
+    fs::set_permissions(setup.path("bin/launcher"), fs::Permissions::from_mode(0o755)).unwrap();
+    let user = setup.agent_account().name;
+    let jcard = agent("a", "sleep inf", "type = \"sandboxed\"\nenabled = false")
+        + &agent("b", "sleep inf", "sandbox = \"runsc\"\nenabled = false");
+    let daemon = setup.args(["-runsc-path", "/opt/runsc", "--sandbox", "bwrap"]).start(&jcard);
+    daemon.wait_for_state("b", State::Waiting);
+    assert_eq!(daemon.agent("b").unwrap().sandbox.as_deref(), Some("runsc"));
+    let launcher = daemon.path("bin/launcher");
+    let found = Findings::of(&mut verb(&daemon, &["doctor", "--launcher", launcher.to_str().unwrap()]));
+    let failed = found.said("sandbox", "failure");
+    let expected = format!("bwrap cannot make a sandbox for {user}; 1 sandboxed agent cannot start");
+    assert!(failed.starts_with(&expected) && failed.contains('\n'), "{failed}");
+    let worked = |(name, verdict, said): &(String, String, String)| {
+        name == "sandbox"
+            && verdict == "ok"
+            && said.contains("runsc (/opt/runsc) makes sandboxes, for 1 sandboxed agent")
+    };
+    assert!(found.checks.iter().any(worked), "{:#?}", found.checks);
+    assert_eq!(found.code, Some(1));
+}
+
+#[rstest]
+#[case("agent")]
+#[case("nologin")]
+#[case("shellless")]
+fn doctor_and_check_find_an_engine_that_works(#[case] user: &str) {
+    if !crate::sandbox::has("bwrap") {
+        return;
+    }
+    if !is_root() && user != "agent" {
+        return skip("it needs a lent user");
+    }
+    let setup = if is_root() { Setup::new().user(user) } else { Setup::new() };
+    let daemon = setup.start(&agent("a", "sleep inf", "type = \"sandboxed\"\nenabled = false"));
+    // No agent starts that would wait for the server.
+    daemon.wait("the tmux server", || daemon.tmux_socket().exists().then_some(()));
+    let found = doctor(&daemon);
+    let is_said = |said: &str| found.checks.iter().any(|check| check.0 == "sandbox" && check.2.contains(said));
+    assert!(is_said("bwrap makes sandboxes, for 1 sandboxed agent"), "{:#?}", found.checks);
+    assert_eq!(found.code, Some(0), "{:#?}", found.checks);
+    let user = daemon.agent_account().name;
+    let jcard = daemon.jcard();
+    let (code, said) = run(&mut daemon.agentd(&["check", "--here", "--user", &user, jcard.to_str().unwrap()]));
+    assert!(code == Some(0) && !said.contains("the sandbox of"), "{said}");
+    // Nothing has a program of this name.
+    daemon.edit_jcard(&agent("a", "sleep inf", "sandbox = \"runsc\"\nenabled = false"));
+    let words = ["check", "--here", "--user", &user, "--runsc-path", "/nowhere/runsc", jcard.to_str().unwrap()];
+    let (_, said) = run(&mut daemon.agentd(&words));
+    assert!(said.contains("warning: a: the sandbox of runsc (/nowhere/runsc) cannot be made: "), "{said}");
+    assert!(said.contains("correct --runsc-path"), "{said}");
 }
 
 #[test]

@@ -16,6 +16,14 @@ let
     utils = { };
   };
 
+  # An option, or those of a set of options, by their names.
+  named =
+    name: option:
+    if option ? type then
+      { ${name} = option; }
+    else
+      lib.foldl' (all: inner: all // named "${name}.${inner}" option.${inner}) { } (lib.attrNames option);
+
   line = failure: ''
     FAILED: ${lib.removePrefix "test " failure.name}
       is        ${builtins.toJSON failure.result}
@@ -39,7 +47,7 @@ in
           code (builtins.toJSON option.default);
     in
     "| ${code name} | ${option.type.name} | ${default}"
-  ) module.options.services.agentd;
+  ) (lib.foldl' (all: name: all // named name module.options.services.agentd.${name}) { } (lib.attrNames module.options.services.agentd));
 
   # How a jcard is built with that agentd, and with these files beside it.
   build =

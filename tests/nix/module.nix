@@ -28,6 +28,13 @@ let
     );
   etc = modules: (of modules).environment.etc;
   account = modules: (of modules).users.users.agent;
+  # The jcard that these modules declare, as data.
+  declared =
+    modules:
+    let
+      inherit ((etc modules)."stereos/jcard.toml".source.passthru.jcard) value;
+    in
+    if lib.isAttrs value then value else builtins.fromJSON (builtins.unsafeDiscardStringContext value);
 
   # The daemon's arguments after those that are always there.
   start = ''"/opt/agentd/bin/agentd" '';
@@ -502,6 +509,34 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
       true
     ];
   };
+  "what entries leave open is the same for the daemon and the check" = {
+    expr = [
+      (lib.hasInfix
+        "/opt/agentd/bin/agentd check --strict --default-type sandboxed --sandbox crun stereos/jcard.toml"
+        (etc [
+          (with' {
+            settings.agent.harness = "codex";
+            sandbox = {
+              defaultType = "sandboxed";
+              engine = "crun";
+            };
+          })
+        ])."stereos/jcard.toml".source.buildCommand
+      )
+      (lib.hasInfix "/opt/agentd/bin/agentd check --strict --runsc-path /opt/runsc stereos/jcard.toml"
+        (etc [
+          (with' {
+            settings.agent.harness = "codex";
+            extraArgs = [ "-runsc-path=/opt/runsc" ];
+          })
+        ])."stereos/jcard.toml".source.buildCommand
+      )
+    ];
+    expected = [
+      true
+      true
+    ];
+  };
   "a relative prompt_file is looked for where the configuration puts it" = {
     expr =
       let
@@ -594,9 +629,273 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
     expected = start + ''"--secret-dir" "/run/keys/agentd" '' + always;
   };
 
+  "agents declared by name follow those of the settings" = {
+    expr = declared [
+      (with' {
+        settings.agents = [
+          {
+            name = "first";
+            harness = "codex";
+          }
+        ];
+        settings.other.key = 1;
+      })
+      (with' {
+        agents.reviewer = {
+          harness = "codex";
+          args = [ "--model" ];
+        };
+      })
+      # As another module of the machine changes it.
+      (with' {
+        agents.reviewer = {
+          args = [ "x" ];
+          restart = "always";
+        };
+        agents.writer.harness = "claude-code";
+      })
+      (with' { agents.writer.harness = lib.mkForce "opencode"; })
+    ];
+    expected = {
+      agents = [
+        {
+          name = "first";
+          harness = "codex";
+        }
+        {
+          name = "reviewer";
+          harness = "codex";
+          args = [
+            "--model"
+            "x"
+          ];
+          restart = "always";
+        }
+        {
+          name = "writer";
+          harness = "opencode";
+        }
+      ];
+      other.key = 1;
+    };
+  };
+  "packages in a jcard are store paths, and of them what has programs" = {
+    expr =
+      let
+        tool = package // {
+          outPath = "/opt/tool";
+        };
+        inherit
+          (declared [
+            (with' {
+              settings.agents = [ { extra_packages = [ tool ]; } ];
+              agents.a.extra_packages = [
+                "jq"
+                (package // { bin = tool; })
+              ];
+            })
+          ])
+          agents
+          ;
+      in
+      map (agent: agent.extra_packages) agents;
+    expected = [
+      [ "/opt/tool" ]
+      [
+        "jq"
+        "/opt/tool"
+      ]
+    ];
+  };
+  "an agentd of an overlay is the default" = {
+    expr = (evaluate [ { services.agentd.enable = true; } ]).services.agentd.package.name;
+    expected = "agentd";
+  };
+  "further users have homes, groups and tmux servers of their own" = {
+    expr =
+      let
+        config = of [
+          (with' {
+            users = [
+              "agent-a"
+              "agent"
+            ];
+            agentPackages = [ package ];
+          })
+        ];
+        user = config.users.users.agent-a;
+        server = config.systemd.services."agentd-tmux@";
+      in
+      {
+        user = select [
+          "extraGroups"
+          "group"
+          "isNormalUser"
+        ] user;
+        packages = lib.length user.packages;
+        default = config.users.users.agent.extraGroups;
+        groups = lib.all (group: config.users.groups ? ${group}) [
+          "agent-a"
+          "agentd-agents"
+        ];
+        folders = lib.mapAttrs (_: { d, ... }: "${d.mode} ${d.user} ${d.group}") (
+          config.systemd.tmpfiles.settings."05-agentd-users"
+        );
+        workspace = config.systemd.tmpfiles.settings."10-agentd"."/home/agent-a/workspace".d.user;
+        mounts = map (unit: unit.where) config.systemd.mounts;
+        inherit (config.systemd.services.agentd) upholds;
+        server = {
+          inherit (server) restartIfChanged;
+          inherit (server.serviceConfig) User Slice;
+          start = lib.hasSuffix ''/bin/tmux" "-f" "/dev/null" "-S" "/run/agentd-daemon/users/%i/tmux.sock" "start-server" ";" "set-option" "-s" "exit-empty" "off"'' server.serviceConfig.ExecStart;
+        };
+      };
+    expected = {
+      user = {
+        extraGroups = [ "agentd-agents" ];
+        group = "agent-a";
+        isNormalUser = true;
+      };
+      packages = 1;
+      default = [ ];
+      groups = true;
+      folders = {
+        "/run/agentd-daemon/users" = "0755 root root";
+        "/run/agentd-daemon/users/agent-a" = "2750 agent-a admin";
+      };
+      workspace = "agent-a";
+      mounts = [
+        "/run/agentd"
+        "/run/agentd-daemon/users/agent-a"
+      ];
+      upholds = [
+        "agentd-tmux.service"
+        "agentd-tmux@agent-a.service"
+      ];
+      server = {
+        restartIfChanged = false;
+        User = "%i";
+        Slice = "agentd.slice";
+        start = true;
+      };
+    };
+  };
+  "without further users there are no instances and no group" = {
+    expr = {
+      services = bare.systemd.services ? "agentd-tmux@";
+      group = bare.users.groups ? agentd-agents;
+      rules = bare.systemd.tmpfiles.settings ? "05-agentd-users";
+    };
+    expected = {
+      services = false;
+      group = false;
+      rules = false;
+    };
+  };
+  "a further user may be defined elsewhere" = {
+    expr =
+      let
+        config = of [
+          (with' {
+            users = [ "agent-a" ];
+            createUsers = false;
+          })
+          {
+            users.users = {
+              agent.isNormalUser = true;
+              agent-a = {
+                isNormalUser = true;
+                group = "crew";
+              };
+            };
+          }
+        ];
+      in
+      {
+        inherit (config.users.users.agent-a) group;
+        inherit (config.systemd.services.agentd) upholds;
+      };
+    expected = {
+      group = "crew";
+      upholds = [
+        "agentd-tmux.service"
+        "agentd-tmux@agent-a.service"
+      ];
+    };
+  };
+  "users that must not be agents' are refused" = {
+    expr =
+      isAdvised
+        {
+          users = [
+            "root"
+            "Agent A"
+          ];
+        }
+        [
+          "services.agentd.users has root"
+          "Agent A cannot be the name of a user"
+        ];
+    expected = "advised";
+  };
+  "further users in groups with rights are refused" = {
+    expr =
+      map
+        (
+          group:
+          lib.any (assertion: !assertion.assertion && lib.hasInfix "agent-a is in" assertion.message)
+            (of [
+              (with' { users = [ "agent-a" ]; })
+              { users.users.agent-a.extraGroups = [ group ]; }
+            ]).assertions
+        )
+        [
+          "admin"
+          "wheel"
+          "video"
+        ];
+    expected = [
+      true
+      true
+      false
+    ];
+  };
+  "the engine of sandboxes is on the PATH of the machine and of the daemon" = {
+    expr =
+      let
+        names = list: map (one: one.name) list;
+        other = of [ (with' { sandboxPackages = [ (package // { name = "crun"; }) ]; }) ];
+        chosen = of [ (with' { sandbox.engine = "crun"; }) ];
+      in
+      {
+        usual = lib.elem "bubblewrap" (names bare.environment.systemPackages);
+        daemon = lib.elem "bubblewrap" (names bare.systemd.services.agentd.path);
+        other = lib.filter (
+          name:
+          lib.elem name [
+            "bubblewrap"
+            "crun"
+          ]
+        ) (names other.environment.systemPackages);
+        chosen = lib.elem "crun" (names chosen.environment.systemPackages);
+      };
+    expected = {
+      usual = true;
+      daemon = true;
+      other = [ "crun" ];
+      chosen = true;
+    };
+  };
   "two declarations of the jcard are refused" = {
     expr = isAdvised {
       settings.agents = [ ];
+      configFile = "/x";
+    } [ "keep one of them" ];
+    expected = "advised";
+  };
+  "agents by name and a file are refused" = {
+    expr = isAdvised {
+      agents.a.harness = "codex";
       configFile = "/x";
     } [ "keep one of them" ];
     expected = "advised";

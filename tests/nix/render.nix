@@ -82,8 +82,9 @@ let
         Options = unit.options;
       };
     };
-  # For paths without what would have to be escaped.
-  nameOfMount = where: builtins.replaceStrings [ "/" ] [ "-" ] (lib.removePrefix "/" where);
+  # Of what would have to be escaped, paths have dashes only.
+  nameOfMount =
+    where: builtins.replaceStrings [ "-" "/" ] [ "\\x2d" "-" ] (lib.removePrefix "/" where);
   units =
     suffix: content: lib.mapAttrs' (name: unit: lib.nameValuePair "${name}.${suffix}" (content unit));
 

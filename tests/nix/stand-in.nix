@@ -51,8 +51,12 @@ let
       foldl'
       genList
       head
+      isAttrs
+      isList
       length
+      listToAttrs
       mapAttrs
+      replaceStrings
       sort
       ;
 
@@ -145,7 +149,15 @@ let
       in
       replaceStrings special (map (character: "\\${character}") special);
     filterAttrs = keep: set: removeAttrs set (filter (name: !keep name set.${name}) (attrNames set));
+    escapeShellArg =
+      text:
+      if builtins.match "[[:alnum:],._+:@%/-]+" text != null then
+        text
+      else
+        "'${builtins.replaceStrings [ "'" ] [ "'\\''" ] text}'";
     genAttrs = names: value: listToAttrs (map (name: lib.nameValuePair name (value name)) names);
+    getBin = package: package.bin or package;
+    inherit isDerivation;
     getExe = package: "${package}/bin/${package.meta.mainProgram}";
     hasInfix = infix: text: length (split (lib.escapeRegex infix) text) > 1;
     hasPrefix = prefix: text: substring 0 (stringLength prefix) text == prefix;
@@ -245,7 +257,18 @@ let
     writeShellScript = name: _: package name;
     writeText = name: _: package name;
   }
-  // lib.genAttrs [ "cargo" "deadnix" "fish" "hello" "nixfmt" "rustfmt" ] package;
+  // lib.genAttrs [
+    "bubblewrap"
+    "crun"
+    "gvisor"
+    "cargo"
+    "deadnix"
+    "fish"
+    "hello"
+    "nixfmt"
+    "ripgrep"
+    "rustfmt"
+  ] package;
 
   # For systemd, a double-quoted string with C's escapes is one argument, and of what is in it only `%` and `$` still mean
   # something (systemd.service(5), "COMMAND LINES").

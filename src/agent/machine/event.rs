@@ -1,5 +1,6 @@
 //! What happens to an agent, and what is to be done about it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -11,10 +12,11 @@ use crate::agent::launch::Launch;
 use crate::agent::name::Name;
 use crate::agent::orders::Orders;
 use crate::agent::spec::Limits;
+use crate::agent::user::AgentUser;
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
 use crate::wire::exit_status::ExitStatus;
-use crate::wire::reason::MissingProgram;
+use crate::wire::reason::{MissingPackages, MissingProgram, MissingProxy, WaitingFor};
 use crate::wire::status::{PastAttempt, Usage};
 
 /// What happens to an agent.
@@ -28,6 +30,8 @@ pub enum Event {
     Reject(String),
     /// What operators want of the agent has changed.
     Ordered(Orders),
+    /// Nothing of it may be launched, because its user must not be an agent user: this is why. `None` if something may be.
+    Barred(Option<String>),
     /// The agent is no longer wanted.
     Remove(Removal),
     /// The pane is there, in the session that the launch names.
@@ -41,6 +45,11 @@ pub enum Event {
         attempt: Attempt,
         /// The launcher.
         launcher: Identity,
+    },
+    /// Its packages are being built, and its harness starts later.
+    Building {
+        /// Of which attempt.
+        attempt: Attempt,
     },
     /// The harness runs.
     Started {
@@ -152,12 +161,63 @@ pub enum LaunchReason {
 pub enum NotStarted {
     /// There is no such program. The launch does not count, and is tried again.
     NotFound(MissingProgram),
+    /// Its packages could not be had. The launch does not count, and is tried again.
+    Unbuilt(MissingPackages),
+    /// Its proxy cannot be reached. The launch does not count, and is tried again.
+    Unreached(MissingProxy),
     /// The agent's own fault, as far as can be told: a program that cannot be run, say. Counts as an attempt that failed.
     Failed(String),
     /// The fault of tmux, of the system, or of nobody: the launch is tried again whatever the policy says.
     Retry(String),
     /// The launch came to nothing because a daemon was cut off in the middle of it: it is repeated at once, and does not count.
     CutOff,
+}
+
+impl NotStarted {
+    /// What was not there, if that is why: then the launch is none that counts.
+    pub fn absent(&self) -> Option<Absent> {
+        match self {
+            Self::NotFound(program) => Some(Absent::Program(program.clone())),
+            Self::Unbuilt(packages) => Some(Absent::Packages(packages.clone())),
+            Self::Unreached(proxy) => Some(Absent::Proxy(proxy.clone())),
+            Self::Failed(_) | Self::Retry(_) | Self::CutOff => None,
+        }
+    }
+}
+
+/// What an agent lacks that only a launch finds out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// Its program.
+    Program(MissingProgram),
+    /// Its packages.
+    Packages(MissingPackages),
+    /// Its proxy.
+    Proxy(MissingProxy),
+}
+
+impl From<Absent> for WaitingFor {
+    fn from(absent: Absent) -> Self {
+        match absent {
+            Absent::Program(program) => Self::Program { program },
+            Absent::Packages(packages) => Self::Packages { packages },
+            Absent::Proxy(proxy) => Self::Proxy { proxy },
+        }
+    }
+}
+
+impl fmt::Display for Absent {
+    /// In full, with what was searched.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Program(program) => {
+                let path = program.path.as_ref().map_or_else(String::new, |path| format!("; its PATH is {path}"));
+                write!(f, "{program}{path}")
+            }
+            Self::Packages(packages) => packages.fmt(f),
+            Self::Proxy(proxy) => proxy.fmt(f),
+        }
+    }
 }
 
 /// What is to be done.
@@ -184,6 +244,8 @@ pub enum Effect {
         attempt: Attempt,
         /// Its launcher, if that had reported.
         launcher: Option<Identity>,
+        /// Whom it runs as; `None` is the default user.
+        user: Option<AgentUser>,
     },
     /// Have the launcher send SIGINT, once.
     Interrupt {
@@ -211,6 +273,8 @@ pub enum Effect {
     Close {
         /// Which.
         session: Name,
+        /// On whose tmux server; `None` is the default user.
+        user: Option<AgentUser>,
     },
     /// An attempt is over.
     Account(PastAttempt),
@@ -218,5 +282,7 @@ pub enum Effect {
     OfferShell {
         /// In which session.
         session: Name,
+        /// On whose tmux server; `None` is the default user.
+        user: Option<AgentUser>,
     },
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use super::{Attempt, LaunchReason};
+use super::{Absent, Attempt, LaunchReason};
 use crate::agent::changes::{Before, Marks, changes};
 use crate::agent::declaration::{Declaration, Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
@@ -13,9 +13,10 @@ use crate::agent::launch::Launch;
 use crate::agent::name::Name;
 use crate::agent::reconcile::InForce;
 use crate::agent::spec::{Kind, Policy};
+use crate::agent::user::AgentUser;
 use crate::sys::clock::Timestamp;
 use crate::wire::exit_status::ExitStatus;
-use crate::wire::reason::{Changes, MissingProgram};
+use crate::wire::reason::Changes;
 use crate::wire::status::Usage;
 
 /// The life of an agent under one good declaration.
@@ -47,10 +48,12 @@ pub(super) struct Life {
     /// Launches that failed through no fault of the agent since the latest start. They choose the delay, whatever the policy says in
     /// between.
     pub(super) failures: u32,
-    /// The program that was not found when the latest launch was tried.
-    pub(super) absent: Option<MissingProgram>,
+    /// What was not found when the latest launch was tried.
+    pub(super) absent: Option<Absent>,
     /// How often in a row it was not found. This chooses the delay.
     pub(super) absences: usize,
+    /// Whether the launch that is under way waits for its packages. Not on record: the next daemon is not told.
+    pub(super) is_building: bool,
     /// What the next launch is, once that is decided.
     pub(super) next: Option<Next>,
     /// How the latest attempt that is over ended.
@@ -95,11 +98,12 @@ pub(super) enum Next {
 
 /// The session that is to be closed before the agent is gone or has another.
 #[derive(Debug)]
-pub(super) enum Session {
-    /// The pane was asked for. It may exist: the answer may have been lost.
-    Requested(Name),
-    /// The pane was seen in it.
-    Open(Name),
+pub(super) struct Session {
+    pub(super) name: Name,
+    /// On whose tmux server, and so whom the attempt runs as; `None` is the default user.
+    pub(super) user: Option<AgentUser>,
+    /// Whether the pane was seen in it. One that was asked for may exist, too: the answer may have been lost.
+    pub(super) is_open: bool,
 }
 
 /// How an attempt ended.
@@ -159,6 +163,7 @@ impl Life {
             failures: 0,
             absent: None,
             absences: 0,
+            is_building: false,
             next: Some(Next::Fresh),
             exit: None,
             error: None,
@@ -183,7 +188,7 @@ impl Life {
         if self.marks.is_none() && self.in_force.is_restored() {
             return Changes::default();
         }
-        changes(Before { policy: (self.kind, &self.policy), marks: self.marks.as_ref() }, declaration)
+        changes(Before { policy: (&self.kind, &self.policy), marks: self.marks.as_ref() }, declaration)
     }
 
     pub(super) fn timeout_at(&self) -> Option<Timestamp> {
@@ -217,10 +222,14 @@ impl Wanted {
 }
 
 impl Session {
-    pub(super) fn name(&self) -> &Name {
-        match self {
-            Self::Requested(name) | Self::Open(name) => name,
-        }
+    /// The session that a launch asks for.
+    pub(super) fn requested(launch: &Launch) -> Self {
+        Self { name: launch.session.clone(), user: launch.user.clone(), is_open: false }
+    }
+
+    /// Whether a launch is to run in it.
+    pub(super) fn is_for(&self, launch: &Launch) -> bool {
+        (&self.name, &self.user) == (&launch.session, &launch.user)
     }
 }
 

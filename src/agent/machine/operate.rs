@@ -8,7 +8,7 @@ use super::life::Next;
 use super::{Effect, Force, Machine, State, StopReason, Then};
 use crate::agent::orders::Orders;
 use crate::sys::clock::Timestamp;
-use crate::wire::reason::WaitingFor;
+use crate::wire::reason::{Problem, WaitingFor};
 
 impl Machine {
     /// The orders that it follows.
@@ -38,9 +38,24 @@ impl Machine {
         let (was_disabled, was_paused) = (self.is_disabled(), self.is_paused());
         self.orders = orders;
         self.heed(was_disabled, now, effects);
-        if was_paused && !self.is_paused() && matches!(self.state, State::Waiting) && !self.is_disabled() {
+        let is_held = self.bar.is_some() || self.is_paused() || self.is_disabled();
+        if was_paused && !is_held && matches!(self.state, State::Waiting) {
             self.go_on(now, effects);
         }
+    }
+
+    /// Takes in whether, and why, nothing of it may be launched. What runs goes on.
+    pub(super) fn barred(&mut self, why: Option<String>, now: Timestamp, effects: &mut Vec<Effect>) {
+        let was_barred = std::mem::replace(&mut self.bar, why).is_some();
+        let is_held = self.bar.is_some() || self.is_paused() || self.is_disabled();
+        if was_barred && !is_held && matches!(self.state, State::Waiting) {
+            self.go_on(now, effects);
+        }
+    }
+
+    /// Why its user must not be an agent user.
+    pub fn bar(&self) -> Option<&str> {
+        self.bar.as_deref()
     }
 
     /// Takes in that the policy or the orders have changed. `was_disabled` is how things stood before.
@@ -114,7 +129,7 @@ impl Machine {
     /// Waits until it is enabled. Whoever attaches in the meantime finds a shell.
     fn wait_with_shell(&mut self, effects: &mut Vec<Effect>) {
         self.state = State::Waiting;
-        effects.extend(self.session().cloned().map(|session| Effect::OfferShell { session }));
+        effects.extend(self.offer_shell());
     }
 
     /// Kills what is being stopped if the orders allow it no time.
@@ -146,7 +161,7 @@ impl Machine {
         life.renew(now);
     }
 
-    /// Starts what has waited for nothing but the end of a pause.
+    /// Starts what has waited for nothing but the end of a pause, or of a bar.
     fn go_on(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let restarts = self.life.as_ref().is_some_and(|life| life.next == Some(Next::Restart));
         if restarts { self.judge(now, effects) } else { self.begin(now, effects) }
@@ -158,11 +173,21 @@ impl Machine {
             let giver = self.orders.stopped_by();
             WaitingFor::Enabled { by: giver.by, at: giver.at }
         });
-        enabled.into_iter().chain(self.paused())
+        enabled.into_iter().chain(self.held())
+    }
+
+    /// What keeps anything of it from being launched while it is enabled, as the API shows it.
+    pub(super) fn held(&self) -> impl Iterator<Item = WaitingFor> + use<> {
+        let user = self.launch().and_then(|launch| launch.user.as_ref()).map(|user| user.name.to_string());
+        let bar = self.bar.clone().zip(user).map(|(detail, user)| {
+            let problem = Problem::Inaccessible { detail };
+            WaitingFor::User { user, problem }
+        });
+        self.paused().into_iter().chain(bar)
     }
 
     /// The pause, as the API shows it.
-    pub(super) fn paused(&self) -> Option<WaitingFor> {
+    fn paused(&self) -> Option<WaitingFor> {
         self.orders.pause.as_ref().map(|pause| WaitingFor::Paused { by: pause.by.clone(), at: pause.at })
     }
 }

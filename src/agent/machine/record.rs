@@ -9,17 +9,21 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::life::{Exit, Latest, Life, Lingering, Next, Session, Wanted, unread};
-use super::{Attempt, BackoffReason, Force, Harness, Machine, Removal, State, StopReason, Then, is_id_of_harness};
+use super::{
+    Absent, Attempt, BackoffReason, Force, Harness, Machine, Removal, State, StopReason, Then, is_id_of_harness,
+};
 use crate::agent::changes::Marks;
 use crate::agent::declaration::{Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::Name;
 use crate::agent::orders::{Giver, Orders};
 use crate::agent::reconcile::InForce;
+use crate::agent::sandbox::Engine;
 use crate::agent::spec::{Kind, Policy};
+use crate::agent::user::AgentUser;
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
-use crate::wire::reason::{Changes, MissingProgram};
+use crate::wire::reason::{Changes, MissingPackages, MissingProgram, MissingProxy};
 use crate::wire::status::Outcome;
 
 impl Serialize for Machine {
@@ -65,6 +69,9 @@ struct Record<'a> {
 #[derive(Serialize, Deserialize)]
 struct LifeRecord<'a> {
     kind: Cow<'a, str>,
+    /// The engine of its sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    engine: Option<Engine>,
     policy: Cow<'a, Policy>,
     /// In words, for daemons of earlier builds.
     missing: Option<Cow<'a, str>>,
@@ -78,6 +85,12 @@ struct LifeRecord<'a> {
     /// The program that was not found: then a retry is the next look for it, which daemons of earlier builds make as a retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     absent: Option<Cow<'a, MissingProgram>>,
+    /// The same of its packages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unbuilt: Option<Cow<'a, MissingPackages>>,
+    /// The same of its proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unreached: Option<Cow<'a, MissingProxy>>,
     #[serde(default, skip_serializing_if = "is_zero")]
     absences: usize,
     at: Timestamp,
@@ -107,6 +120,9 @@ struct LifeRecord<'a> {
 struct SessionRecord<'a> {
     name: Cow<'a, Name>,
     is_open: bool,
+    /// Whose; absent if it is the default user's. Builds before know no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<Cow<'a, AgentUser>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -207,8 +223,9 @@ impl<'a> Record<'a> {
             launcher: machine.launcher,
             lingering: machine.lingering.as_ref().map(Cow::Borrowed),
             session: machine.session.as_ref().map(|session| SessionRecord {
-                name: Cow::Borrowed(session.name()),
-                is_open: matches!(session, Session::Open(_)),
+                name: Cow::Borrowed(&session.name),
+                is_open: session.is_open,
+                user: session.user.as_ref().map(Cow::Borrowed),
             }),
             entry_error: text(machine.entry_error.as_ref()),
             since: machine.since,
@@ -252,15 +269,17 @@ impl<'a> Record<'a> {
             (true, false) => Some(Removal::Undeclared),
             (true, true) => Some(Removal::Shutdown),
         };
-        let program = self.declared.as_ref().and_then(|life| life.absent.as_ref());
-        let state = self.state.into_state(removal, program.is_some());
-        let session = |SessionRecord { name, is_open }: SessionRecord<'_>| {
-            let name = name.into_owned();
-            if is_open { Session::Open(name) } else { Session::Requested(name) }
+        let is_absent = self.declared.as_ref().is_some_and(|life| life.absent.is_some() || life.unbuilt.is_some());
+        let state = self.state.into_state(removal, is_absent);
+        let session = |SessionRecord { name, is_open, user }: SessionRecord<'_>| Session {
+            name: name.into_owned(),
+            user: user.map(Cow::into_owned),
+            is_open,
         };
         Ok(Machine {
             name: self.name.into_owned(),
             harness: self.harness.map(Cow::into_owned),
+            declared_user: None,
             life: self.declared.map(|life| life.into_life(&state)),
             state,
             attempt: self.attempt,
@@ -273,6 +292,7 @@ impl<'a> Record<'a> {
             since: self.since,
             orders: self.orders.map(Cow::into_owned).unwrap_or_default(),
             giver: self.giver.map(Cow::into_owned).unwrap_or_default(),
+            bar: None,
         })
     }
 }
@@ -283,13 +303,25 @@ impl<'a> LifeRecord<'a> {
         let restarting = life.next == Some(Next::Restart);
         Self {
             kind: Cow::Borrowed(life.kind.in_words()),
+            engine: life.kind.sandbox().map(|sandbox| sandbox.engine),
             policy: Cow::Borrowed(&life.policy),
             missing: missing.map(|missing| Cow::Owned(missing.to_string())),
             waiting_for: missing.map(|missing| Cow::Borrowed(missing.0.as_slice())),
             fingerprint: life.in_force.fingerprint().map(Cow::Borrowed),
             marks: life.marks.as_ref().map(Cow::Borrowed),
             changed: Some(&life.changed).filter(|changed| !changed.is_empty()).map(Cow::Borrowed),
-            absent: life.absent.as_ref().map(Cow::Borrowed),
+            absent: match &life.absent {
+                Some(Absent::Program(program)) => Some(Cow::Borrowed(program)),
+                Some(Absent::Packages(_) | Absent::Proxy(_)) | None => None,
+            },
+            unbuilt: match &life.absent {
+                Some(Absent::Packages(packages)) => Some(Cow::Borrowed(packages)),
+                Some(Absent::Program(_) | Absent::Proxy(_)) | None => None,
+            },
+            unreached: match &life.absent {
+                Some(Absent::Proxy(proxy)) => Some(Cow::Borrowed(proxy)),
+                Some(Absent::Program(_) | Absent::Packages(_)) | None => None,
+            },
             absences: life.absences,
             at: life.at,
             first_started: life.first_started,
@@ -323,13 +355,18 @@ impl<'a> LifeRecord<'a> {
         // An earlier build wrote it down in words alone, or nothing was missing: what is launched is never written down.
         let missing = self.waiting_for.map_or_else(unread, |causes| Missing(causes.into_owned()));
         Life {
-            kind: Kind::from_words(&self.kind),
+            kind: Kind::from_words(&self.kind, self.engine),
             policy: self.policy.into_owned(),
             wanted: Wanted::Lacking { missing, former: None },
             in_force: self.fingerprint.map_or(InForce::Nothing, |fingerprint| InForce::Here(fingerprint.into_owned())),
             marks: self.marks.map(Cow::into_owned),
             changed: self.changed.map(Cow::into_owned).unwrap_or_default(),
-            absent: self.absent.map(Cow::into_owned),
+            absent: self
+                .absent
+                .map(|program| Absent::Program(program.into_owned()))
+                .or_else(|| self.unbuilt.map(|packages| Absent::Packages(packages.into_owned())))
+                .or_else(|| self.unreached.map(|proxy| Absent::Proxy(proxy.into_owned()))),
+            is_building: false,
             absences: self.absences,
             at: self.at,
             first_started: self.first_started,
@@ -381,7 +418,7 @@ impl<'a> StateRecord<'a> {
         }
     }
 
-    fn into_state(self, removal: Option<Removal>, lacks_program: bool) -> State {
+    fn into_state(self, removal: Option<Removal>, is_absent: bool) -> State {
         match self {
             Self::Invalid => State::Invalid,
             Self::Waiting => State::Waiting,
@@ -404,7 +441,7 @@ impl<'a> StateRecord<'a> {
                 let force = if killed { Force::Killed } else { Force::Interrupted { again } };
                 State::Stopping { attempt, harness, why, deadline, force }
             }
-            Self::Backoff { until, why: BackoffReason::Retry } if lacks_program => State::Absent { until },
+            Self::Backoff { until, why: BackoffReason::Retry } if is_absent => State::Absent { until },
             Self::Backoff { until, why } => State::Backoff { until, why },
             Self::Exited { outcome } => State::Exited { outcome },
             Self::Closing { retry_at } => State::Closing { then: removal.map_or(Then::Begin, Then::Leave), retry_at },

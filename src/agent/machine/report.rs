@@ -4,6 +4,7 @@ use super::life::{Exit, Latest};
 use super::{BackoffReason, Effect, Force, Harness, LaunchReason, Machine, Removal, Session, State, StopReason};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::Name;
+use crate::agent::user::UserName;
 use crate::sys::clock::Timestamp;
 use crate::wire::reason::{self, Causes, StopStage, StoppingBecause, WaitingFor};
 use crate::wire::status::{self, AgentStatus, Outcome, PastAttempt, Time};
@@ -33,12 +34,14 @@ impl Machine {
         let (waiting_for, stopping) = (self.waiting_for(), self.stopping());
         let reason = self.reason(&waiting_for, stopping.as_ref());
         let (stopping_because, stop_stage) = stopping.unzip();
+        let by_default = life.map(|life| life.policy.by_default).unwrap_or_default();
+        let limits_error = life.and_then(|life| life.limits_error.clone());
         AgentStatus {
             name: self.name.to_string(),
             running: pid.is_some(),
             session: match &self.session {
-                Some(Session::Open(name)) => name.to_string(),
-                Some(Session::Requested(_)) | None => String::new(),
+                Some(Session { name, is_open: true, .. }) => name.to_string(),
+                Some(Session { is_open: false, .. }) | None => String::new(),
             },
             restarts: life.map_or(0, |life| life.restarts),
             error: self.entry_error.clone().or_else(|| life?.error.clone()),
@@ -51,6 +54,13 @@ impl Machine {
             },
             harness: self.harness.clone(),
             kind: life.map(|life| life.kind.in_words().to_owned()),
+            // While something of it runs, it is whom that runs as.
+            user: match &self.session {
+                Some(session) => session.user.as_ref().map(|user| user.name.to_string()),
+                None => self.declared_user.as_ref().map(UserName::to_string),
+            },
+            sandbox: life.and_then(|life| life.kind.sandbox()).map(|sandbox| sandbox.engine.to_string()),
+            labels: life.map(|life| life.policy.labels.clone()).unwrap_or_default(),
             pid,
             attempt: life.map(|life| life.attempts).filter(|&attempts| attempts > 0),
             declared_at: life.map(|life| time(life.at)),
@@ -72,7 +82,9 @@ impl Machine {
                 _ => None,
             },
             timeout_at: self.timeout_at().map(time),
-            limits_error: life.and_then(|life| life.limits_error.clone()),
+            limits_error: limits_error.clone().filter(|_| !by_default.limits),
+            default_limits_error: limits_error.filter(|_| by_default.limits),
+            sandboxed_by_default: by_default.sandbox,
             log_error: life.and_then(|life| life.log_error.clone()),
             environment_error: life.and_then(|life| life.environment_error.clone()),
             waiting_for,
@@ -125,10 +137,7 @@ impl Machine {
                 .forbidden()
                 .chain(life.wanted.missing().into_iter().flat_map(|missing| missing.0.clone()))
                 .collect(),
-            State::Absent { .. } => {
-                let program = life.absent.clone().map(|program| WaitingFor::Program { program });
-                self.forbidden().chain(program).collect()
-            }
+            State::Absent { .. } => self.forbidden().chain(life.absent.clone().map(WaitingFor::from)).collect(),
             State::Queued { session, holder } => {
                 let name = session.as_ref().map(Name::to_string);
                 let session = WaitingFor::Session { name, holder: holder.to_string() };
@@ -144,7 +153,7 @@ impl Machine {
                     BackoffReason::Clearing => None,
                 };
                 let leftovers = self.lingering.as_ref().map(|_| WaitingFor::PreviousAttempt {});
-                delay.into_iter().chain(leftovers).chain(self.paused()).collect()
+                delay.into_iter().chain(leftovers).chain(self.held()).collect()
             }
             State::Starting { .. }
             | State::Running { .. }
@@ -202,6 +211,9 @@ impl Machine {
             }
             State::Backoff { why: BackoffReason::Restart, .. } => format!("{}; {nearest}", ended()),
             State::Backoff { .. } => nearest.to_string(),
+            State::Starting { .. } if life.is_building => {
+                format!("attempt {} is being started: packages are being built", self.total)
+            }
             State::Starting { .. } => format!("attempt {} is being started", self.total),
             State::Running { .. } => match (life.restarts, life.policy.max_restarts) {
                 (0, _) => "started as declared".to_owned(),

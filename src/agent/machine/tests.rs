@@ -6,10 +6,12 @@ use super::*;
 use crate::agent::changes::{Marking, Marks};
 use crate::agent::declaration::{Missing, WaitingFor};
 use crate::agent::orders::Override;
+use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
 use crate::agent::seen::Problem;
-use crate::agent::spec::{Limits, Restart};
+use crate::agent::spec::{ByDefault, Limits, Restart};
+use crate::agent::user::AgentUser;
 use crate::sys::secret_bytes::SecretBytes;
-use crate::wire::reason::{Changes, MissingProgram, StopStage, StoppingBecause};
+use crate::wire::reason::{Changes, MissingPackages, MissingProgram, StopStage, StoppingBecause};
 use crate::wire::status::State::{self as Shown, Backoff, Exited, Running, Starting, Stopping, Waiting};
 use crate::wire::status::{self, AgentStatus, PastAttempt, Time};
 
@@ -36,14 +38,13 @@ fn launch(session: &str, argument: &str) -> Arc<Launch> {
     Arc::new(Launch {
         name: name("a"),
         session: name(session),
+        user: None,
         arguments: vec![SecretBytes::from(argument)],
-        prompt: None,
         environment: [("KEY".to_owned(), SecretBytes::from(SECRET))].into(),
         secrets: ["KEY".to_owned()].into(),
-        workdir: "/".into(),
         fingerprint: Fingerprint::of(&format!("{session} {argument}")),
         marks: marks(session, argument),
-        is_certain: true,
+        ..Launch::of_nothing()
     })
 }
 
@@ -128,6 +129,14 @@ fn not_found() -> NotStarted {
     NotStarted::NotFound(claude())
 }
 
+fn unbuilt() -> NotStarted {
+    NotStarted::Unbuilt(jq())
+}
+
+fn jq() -> MissingPackages {
+    MissingPackages { names: vec!["jq".into()], detail: "no such attribute".into() }
+}
+
 fn claude() -> MissingProgram {
     MissingProgram { name: "claude".into(), user: "agent".into(), path: Some("/usr/bin".into()), hint: None }
 }
@@ -145,9 +154,19 @@ fn in_words(effect: &Effect) -> String {
         Effect::Account(past) => format!("account {}", past.attempt),
         Effect::Limit { attempt, .. } => format!("limit {attempt}"),
         Effect::Kill { attempt } => format!("kill {attempt}"),
-        Effect::Close { session } => format!("close {session}"),
-        Effect::OfferShell { session } => format!("offer shell {session}"),
+        Effect::Close { session, .. } => format!("close {session}"),
+        Effect::OfferShell { session, .. } => format!("offer shell {session}"),
     }
+}
+
+/// A user who is not the default one.
+fn other(name: &str) -> AgentUser {
+    AgentUser { name: name.parse().unwrap(), uid: 47_000 }
+}
+
+/// The same as `launch`, as this user.
+fn launch_as(user: &AgentUser, argument: &str) -> Arc<Launch> {
+    Arc::new(Launch { user: Some(user.clone()), ..Arc::unwrap_or_clone(launch("a", argument)) })
 }
 
 /// A machine and the clock on its wall. What it wants done is told in words.
@@ -804,6 +823,68 @@ mod a_change_of_what_is_launched {
         assert_eq!(life.closed(), ["launch 2"]);
         life.start(2);
         assert_eq!(life.status().error, None);
+    }
+}
+
+mod a_user {
+    use super::*;
+
+    fn effects(life: &mut Life, event: Event) -> Vec<Effect> {
+        life.machine.step(event, life.now)
+    }
+
+    #[test]
+    fn that_changes_stops_the_old_one_and_closes_its_session_first() {
+        let [former, later] = [other("b"), other("c")];
+        let mut life = Life::running(launching(launch_as(&former, "x")));
+        assert_eq!(life.status().user.as_deref(), Some("b"));
+        assert_eq!(life.declare(launching(launch_as(&later, "y"))), ["interrupt 1"]);
+        assert_eq!((life.machine.user(), life.status().user.as_deref()), (Some(&former), Some("b")));
+        assert!(life.ended(1, code(0)).is_empty());
+        let closed = effects(&mut life, Event::Gone { attempt: 1 });
+        assert_eq!(closed, [Effect::Close { session: name("a"), user: Some(former) }]);
+        assert_eq!(life.tell(Event::Closed(Ok(()))), ["launch 2"]);
+        assert_eq!((life.machine.user(), life.status().user.as_deref()), (Some(&later), Some("c")));
+    }
+
+    #[test]
+    fn of_the_default_kind_is_another_one() {
+        let mut life = Life::over(plain(), code(0));
+        let closed = effects(&mut life, Event::Declare(launching(launch_as(&other("b"), "y"))));
+        assert_eq!(closed, [Effect::Close { session: name("a"), user: None }]);
+    }
+
+    #[test]
+    fn created_again_with_another_id_is_another_one() {
+        let mut life = Life::over(launching(launch_as(&other("b"), "x")), code(0));
+        let again = AgentUser { uid: 47_001, ..other("b") };
+        assert_eq!(life.declare(launching(launch_as(&again, "x"))), ["close a"]);
+    }
+
+    #[test]
+    fn is_on_record_and_the_next_daemon_resumes_there() {
+        let user = other("b");
+        let life = Life::running(launching(launch_as(&user, "x")));
+        let written = serde_json::to_value(&life.machine).unwrap();
+        assert_eq!(written["session"]["user"], serde_json::json!({ "name": "b", "uid": 47_000 }));
+        let mut next: Machine = serde_json::from_value(written).unwrap();
+        assert_eq!(next.status().user.as_deref(), Some("b"));
+        let resumed = next.resume();
+        assert!(matches!(&resumed[0], Effect::Resume { user: Some(found), .. } if *found == user), "{resumed:?}");
+    }
+
+    #[test]
+    fn is_not_in_the_record_of_the_default_one() {
+        let written = serde_json::to_value(&Life::running(plain()).machine).unwrap();
+        assert_eq!(written["session"], serde_json::json!({ "name": "a", "is_open": true }));
+    }
+
+    #[test]
+    fn that_only_an_entry_names_is_shown_while_nothing_runs() {
+        let mut life = Life::new();
+        life.declare(missing(plain()));
+        life.machine.describe(name("a"), None, Some(other("b").name));
+        assert_eq!((life.status().user.as_deref(), life.machine.user()), (Some("b"), None));
     }
 }
 
@@ -1505,6 +1586,42 @@ mod late_news {
     }
 }
 
+mod missing_packages {
+    use super::*;
+
+    #[test]
+    fn are_waited_for_as_a_missing_program_is() {
+        let mut life = Life::starting(restarting(Restart::No));
+        assert!(life.not_started(1, unbuilt()).is_empty());
+        assert!(life.gone(1).is_empty());
+        let status = life.status();
+        assert_eq!((status.state, status.outcome, status.attempt_total), (Waiting, None, None));
+        assert_eq!(status.waiting_for, [WaitingFor::Packages { packages: jq() }]);
+        let why = "its extra_packages are not there: no such attribute";
+        assert_eq!((status.reason.as_deref(), status.error.as_deref()), (Some(why), Some(why)));
+        assert_eq!(status.next_start_at, at(3));
+        assert!(life.accounts.is_empty(), "it has no history");
+        assert_eq!(life.wait(seconds(3)), ["launch 2"]);
+        life.start(2);
+        assert_eq!((life.status().attempt_total, life.status().error), (Some(1), None));
+    }
+
+    #[test]
+    fn are_told_as_long_as_they_are_built() {
+        let mut life = Life::starting(plain());
+        let reason = |life: &Life| life.status().reason.unwrap();
+        assert_eq!(reason(&life), "attempt 1 is being started");
+        assert!(life.tell(Event::Building { attempt: 2 }).is_empty());
+        assert_eq!(reason(&life), "attempt 1 is being started", "it is of another attempt");
+        assert!(life.tell(Event::Building { attempt: 1 }).is_empty());
+        assert_eq!(reason(&life), "attempt 1 is being started: packages are being built");
+        assert_eq!(life.state(), Starting);
+        life.start(1);
+        assert!(life.tell(Event::Building { attempt: 1 }).is_empty());
+        assert_eq!((reason(&life).as_str(), life.state()), ("started as declared", Running));
+    }
+}
+
 mod a_missing_program {
     use super::*;
 
@@ -1890,6 +2007,15 @@ mod limits {
         life.tell(limited(1, Some("late")));
         assert_eq!(life.status().limits_error, None);
     }
+
+    #[test]
+    fn that_nobody_asked_for_are_no_error_of_the_agent() {
+        let by_default = ByDefault { limits: true, ..ByDefault::default() };
+        let mut life = Life::running(declaration(|policy| policy.by_default = by_default));
+        life.tell(Event::Limited { attempt: 1, error: Some("no systemd".to_owned()) });
+        let status = life.status();
+        assert_eq!((status.limits_error, status.default_limits_error.as_deref()), (None, Some("no systemd")));
+    }
 }
 
 mod what_is_shown {
@@ -2127,6 +2253,33 @@ mod what_is_shown {
     }
 
     #[test]
+    fn names_a_lack_of_memory_in_a_sandbox() {
+        let sandbox = Sandbox {
+            engine: Engine::Bwrap,
+            program: None,
+            read: Vec::new(),
+            write: Vec::new(),
+            home: Home::Kept,
+            seed: Vec::new(),
+            network: Network::Host,
+            proxy: None,
+        };
+        let limited = declaration(|policy| policy.limits.memory = Some(2 << 30));
+        let mut life = Life::running(Declaration { kind: Kind::Sandboxed(sandbox), ..limited });
+        // The harness has ended as the process inside the sandbox says. The control group counts what the kernel killed in it.
+        let usage = Usage { oom_kills: 2, ..Usage::default() };
+        life.tell(Event::Ended { attempt: 1, how: ExitStatus::of_signal(9), at: life.now, usage });
+        let status = life.status();
+        assert_eq!(status.kind.as_deref(), Some("sandboxed"));
+        assert_eq!(
+            status.reason.as_deref(),
+            Some(
+                "ended by SIGKILL; the kernel killed 2 of its processes for lack of memory, of which it may have 2 GiB"
+            )
+        );
+    }
+
+    #[test]
     fn is_a_session_only_from_when_it_was_made_until_it_is_closed() {
         let session = |life: &Life| life.status().session;
         let mut life = Life::starting(plain());
@@ -2151,8 +2304,8 @@ mod what_is_shown {
     #[test]
     fn is_the_name_and_harness_as_last_written() {
         let mut life = Life::running(plain());
-        life.machine.describe(name("A"), Some("claude-code"));
-        life.machine.describe(name("A"), None);
+        life.machine.describe(name("A"), Some("claude-code"), None);
+        life.machine.describe(name("A"), None, None);
         let status = life.status();
         assert_eq!((status.name.as_str(), status.harness.as_deref()), ("A", Some("claude-code")));
         assert_eq!(status.kind.as_deref(), Some("native"));

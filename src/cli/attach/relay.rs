@@ -11,6 +11,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsFd;
+use std::panic;
 use std::pin::pin;
 use std::process::{Command, ExitStatus};
 use std::task::Poll;
@@ -281,8 +282,18 @@ impl Raw {
         let before = Self(tcgetattr(io::stdin())?);
         let mut raw = before.0.clone();
         raw.make_raw();
+        before.restore_at_panic();
         tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
         Ok(before)
+    }
+
+    /// Makes a panic restore the previous mode, too: it ends the process without dropping anything.
+    fn restore_at_panic(&self) {
+        let (before, report) = (self.0.clone(), panic::take_hook());
+        panic::set_hook(Box::new(move |panic| {
+            let _ = tcsetattr(io::stdin(), OptionalActions::Now, &before);
+            report(panic);
+        }));
     }
 }
 

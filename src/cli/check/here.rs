@@ -14,20 +14,27 @@ use nix::sys::stat::SFlag;
 use nix::unistd::{AccessFlags, Uid, eaccess};
 
 use super::{Found, Level};
-use crate::agent::seen::{SeenPrompt, SeenWorkdir};
+use crate::agent::seen::{SeenPrompt, SeenRepository, SeenWorkdir};
 use crate::agent::spec::{AgentSpec, Prompt, Workdir};
+use crate::agent::user::UserName;
 use crate::cli::output;
+use crate::cli::sandbox::{self, Attempt, Chosen};
 use crate::cli::target::Target;
 use crate::config::Entry;
 use crate::deputy::Deputy;
+use crate::inputs::users::{self, Rules, Standing};
 use crate::sys::account::Account;
 use crate::sys::safe_path;
 
 /// Who looks, and where.
 pub(super) struct Looker {
-    /// The agent user, or why there is none.
+    /// The default user, or why there is none.
     account: Result<Account, String>,
+    /// Who else may be an agent user.
+    rules: Rules,
     secret_dir: PathBuf,
+    /// What makes sandboxes, or why there is nothing.
+    launcher: Result<PathBuf, String>,
     user: Uid,
     /// Where this user's shell looks for programs.
     path: std::ffi::OsString,
@@ -48,8 +55,15 @@ enum Seen {
 enum Need {
     Program(String),
     Workdir(PathBuf),
-    PromptFile(PathBuf),
+    /// Git that works in the repository around this workdir.
+    Git(PathBuf),
+    /// A prompt file, which is guarded if it is for a sandboxed agent.
+    PromptFile {
+        path: PathBuf,
+        guarded: bool,
+    },
     Secret(String),
+    Sandbox(Chosen),
 }
 
 impl Looker {
@@ -57,15 +71,71 @@ impl Looker {
     pub(super) fn new(target: &Target) -> Self {
         let account = target.account.as_ref().map(Account::clone).map_err(ToString::to_string);
         let path = std::env::var_os("PATH").unwrap_or_default();
-        Self { account, secret_dir: target.settings.secret_dir.clone(), user: target.user_id, path }
+        let (secret_dir, rules) = (target.settings.secret_dir.clone(), target.rules());
+        let launcher = target.launcher().map_err(|error| error.to_string());
+        Self { account, rules, secret_dir, launcher, user: target.user_id, path }
     }
 
     /// A finding for everything that is missing or that could not be looked at. Relative prompt files are in `folder`.
     pub(super) fn look(&self, entries: &[Entry], folder: &Path) -> Vec<Found> {
-        let account = match &self.account {
+        let default = match &self.account {
             Ok(account) => account,
             Err(error) => return vec![found(Level::Note, format!("could not look at this machine: {error}"))],
         };
+        let mut of_users: BTreeMap<Option<&UserName>, Vec<&Entry>> = BTreeMap::new();
+        for entry in entries {
+            let user = entry.spec.as_ref().ok().and_then(|spec| spec.user.as_ref());
+            of_users.entry(user.filter(|user| !users::is_default(user, default))).or_default().push(entry);
+        }
+        let mut all = Vec::new();
+        for (user, entries) in of_users {
+            match user {
+                None => all.extend(self.look_as(default, &entries, folder)),
+                Some(user) => all.extend(self.look_as_other(user, &entries, folder)),
+            }
+        }
+        all
+    }
+
+    /// The findings about entries that name a user who is not the default one.
+    fn look_as_other(&self, user: &UserName, entries: &[&Entry], folder: &Path) -> Vec<Found> {
+        let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+        let who = who(&names);
+        match users::judge_now(&[user.clone()].into(), &self.rules).remove(user) {
+            Some(Standing::Fit { account, dangers }) => {
+                let danger = users::warning(user, &dangers).map(|warning| found(Level::Warning, warning));
+                let all = danger.into_iter().chain(self.look_at_home(user, &account, &who));
+                all.chain(self.look_as(&account, entries, folder)).collect()
+            }
+            Some(Standing::Unfit(error)) => {
+                vec![found(Level::Error, format!("{who}: the `user` of the entry: {error}"))]
+            }
+            Some(Standing::Missing(problem)) => {
+                vec![found(Level::Note, format!("{who}: the user {user} {problem}"))]
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// Whether the user of these agents has a home.
+    fn look_at_home(&self, user: &UserName, account: &Account, who: &str) -> Option<Found> {
+        let home = account.home.clone();
+        let seen = output::block_on(0, async {
+            let deputy = self.may_become(account).then(|| Deputy::new(account, || {}));
+            self.see(&Need::Workdir(home), account, deputy.as_ref()).await
+        });
+        let what = format!("the home {} of {user}", account.home.display());
+        match seen.ok()? {
+            Seen::Good => None,
+            Seen::Bad(problem) => {
+                Some(found(Level::Warning, format!("{who}: {what} {problem}; make it (mkhomedir_helper {user})")))
+            }
+            Seen::Unknown(why) => Some(found(Level::Note, format!("{who}: could not look at {what}: {why}"))),
+        }
+    }
+
+    /// A finding for everything that is missing or that could not be looked at of what these agents of a user need.
+    fn look_as(&self, account: &Account, entries: &[&Entry], folder: &Path) -> Vec<Found> {
         let mut needs: BTreeMap<Need, Vec<&str>> = BTreeMap::new();
         for entry in entries {
             for need in entry.spec.iter().flat_map(|spec| needs_of(spec, account, folder)) {
@@ -98,7 +168,14 @@ impl Looker {
                 Ok(SeenWorkdir::Unusable(problem)) => Seen::Bad(problem.to_string()),
                 Err(error) => Seen::Unknown(error.to_string()),
             },
-            (Need::PromptFile(path), Some(deputy)) => match deputy.prompt(path.clone()).await {
+            (Need::Git(path), Some(deputy)) => match deputy.repository(path.clone()).await {
+                Ok(SeenRepository::Usable) => Seen::Good,
+                Ok(SeenRepository::Distrusted(why)) => Seen::Bad(format!("refuses to work there: {why}")),
+                Err(error) => Seen::Unknown(error.to_string()),
+            },
+            // Only the agent user's own git counts.
+            (Need::Git(_), None) => Seen::Good,
+            (Need::PromptFile { path, guarded }, Some(deputy)) => match deputy.prompt(path.clone(), *guarded).await {
                 Ok(SeenPrompt::Text(text)) if text.as_slice().is_empty() => Seen::Bad("is empty".to_owned()),
                 Ok(SeenPrompt::Text(_)) => Seen::Good,
                 Ok(SeenPrompt::Unusable(problem)) => Seen::Bad(problem.to_string()),
@@ -108,14 +185,28 @@ impl Looker {
             (Need::Workdir(path), None) => {
                 with_own_rights(path, fs::Metadata::is_dir, "is not a directory", AccessFlags::X_OK)
             }
-            (Need::PromptFile(path), None) => {
+            (Need::PromptFile { path, .. }, None) => {
                 with_own_rights(path, fs::Metadata::is_file, "is not a file", AccessFlags::R_OK)
             }
             (Need::Program(program), _) => self.program(program, account),
+            (Need::Sandbox(chosen), deputy) => self.sandbox(chosen, account, deputy).await,
             (Need::Secret(name), _) => match fs::symlink_metadata(self.secret_dir.join(name)) {
                 Ok(_) => Seen::Good,
                 Err(error) => absent_or_unknown(&error),
             },
+        }
+    }
+
+    async fn sandbox(&self, chosen: &Chosen, account: &Account, deputy: Option<&Deputy>) -> Seen {
+        let (deputy, launcher) = match (deputy, &self.launcher) {
+            (Some(deputy), Ok(launcher)) => (deputy, launcher),
+            (None, _) => return Seen::Unknown(format!("only {} and root can try it", account.name)),
+            (_, Err(error)) => return Seen::Unknown(error.clone()),
+        };
+        match sandbox::attempt(deputy, launcher, chosen).await {
+            Attempt::Works => Seen::Good,
+            Attempt::Fails { why, remedy } => Seen::Bad(format!("cannot be made: {why}; {remedy}")),
+            Attempt::Unknown(why) => Seen::Unknown(why),
         }
     }
 
@@ -154,25 +245,33 @@ fn needs_of(spec: &AgentSpec, account: &Account, folder: &Path) -> Vec<Need> {
         Workdir::Absolute(path) => path.clone(),
         Workdir::Home(rest) => account.home.join(rest),
     };
-    let mut needs = vec![Need::Workdir(workdir)];
+    let git = (!spec.trust_repository).then(|| Need::Git(workdir.clone()));
+    let mut needs: Vec<Need> = [Need::Workdir(workdir)].into_iter().chain(git).collect();
     needs.extend(spec.command.first().map(|program| {
         let below_home = program.strip_prefix("~/").map(|rest| account.home.join(rest.trim_start_matches('/')));
         Need::Program(below_home.map_or_else(|| program.clone(), |path| path.display().to_string()))
     }));
     if let Some(Prompt::File(path)) = &spec.prompt {
         let path = folder.join(path);
-        needs.push(Need::PromptFile(std::path::absolute(&path).unwrap_or(path)));
+        let path = std::path::absolute(&path).unwrap_or(path);
+        needs.push(Need::PromptFile { path, guarded: spec.kind.sandbox().is_some() });
     }
-    needs.extend(spec.secrets.iter().flatten().cloned().map(Need::Secret));
+    needs.extend(spec.kind.sandbox().map(|sandbox| Need::Sandbox(Chosen::of(sandbox))));
+    needs.extend(spec.secrets.iter().flat_map(BTreeMap::values).cloned().map(Need::Secret));
     needs
 }
 
-fn judge(need: &Need, agents: &[&str], seen: &Seen, account: &Account) -> Option<Found> {
-    let who = match agents {
+/// The agents that a finding is about.
+fn who(agents: &[&str]) -> String {
+    match agents {
         [agent] => (*agent).to_owned(),
         [first, rest @ ..] => format!("{first} and {} more", rest.len()),
         [] => String::new(),
-    };
+    }
+}
+
+fn judge(need: &Need, agents: &[&str], seen: &Seen, account: &Account) -> Option<Found> {
+    let who = who(agents);
     let (what, right) = match need {
         Need::Program(program) => {
             let right = format!("install it for {}, or write its absolute path as `command`", account.name);
@@ -181,16 +280,27 @@ fn judge(need: &Need, agents: &[&str], seen: &Seen, account: &Account) -> Option
         Need::Workdir(path) => {
             (format!("the workdir {}", path.display()), format!("make it, so that {} can enter it", account.name))
         }
-        Need::PromptFile(path) => {
+        Need::Git(path) => (
+            format!("git in the workdir {}", path.display()),
+            format!(
+                "write `trust_repository = true` if {} is to trust what git runs there, unless its git has `safe.directory`",
+                account.name
+            ),
+        ),
+        Need::PromptFile { path, .. } => {
             (format!("the prompt_file {}", path.display()), format!("write it, so that {} can read it", account.name))
         }
+        Need::Sandbox(chosen) => (format!("the sandbox of {chosen}"), String::new()),
         Need::Secret(name) => {
             (format!("the secret {name}"), "put it into the secrets directory, or edit `secrets`".to_owned())
         }
     };
     match seen {
         Seen::Good => None,
-        Seen::Bad(problem) => Some(found(Level::Warning, format!("{who}: {what} {problem}; {right}"))),
+        Seen::Bad(problem) => {
+            let right = if right.is_empty() { right } else { format!("; {right}") };
+            Some(found(Level::Warning, format!("{who}: {what} {problem}{right}")))
+        }
         Seen::Unknown(why) => Some(found(Level::Note, format!("{who}: could not look at {what}: {why}"))),
     }
 }
@@ -271,7 +381,9 @@ mod tests {
         let account = Account { uid: other, name: "agent".to_owned(), home: folder.to_owned(), ..own.clone() };
         let looker = Looker {
             account: Ok(account),
+            rules: Rules::Nobody { own: "agent".to_owned() },
             secret_dir: folder.join("secrets"),
+            launcher: Err("there is no launcher".to_owned()),
             user: Uid::from_raw(own.uid.as_raw() + 2),
             path: folder.join("bin").into(),
         };

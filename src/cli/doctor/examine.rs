@@ -15,13 +15,17 @@ use super::{Check, Verdict, installation};
 use crate::agent::name::Key;
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::SeenWorkdir;
+use crate::agent::spec::Policy;
+use crate::agent::user::UserName;
+use crate::cli::sandbox::{self, Attempt, Chosen};
 use crate::cli::target::{Daemon, Target, holder};
 use crate::cli::wording::{counted, fault};
 use crate::client::{Client, Error};
 use crate::config::{self, Severity};
 use crate::deputy::{Deputy, Output, Program, Server};
 use crate::inputs::secrets;
-use crate::launch::program;
+use crate::inputs::users::{Standing, judge_now, warning};
+use crate::launch::packages;
 use crate::launch::socket_dir::LAUNCH_SOCKET;
 use crate::sys::account::Account;
 use crate::sys::procfs;
@@ -67,18 +71,27 @@ pub(super) async fn all(target: &Target) -> Vec<Check> {
     let jcard = Jcard::read(target);
     let mut checks = vec![daemon, api_socket(target), terminal_socket(target)];
     checks.extend(users(target));
+    let (others, of_others) = other_users(target, &jcard);
+    checks.extend(of_others);
     checks.extend(state(target, answers.health.as_ref()));
     checks.push(log(target, &answers));
     checks.push(jcard.check(target, answers.health.as_ref()));
     checks.extend(jcard.sandbox());
-    checks.push(secrets(target, answers.health.as_ref()));
-    checks.extend(tmux_files(target));
-    checks.extend(tmux(target, &answers, &jcard).await);
+    checks.push(secrets(target, &jcard, answers.health.as_ref()));
+    let side = Side::default_of(target);
+    checks.extend(side.iter().flat_map(|side| tmux_files(target, side)));
+    checks.extend(tmux(target, side.as_ref(), &answers, &jcard).await);
+    for side in &others {
+        checks.extend(tmux_files(target, side));
+        checks.extend(tmux(target, Some(side), &answers, &jcard).await);
+    }
     checks.extend(installation::all(target, answers.health.as_ref()).await);
     checks.push(groups(target, answers.health.as_ref()));
     checks.push(limits(target, &answers, &jcard));
     checks.push(descriptors(target.daemon.as_ref()));
-    checks.extend(answers.agents.as_deref().map(agents));
+    checks.extend(
+        answers.agents.as_deref().map(|all| agents(all, answers.errors(|agent| agent.environment_error.as_deref()))),
+    );
     checks
 }
 
@@ -314,6 +327,68 @@ fn judge_group(name: &str, group: Option<Gid>, agent: Option<&Account>, role: &R
     }
 }
 
+/// A user that agents run as, and that user's tmux server.
+struct Side {
+    account: Account,
+    /// The server's socket.
+    socket: PathBuf,
+    is_default: bool,
+}
+
+impl Side {
+    /// That of the default user, if there is one.
+    fn default_of(target: &Target) -> Option<Self> {
+        let account = target.account.as_ref().ok()?.clone();
+        Some(Self { account, socket: target.settings.tmux_socket.clone(), is_default: true })
+    }
+
+    /// Whether agents with this user are at this server; `None` is the default user.
+    fn has(&self, user: Option<&str>) -> bool {
+        user.map_or(self.is_default, |user| user == self.account.name)
+    }
+
+    /// Whether the agent of this entry is at this server.
+    fn has_entry(&self, entry: &config::Entry) -> bool {
+        let user = entry.spec.as_ref().ok().and_then(|spec| spec.user.as_ref());
+        self.has(user.map(UserName::as_str))
+    }
+}
+
+/// The users that entries name beside the default one, and whether agents can run as each.
+fn other_users(target: &Target, jcard: &Jcard) -> (Vec<Side>, Vec<Check>) {
+    const NAME: &str = "user";
+    let mut naming: BTreeMap<UserName, Vec<&str>> = BTreeMap::new();
+    for entry in jcard.config().into_iter().flat_map(|config| &config.entries) {
+        let user = entry.spec.as_ref().ok().and_then(|spec| spec.user.as_ref());
+        if let Some(user) = user.filter(|user| !target.is_default(user.as_str())) {
+            naming.entry(user.clone()).or_default().push(entry.name.as_str());
+        }
+    }
+    let (mut sides, mut checks) = (Vec::new(), Vec::new());
+    let standings = judge_now(&naming.keys().cloned().collect(), &target.rules());
+    for (user, standing) in standings {
+        let agents = naming.get(&user).map_or_else(String::new, |agents| named(agents));
+        checks.push(match standing {
+            Standing::Fit { account, dangers } => {
+                let check = match warning(&user, &dangers) {
+                    Some(warning) => Check::warning(NAME, warning, format!("gpasswd -d {user} {}", dangers[0])),
+                    None => Check::ok(NAME, format!("{agents}: agents run as {user} (uid {})", account.uid)),
+                };
+                let socket = target.settings.user_socket(user.as_str());
+                sides.push(Side { account, socket, is_default: false });
+                check
+            }
+            Standing::Unfit(error) => {
+                Check::failure(NAME, format!("{agents}: {error}"), "correct it, or name another user in the entry")
+            }
+            Standing::Missing(problem) => {
+                Check::unknown(NAME, format!("{agents}: the user {user} {problem}"), "try again")
+            }
+        });
+    }
+    (sides, checks)
+}
+
 fn state(target: &Target, health: Option<&Health>) -> Vec<Check> {
     let path = &target.settings.state_dir;
     let uid = if target.is_system { 0 } else { target.user_id.as_raw() };
@@ -410,9 +485,16 @@ impl Jcard {
         }
     }
 
+    /// The engines that entries of this user ask for, with the agents that do.
+    fn engines(&self, side: &Side) -> BTreeMap<Chosen, Vec<&str>> {
+        sandbox::engines(
+            self.config().into_iter().flat_map(|config| &config.entries).filter(|entry| side.has_entry(entry)),
+        )
+    }
+
     /// Whether agents run without a sandbox that their entries seem to expect.
     fn sandbox(&self) -> Option<Check> {
-        const NAME: &str = "sandbox";
+        const NAME: &str = sandbox::NAME;
         let expected = &self.config()?.sandbox_expected;
         if expected.is_empty() {
             return Some(Check::ok(NAME, "no entry seems to expect a sandbox"));
@@ -422,8 +504,7 @@ impl Jcard {
         let verb = if expected.len() == 1 { "runs" } else { "run" };
         let what =
             format!("{} {verb} without a sandbox, which the Go daemon would use", counted(expected.len(), "agent"));
-        let remedy =
-            "write `type = \"native\"` in these entries if that is meant; docs/migrating.md says what else differs";
+        let remedy = "start agentd with --default-type sandboxed to have it, or write `type = \"native\"` in these entries; docs/migrating.md says what else differs";
         Some(Check::warning(NAME, format!("{what}: line {}{more}", lines.join(", ")), remedy))
     }
 
@@ -469,7 +550,7 @@ impl Jcard {
     }
 }
 
-fn secrets(target: &Target, health: Option<&Health>) -> Check {
+fn secrets(target: &Target, jcard: &Jcard, health: Option<&Health>) -> Check {
     const NAME: &str = "secrets";
     let path = &target.settings.secret_dir;
     let shown = path.display();
@@ -499,7 +580,8 @@ fn secrets(target: &Target, health: Option<&Health>) -> Check {
     if eaccess(path, AccessFlags::R_OK | AccessFlags::X_OK).is_err() {
         return Check::unknown(NAME, format!("this user cannot read {shown}"), run_as(target, &["root"]));
     }
-    let reading = secrets::read(path, &Secrets::default());
+    let files = jcard.config().map(secrets::Named::by).unwrap_or_default();
+    let reading = secrets::read(path, &files, &Secrets::default());
     if let Some(problems) = reading.error() {
         return Check::failure(NAME, problems, remedy);
     }
@@ -530,10 +612,9 @@ fn named(names: &[&str]) -> String {
     }
 }
 
-fn tmux_files(target: &Target) -> Vec<Check> {
-    let socket = &target.settings.tmux_socket;
+fn tmux_files(target: &Target, side: &Side) -> Vec<Check> {
+    let Side { account, socket, .. } = side;
     let Some(folder) = socket.parent() else { return Vec::new() };
-    let Ok(account) = &target.account else { return Vec::new() };
     let uid = Some(account.uid.as_raw());
     let gid = group(target).filter(|_| target.is_system).map(Gid::as_raw);
     let (needs, bars) = if target.is_system { (0o2750, 0o027) } else { (0o700, 0o022) };
@@ -558,10 +639,10 @@ fn tmux_files(target: &Target) -> Vec<Check> {
 }
 
 /// The tmux program, the agent user's access to agentd's programs, the tmux server, and its sessions.
-async fn tmux(target: &Target, answers: &Answers, jcard: &Jcard) -> Vec<Check> {
+async fn tmux(target: &Target, side: Option<&Side>, answers: &Answers, jcard: &Jcard) -> Vec<Check> {
     // Root becomes the agent user for this. Every other user keeps its identity.
-    let account = match &target.account {
-        Ok(account) if target.user_id.is_root() && !account.uid.is_root() => account.clone(),
+    let account = match side {
+        Some(Side { account, .. }) if target.user_id.is_root() && !account.uid.is_root() => account.clone(),
         _ => match Account::current() {
             Ok(account) if !account.uid.is_root() => account,
             _ => {
@@ -577,20 +658,27 @@ async fn tmux(target: &Target, answers: &Answers, jcard: &Jcard) -> Vec<Check> {
         (None, None) => "your PATH (no daemon is running)",
     };
     let deputy = Deputy::searching(path.or_else(|| std::env::var_os("PATH")), &account, || {});
-    let mut checks = vec![version(&deputy, whose).await];
-    let is_agent = target.account.as_ref().is_ok_and(|agent| agent.uid == account.uid);
-    if !is_agent {
-        let remedy = run_as(target, &["root", "the agent user"]);
-        for check in ["executable", "launcher", "tmux-server"] {
+    let mut checks = Vec::new();
+    if side.is_none_or(|side| side.is_default) {
+        checks.push(version(&deputy, whose).await);
+    }
+    let Some(side) = side.filter(|side| side.account.uid == account.uid) else {
+        let user = side.map_or("the agent user", |side| side.account.name.as_str());
+        let remedy = run_as(target, &["root", user]);
+        let is_sandboxed = side.is_none_or(|side| !jcard.engines(side).is_empty());
+        let sandbox = is_sandboxed.then_some(sandbox::NAME);
+        for check in ["executable", "launcher", "tmux-server"].into_iter().chain(sandbox) {
             checks.push(Check::unknown(check, "only the agent user can check this", remedy.clone()));
         }
         checks.push(Check::unknown("sessions", "tmux clients run only as the agent user", remedy));
         return checks;
-    }
-    checks.push(executable(&deputy, target).await);
-    checks.push(launcher(&deputy, target).await);
-    checks.push(server(&deputy, &account, target).await);
-    checks.push(sessions(deputy, &account, target, answers, jcard).await);
+    };
+    checks.push(executable(&deputy, target, side).await);
+    checks.push(launcher(&deputy, target, side).await);
+    checks.extend(sandboxes(&deputy, target, side, jcard).await);
+    checks.extend(packages(&deputy, target, side, jcard).await);
+    checks.push(server(&deputy, side, target, answers).await);
+    checks.push(sessions(deputy, side, target, answers, jcard).await);
     checks
 }
 
@@ -609,32 +697,85 @@ async fn version(deputy: &Deputy, whose: &str) -> Check {
 }
 
 /// Whether the agent user can run the launcher, which tmux starts as that user.
-async fn launcher(deputy: &Deputy, target: &Target) -> Check {
+async fn launcher(deputy: &Deputy, target: &Target, side: &Side) -> Check {
     const NAME: &str = "launcher";
     const REMEDY: &str =
         "put agentd-launcher beside agentd in a folder that every user can enter, such as /usr/local/bin";
-    // The daemon may be another agentd than this one, with its own launcher beside it.
-    let of_daemon = target.daemon.as_ref().and_then(|daemon| fs::read_link(format!("/proc/{}/exe", daemon.pid)).ok());
-    let beside = of_daemon.map(|agentd| agentd.with_file_name(program::NAME));
-    let path = match program::find(target.settings.launcher.as_deref().or(beside.as_deref())) {
+    let path = match target.launcher() {
         Ok(path) => path,
         Err(error) => return Check::failure(NAME, error.to_string(), REMEDY),
     };
     let Some(folder) = path.parent() else { return Check::ok(NAME, path.display().to_string()) };
     match deputy.workdir(folder.to_owned()).await {
-        Ok(SeenWorkdir::Usable) => Check::ok(NAME, format!("the agent user can reach {}", path.display())),
+        Ok(SeenWorkdir::Usable) => Check::ok(NAME, format!("{} can reach {}", side.account.name, path.display())),
         Ok(SeenWorkdir::Unusable(problem)) => {
-            Check::failure(NAME, format!("agentd cannot start agents: {} {problem}", folder.display()), REMEDY)
+            let user = &side.account.name;
+            let message = format!("agentd cannot start agents as {user}: {} {problem}", folder.display());
+            Check::failure(NAME, message, REMEDY)
         }
         Err(error) => Check::unknown(NAME, error.to_string(), "try again"),
     }
 }
 
-/// Whether the agent user can run agentd, which the launcher starts as that user.
-async fn executable(deputy: &Deputy, target: &Target) -> Check {
-    const NAME: &str = "executable";
+/// Whether a user can make the sandboxes that the user's entries ask for: a real one with each engine.
+async fn sandboxes(deputy: &Deputy, target: &Target, side: &Side, jcard: &Jcard) -> Vec<Check> {
+    let engines = jcard.engines(side);
+    // The messages of the default user name nobody.
+    let (whose, who) = match &side.account.name {
+        _ if side.is_default => (String::new(), String::new()),
+        user => (format!(" as {user}"), format!("as {user}: ")),
+    };
+    // The check of the launcher says why.
+    let Ok(launcher) = target.launcher() else { return Vec::new() };
+    let mut checks = Vec::new();
+    for (engine, agents) in engines {
+        let agents = counted(agents.len(), "sandboxed agent");
+        checks.push(match sandbox::attempt(deputy, &launcher, &engine).await {
+            Attempt::Works => Check::ok(sandbox::NAME, format!("{engine} makes sandboxes{whose}, for {agents}")),
+            Attempt::Fails { why, remedy } => {
+                Check::failure(sandbox::NAME, format!("{who}{why}; {agents} cannot start"), remedy)
+            }
+            Attempt::Unknown(why) => Check::unknown(sandbox::NAME, why, "try again"),
+        });
+    }
+    checks
+}
+
+/// Whether a user finds Nix, if entries of the user name packages that are to be built.
+async fn packages(deputy: &Deputy, target: &Target, side: &Side, jcard: &Jcard) -> Option<Check> {
+    const NAME: &str = "packages";
+    const REMEDY: &str = "install Nix for all users, write store paths, or remove `extra_packages`";
+    let entries = jcard.config()?.entries.iter().filter(|entry| side.has_entry(entry));
+    let is_built = |entry: &&config::Entry| {
+        entry.spec.as_ref().is_ok_and(|spec| spec.packages.iter().any(|package| package.store_path().is_none()))
+    };
+    let agents = counted(entries.filter(is_built).count(), "agent");
+    if agents.starts_with("0 ") {
+        return None;
+    }
+    let whose = if side.is_default { String::new() } else { format!("as {}: ", side.account.name) };
+    let words = [packages::STEP_COMMAND, packages::LOOK_STEP].map(str::to_owned).to_vec();
+    Some(match deputy.run_in_login(program_of(target).ok()?, words, sandbox::PATIENCE).await {
+        Ok(Ok(Output { success: true, .. })) => Check::ok(NAME, format!("{whose}Nix is there, for {agents}")),
+        Ok(Ok(Output { stderr, .. })) => {
+            let why = sandbox::said(&stderr).unwrap_or_else(|| "Nix is not found".to_owned());
+            Check::failure(NAME, format!("{whose}{why}; {agents} cannot start"), REMEDY)
+        }
+        Ok(Err(error)) => Check::unknown(NAME, error.to_string(), "try again"),
+        Err(error) => Check::unknown(NAME, error.to_string(), "try again"),
+    })
+}
+
+/// The program of the daemon that runs, or this one.
+fn program_of(target: &Target) -> io::Result<PathBuf> {
     let of_daemon = target.daemon.as_ref().and_then(|daemon| fs::read_link(format!("/proc/{}/exe", daemon.pid)).ok());
-    let path: PathBuf = match of_daemon.map_or_else(std::env::current_exe, Ok) {
+    of_daemon.map_or_else(std::env::current_exe, Ok)
+}
+
+/// Whether the agent user can run agentd, which the launcher starts as that user.
+async fn executable(deputy: &Deputy, target: &Target, side: &Side) -> Check {
+    const NAME: &str = "executable";
+    let path: PathBuf = match program_of(target) {
         Ok(path) => path,
         Err(error) => {
             return Check::unknown(NAME, format!("failed to find the program of agentd: {error}"), "try again");
@@ -643,9 +784,11 @@ async fn executable(deputy: &Deputy, target: &Target) -> Check {
     let Some(folder) = path.parent() else { return Check::ok(NAME, path.display().to_string()) };
     let remedy = "put agentd in a folder that every user can enter, such as /usr/local/bin";
     match deputy.workdir(folder.to_owned()).await {
-        Ok(SeenWorkdir::Usable) => Check::ok(NAME, format!("the agent user can reach {}", path.display())),
+        Ok(SeenWorkdir::Usable) => Check::ok(NAME, format!("{} can reach {}", side.account.name, path.display())),
         Ok(SeenWorkdir::Unusable(problem)) => {
-            Check::failure(NAME, format!("agentd cannot start agents: {} {problem}", folder.display()), remedy)
+            let user = &side.account.name;
+            let message = format!("agentd cannot start agents as {user}: {} {problem}", folder.display());
+            Check::failure(NAME, message, remedy)
         }
         Err(error) => Check::unknown(NAME, error.to_string(), "try again"),
     }
@@ -654,16 +797,16 @@ async fn executable(deputy: &Deputy, target: &Target) -> Check {
 /// Whether the tmux server, and so every agent, has the groups that the user database gives to the agent user.
 ///
 /// A process keeps the groups that it had when it started.
-async fn server(deputy: &Deputy, account: &Account, target: &Target) -> Check {
+async fn server(deputy: &Deputy, side: &Side, target: &Target, answers: &Answers) -> Check {
     const NAME: &str = "tmux-server";
-    let socket = &target.settings.tmux_socket;
+    let Side { account, socket, .. } = side;
     // The daemon makes a server that lost its socket create it again.
     if matches!(look_at(socket), Ok(None)) {
-        return Check::ok(NAME, "no server is running: there is no tmux socket");
+        return no_server(side, target, answers, "no server is running: there is no tmux socket");
     }
     let pid = match deputy.server(socket.clone(), None).await {
         Ok(Ok(Server::Serving { pid, .. } | Server::Silent { pid: Some(pid) })) => pid,
-        Ok(Ok(Server::None)) => return Check::ok(NAME, "no server is running"),
+        Ok(Ok(Server::None)) => return no_server(side, target, answers, "no server is running"),
         Ok(Ok(Server::Silent { pid: None })) => {
             return Check::unknown(NAME, "the server does not answer, and its process is not known", "try again");
         }
@@ -686,6 +829,26 @@ async fn server(deputy: &Deputy, account: &Account, target: &Target) -> Check {
         socket.display()
     );
     Check::warning(NAME, format!("process {pid} was started with other groups: {}", wrongs.join("; ")), remedy)
+}
+
+/// No server is needed before an agent starts. Where one is, the agents' errors say why there is none.
+fn no_server(side: &Side, target: &Target, answers: &Answers, message: &str) -> Check {
+    const NAME: &str = "tmux-server";
+    let Some(errors) = answers.errors(|agent| agent.error.as_deref().filter(|_| side.has(agent.user.as_deref())))
+    else {
+        return Check::ok(NAME, message);
+    };
+    let user = &side.account.name;
+    let remedy = match target.settings.tmux_origin {
+        tmux::Origin::Own => "see the daemon's log".to_owned(),
+        tmux::Origin::Elsewhere if side.is_default => {
+            "agentd does not start it (--await-tmux): start what does, such as agentd-tmux.service".to_owned()
+        }
+        tmux::Origin::Elsewhere => format!(
+            "agentd does not start it (--await-tmux), but asks systemd for it: systemctl status agentd-tmux@{user}.service"
+        ),
+    };
+    Check::failure(NAME, format!("{message}, and these agents of {user} need one:\n{errors}"), remedy)
 }
 
 /// The groups of a process, from its `/proc/PID/status` (`proc_pid_status(5)`).
@@ -715,9 +878,9 @@ fn differences(user: &str, has: &BTreeSet<u32>, given: &BTreeSet<u32>, name: imp
     missing.into_iter().chain(left).collect()
 }
 
-async fn sessions(deputy: Deputy, account: &Account, target: &Target, answers: &Answers, jcard: &Jcard) -> Check {
+async fn sessions(deputy: Deputy, side: &Side, target: &Target, answers: &Answers, jcard: &Jcard) -> Check {
     const NAME: &str = "sessions";
-    let socket = &target.settings.tmux_socket;
+    let Side { account, socket, .. } = side;
     // The daemon makes a server that lost its socket create it again.
     if matches!(look_at(socket), Ok(None)) {
         return Check::ok(NAME, "there are no sessions: there is no tmux socket");
@@ -732,8 +895,14 @@ async fn sessions(deputy: Deputy, account: &Account, target: &Target, answers: &
         }
     };
     let declared = match (&answers.agents, jcard.config()) {
-        (Some(agents), _) => keys(agents.iter().map(|agent| agent.name.as_str())),
-        (None, Some(config)) if config.complete => keys(config.entries.iter().map(|entry| entry.name.as_str())),
+        (Some(agents), _) => {
+            let its = agents.iter().filter(|agent| side.has(agent.user.as_deref()));
+            keys(its.map(|agent| agent.name.as_str()))
+        }
+        (None, Some(config)) if config.complete => {
+            let its = config.entries.iter().filter(|entry| side.has_entry(entry));
+            keys(its.map(|entry| entry.name.as_str()))
+        }
         (None, _) => {
             let message = format!("there are {}, but it is not known which agents are declared", owners.len());
             return Check::unknown(NAME, message, "start agentd, or fix the jcard");
@@ -782,10 +951,21 @@ fn is_mounted() -> bool {
         .any(|path| statfs(*path).is_ok_and(|system| system.filesystem_type() == CGROUP2_SUPER_MAGIC))
 }
 
+/// What sandboxed agents are limited to if their entries say nothing of it.
+const DEFAULT_LIMITS: &str =
+    "the limits that every sandboxed agent has by default, 2 GiB of memory and 512 processes and threads,";
+
 fn limits(target: &Target, answers: &Answers, jcard: &Jcard) -> Check {
     const NAME: &str = "limits";
     if let Some(errors) = answers.errors(|agent| agent.limits_error.as_deref()) {
         return Check::warning(NAME, errors, "run agentd as a systemd unit, as root; or remove the limits");
+    }
+    if let Some(errors) = answers.errors(|agent| agent.default_limits_error.as_deref()) {
+        return Check::warning(
+            NAME,
+            format!("{errors}; they are the limits that every sandboxed agent has by default"),
+            "run agentd as a systemd unit, as root",
+        );
     }
     let lacking = if !target.is_system {
         Some("agentd does not run as root")
@@ -797,13 +977,19 @@ fn limits(target: &Target, answers: &Answers, jcard: &Jcard) -> Check {
         None
     };
     let specs = jcard.config().into_iter().flat_map(|config| &config.entries).flat_map(|entry| &entry.spec);
-    let are_declared = specs.into_iter().any(|spec| spec.policy.limits.is_any());
+    let with_limits: Vec<&Policy> = specs.map(|spec| &spec.policy).filter(|policy| policy.limits.is_any()).collect();
+    let are_declared = with_limits.iter().any(|policy| !policy.by_default.limits);
     match lacking {
         None => Check::ok(NAME, "`memory`, `pid_limit` and `cpu` are applied: each agent is a systemd scope"),
         Some(why) if are_declared => Check::warning(
             NAME,
             format!("`memory`, `pid_limit` and `cpu` are declared but not applied: {why}"),
             "run agentd as a systemd unit, as root; or remove the limits",
+        ),
+        Some(why) if !with_limits.is_empty() => Check::warning(
+            NAME,
+            format!("{DEFAULT_LIMITS} are not applied: {why}"),
+            "run agentd as a systemd unit, as root",
         ),
         Some(why) => Check::ok(NAME, format!("no limits are declared; they would not be applied: {why}")),
     }
@@ -830,14 +1016,17 @@ fn descriptors(daemon: Option<&Daemon>) -> Check {
     Check::ok(NAME, format!("{who} may open {hard} descriptors"))
 }
 
-fn agents(agents: &[AgentStatus]) -> Check {
+/// `environment` is what is wrong with environments of agents: such an agent runs, but git in it may refuse to work.
+fn agents(agents: &[AgentStatus], environment: Option<String>) -> Check {
     const NAME: &str = "agents";
     let faulty: Vec<&str> = agents.iter().filter(|agent| agent.is_failed()).map(|agent| agent.name.as_str()).collect();
-    if faulty.is_empty() {
-        return Check::ok(NAME, format!("{}, none of which needs attention", counted(agents.len(), "agent")));
+    let failed = (!faulty.is_empty()).then(|| format!("these agents need attention: {}", named(&faulty)));
+    let lines: Vec<String> = failed.into_iter().chain(environment).collect();
+    let flawed = agents.iter().find(|agent| agent.environment_error.is_some()).map(|agent| agent.name.as_str());
+    match faulty.first().copied().or(flawed) {
+        None => Check::ok(NAME, format!("{}, none of which needs attention", counted(agents.len(), "agent"))),
+        Some(first) => Check::warning(NAME, lines.join("\n"), format!("agentd explain {first} says more")),
     }
-    let remedy = format!("agentd explain {} says more", faulty[0]);
-    Check::warning(NAME, format!("these agents need attention: {}", named(&faulty)), remedy)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::{Arguments, Failure, each_once};
 use crate::agent::name::Name;
 use crate::agent::secrets::Secrets;
 use crate::cli::target::Target;
+use crate::config;
 use crate::deputy::Deputy;
 use crate::deputy::renderer::Renderers;
 use crate::deputy::transcript::{Broken, Gone, Outlet, Rendering, Transcript};
@@ -23,6 +24,7 @@ use crate::logs::selection::{self, Opened, Wanted, Which};
 use crate::logs::store::{Retention, Store};
 use crate::settings::Surroundings;
 use crate::sys::fd;
+use crate::sys::regular_file;
 use crate::text::glob;
 use crate::text::redact::Redactor;
 use crate::wire::status::Time;
@@ -35,26 +37,26 @@ pub(super) async fn print(
 ) -> Result<(), Failure> {
     fd::hand_down_none();
     let target = Target::find(all, &arguments.whereabouts(), here);
-    if arguments.all || arguments.names.iter().any(|name| glob::is_pattern(name)) {
+    if arguments.all || !arguments.labels.is_empty() || arguments.names.iter().any(|name| glob::is_pattern(name)) {
         let why = "agentd is not running, and without it the agents must be named one by one";
         return Err(Failure::Said(why.to_owned()));
     }
     let store = Store::new(&target.settings.log_dir, Gid::effective(), Retention::default());
-    let rendering = if arguments.raw { None } else { Some(rendering(&target, arguments)?) };
     let names = each_once(&arguments.names);
     let labels = Label::all(&names, arguments.is_about_several());
     for (name, label) in names.iter().zip(labels) {
         let printer = Printer::new(arguments, label);
         let agent: Name =
             name.parse().map_err(|error| Failure::Said(format!("there is no log of {name:?}: {error}")))?;
-        let reading = Reading { store: &store, agent, arguments, rendering: rendering.clone() };
+        let rendering = if arguments.raw { None } else { Some(rendering(&target, arguments, &agent)?) };
+        let reading = Reading { store: &store, agent, arguments, rendering };
         reading.print(printer).await?;
     }
     Ok(())
 }
 
-/// How text is made of logs, if this user may see text.
-fn rendering(target: &Target, arguments: &Arguments) -> Result<Rendering, Failure> {
+/// How text is made of an agent's logs, if this user may see text: by a process of the user whom the agent runs as.
+fn rendering(target: &Target, arguments: &Arguments, agent: &Name) -> Result<Rendering, Failure> {
     let name = arguments.names.first().map_or("NAME", String::as_str);
     let refused = |why: String| {
         Failure::Said(format!(
@@ -62,16 +64,20 @@ fn rendering(target: &Target, arguments: &Arguments) -> Result<Rendering, Failur
              it is kept"
         ))
     };
-    let reading = secrets::read(&target.settings.secret_dir, &Secrets::default());
+    let jcard = regular_file::read(&target.settings.config, config::MAX_SIZE).ok();
+    let config = jcard.and_then(|(text, _)| config::parse(&text, &target.settings.options).ok());
+    let named = config.as_ref().map(secrets::Named::by).unwrap_or_default();
+    let reading = secrets::read(&target.settings.secret_dir, &named, &Secrets::default());
     if !reading.secrets.is_complete {
         let shown = target.settings.secret_dir.display();
         let why = reading.error().unwrap_or_else(|| format!("{shown} does not exist"));
         let why = why.lines().next().unwrap_or_default();
         return Err(refused(format!("its secrets could not be redacted ({why})")));
     }
-    let account = target.account.as_ref().map_err(|error| refused(error.to_string()))?;
-    let redactor = Redactor::new(reading.secrets.iter().map(|(_, value)| value.clone()));
-    let renderers = Renderers::new(Deputy::new(account, || {}));
+    let user = target.declared_user(&agent.key());
+    let (account, _) = target.side_of(user.as_deref()).map_err(refused)?;
+    let redactor = Redactor::new(reading.secrets.to_redact().cloned());
+    let renderers = Renderers::new(Deputy::new(&account, || {}));
     Ok(Rendering { renderers, redactor: Arc::new(redactor), stamps: arguments.timestamps })
 }
 

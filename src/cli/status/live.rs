@@ -32,7 +32,7 @@ pub(super) fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
     output::run(async {
         let client = Client::new(socket).map_err(|error| refused(arguments, &error))?;
         // A name that is wrong, or a daemon that is not there, is said before the screen is taken.
-        let asked = Shown::ask(&client, &arguments.names).await.map_err(|error| refused(arguments, &error))?;
+        let asked = Shown::ask(&client, arguments).await.map_err(|error| refused(arguments, &error))?;
         let messages = faults_of(&client).await;
         let shown = tokio::select! {
             shown = show(arguments, &client, asked, messages, is_live) => shown,
@@ -64,7 +64,7 @@ async fn show(
         out(ENTER).map_err(Failure::Print)?;
     }
     let mut resized = signal(SignalKind::window_change()).map_err(Failure::Print)?;
-    let mut listener: Option<Messages<'_>> = client.events(None, None, true).await.ok();
+    let mut listener: Option<Messages<'_>> = client.events(None, &[], None, true).await.ok();
     let mut ask_at = Instant::now() + ASK_AGAIN;
     let mut last = String::new();
     loop {
@@ -81,11 +81,11 @@ async fn show(
         }
         if Instant::now() >= ask_at {
             ask_at = Instant::now() + ASK_AGAIN;
-            match Shown::ask(client, &arguments.names).await {
+            match Shown::ask(client, arguments).await {
                 Ok(now) => {
                     (shown, messages) = (now.judged(arguments).0, faults_of(client).await);
                     if listener.is_none() {
-                        listener = client.events(None, None, true).await.ok();
+                        listener = client.events(None, &[], None, true).await.ok();
                     }
                 }
                 Err(error) => {
@@ -125,7 +125,7 @@ fn draw(
     let messages = messages.iter().map(|message| escaped(message)).chain(missing);
     let mut lines: Vec<String> = messages.flat_map(|message| wrapped(&message, terminal.text_width())).collect();
     if shown.agents.is_empty() {
-        lines.extend(shown.missing.is_empty().then(|| nobody(arguments).to_owned()));
+        lines.extend(shown.missing.is_empty().then(|| nobody(arguments)));
     } else {
         lines.extend(table(&shown.agents, arguments.sort, terminal, now).lines().map(str::to_owned));
     }

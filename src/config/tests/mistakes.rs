@@ -36,9 +36,16 @@ fn answer(lines: &str) -> String {
 #[case::case_of_key("workDir = \"/x\"", "3:1: warning: unknown key \"workDir\" is ignored; did you mean `workdir`?")]
 #[case::prompt_array("prompt = [\"x\"]", "3:10: error: `prompt` is an array; write a string, in quotes")]
 #[case::number_in_quotes("max_restarts = \"5\"", "3:16: error: `max_restarts` is a string; write a whole number")]
-#[case::restart_boolean("restart = true", "3:11: error: `restart` is a boolean; write a string, in quotes")]
+#[case::two_bytes(
+    "memory = 2\ntype = \"native\"",
+    "3:10: warning: `memory` is 2 bytes, in which no program runs; write a size with its unit, like \"2GiB\""
+)]
+#[case::restart_boolean(
+    "restart = true",
+    "3:11: error: `restart` is a boolean; write \"no\", \"on-failure\" or \"always\""
+)]
 #[case::args_string("args = \"-v\"", "3:8: error: `args` is a string; write an array of strings, in [ ]")]
-#[case::secrets_string("secrets = \"X\"", "3:11: error: `secrets` is a string; write an array of names, in [ ]")]
+#[case::secrets_string("secrets = \"X\"", "3:11: error: `secrets` is a string; write an array of names, or a table")]
 #[case::backoff_string("backoff = \"5s\"", "3:11: error: `backoff` is a string; write an array of durations, in [ ]")]
 #[case::no_unit_of_time("timeout = \"2 fortnights\"", "3:11: error: `timeout`: \"fortnights\" is not a unit of time")]
 #[case::no_unit(
@@ -57,7 +64,10 @@ fn answer(lines: &str) -> String {
 #[case::bad_session("session = \"a.b\"", "3:11: error: \"a.b\" cannot be a `session`; a name has 1 to 64 characters")]
 #[case::no_replicas("replicas = 0", "3:12: error: `replicas` is out of range; write a whole number from 1 to 1000")]
 #[case::negative_limit("pid_limit = -1\ntype = \"native\"", "3:13: error: `pid_limit` is out of range; write a whole")]
-#[case::sandboxed("type = \"sandboxed\"", "3:8: error: this version has no sandbox; write `type = \"native\"`, or run")]
+#[case::sandboxed_and_not(
+    "type = \"sandboxed\"\nsandbox = \"none\"",
+    "4:11: error: `sandbox = \"none\"` contradicts `type = \"sandboxed\"`"
+)]
 #[case::words(
     "command = \"python3 -m my_agent\"",
     "3:11: warning: `command` is one program's name with spaces; write command = [\"python3\", \"-m\", \"my_agent\"]"
@@ -131,8 +141,32 @@ fn answer(lines: &str) -> String {
 )]
 #[case::packages(
     "extra_packages = [\"jq\"]",
-    "3:18: warning: `extra_packages` is ignored, and without a `type`, this agent runs without a sandbox; the Go daemon would \
-     sandbox it; write `type = \"native\"` if that is meant"
+    "3:18: warning: without a `type`, this agent runs without a sandbox; the Go daemon would \
+     sandbox it; write `type = \"sandboxed\"` to have it, or `type = \"native\"` if none is meant"
+)]
+#[case::flake_as_a_package(
+    "type = \"native\"\nextra_packages = [\"jq\", \"github:NixOS/nixpkgs#jq\"]",
+    "4:25: error: the package \"github:NixOS/nixpkgs#jq\" refers to a flake; write only the name in nixpkgs, such as \"ripgrep\""
+)]
+#[case::option_as_a_package(
+    "type = \"native\"\nextra_packages = [\"--impure\"]",
+    "4:19: error: the package \"--impure\" is not a name in nixpkgs; it has letters, digits and . _ + -, and dots only between"
+)]
+#[case::path_as_a_package(
+    "type = \"native\"\nextra_packages = [\"/usr/bin/jq\"]",
+    "4:19: error: the package \"/usr/bin/jq\" is not a store path like /nix/store/<hash>-<name>; write that, or the name of"
+)]
+#[case::no_package(
+    "type = \"native\"\nextra_packages = [\"\"]",
+    "4:19: error: the package \"\" is empty; write the name"
+)]
+#[case::packages_as_a_text(
+    "type = \"native\"\nextra_packages = \"jq\"",
+    "4:18: error: `extra_packages` is a string; write an array of names, in [ ]"
+)]
+#[case::no_time_for_packages(
+    "type = \"native\"\nextra_packages = [\"jq\"]\nextra_packages_timeout = 0",
+    "5:26: error: `extra_packages_timeout` is too small; write how long a build may take, for example \"10m\""
 )]
 #[case::memory_without_a_type(
     "memory = \"2G\"",
@@ -141,6 +175,22 @@ fn answer(lines: &str) -> String {
 #[case::tasks_without_a_type(
     "pid_limit = 512",
     "3:13: warning: without a `type`, this agent runs without a sandbox; the Go daemon"
+)]
+#[case::unused_paths(
+    "sandbox_write = [\"/srv\"]",
+    "3:17: warning: `sandbox_write` is ignored, because the agent has no sandbox; write `type = \"sandboxed\"`, or remove it"
+)]
+#[case::unused_proxy(
+    "sandbox_proxy = \"unix:/run/p\"",
+    "3:17: warning: `sandbox_proxy` is ignored, because the agent has no sandbox; write `type = \"sandboxed\"`, or remove it"
+)]
+#[case::unused_home(
+    "sandbox_home = \"fresh\"",
+    "3:16: warning: `sandbox_home` is ignored, because the agent has no sandbox; write `type = \"sandboxed\"`, or remove it"
+)]
+#[case::overridden_secret_of_a_table(
+    "secrets = { A = \"b\" }\nenv = { A = \"x\" }",
+    "3:11: warning: the secret \"A\" has no effect, because `env` sets that variable; remove the name from one of them"
 )]
 #[case::overridden_secret(
     "secrets = [\"A\"]\nenv = { A = \"x\" }",
@@ -278,6 +328,27 @@ fn what_is_logged_repeats_no_command() {
     assert!(!warning.contains("sk-secret"), "{warning}");
 }
 
+/// Each was tried with each engine; see `tests/e2e/harnesses.rs`.
+#[test]
+fn what_works_in_a_sandbox_is_no_warning() {
+    for harness in ["claude-code", "codex", "gemini-cli", "opencode"] {
+        for engine in Engine::ALL {
+            let text = format!("[agent]\nharness = \"{harness}\"\nsandbox = \"{engine}\"\n");
+            assert_eq!(parse(text.as_bytes(), &Options::default()).unwrap().warning(), None, "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_network_that_is_not_kept_away_is_a_warning() {
+    let text = "[agent]\nharness = \"custom\"\nsandbox = \"bwrap\"\nnetwork = \"none\"\n";
+    let warning =
+        |unsandboxed| parse(text.as_bytes(), &Options { unsandboxed, ..Options::default() }).unwrap().warning();
+    let expected = "4:11: `network = \"none\"` is ignored, because agentd runs with --unsandboxed";
+    assert!(warning(true).is_some_and(|warning| warning.contains(expected)), "{:?}", warning(true));
+    assert_eq!(warning(false), None);
+}
+
 #[test]
 fn with_gos_flags_each_entry_without_a_type_is_named() {
     let text = "[[agents]]\nharness = \"codex\"\n[[agents]]\nharness = \"custom\"\ntype = \"native\"\n";
@@ -286,4 +357,22 @@ fn with_gos_flags_each_entry_without_a_type_is_named() {
     assert_eq!(found_from_go.iter().map(|finding| finding.line).collect::<Vec<_>>(), [1]);
     assert_eq!(found(Options::default()), []);
     assert_eq!(found(Options { from_go: true, unsandboxed: true, ..Options::default() }), []);
+    assert_eq!(found(Options { from_go: true, default_type: DefaultType::Sandboxed, ..Options::default() }), []);
+}
+
+#[rstest]
+#[case::own_sandbox(
+    "codex",
+    "type = \"sandboxed\"\nargs = [\"-s\", \"workspace-write\"]",
+    "4:8: \"-s\" makes codex sandbox its commands, which fails in a sandbox; remove it"
+)]
+#[case::lost_home(
+    "claude-code",
+    "type = \"sandboxed\"\nsandbox_home = \"fresh\"\nrestart = \"on-failure\"",
+    "4:16: each restart loses claude-code's conversations with the home; write `sandbox_home = \"kept\"`"
+)]
+fn what_fails_in_a_sandbox_is_a_warning(#[case] harness: &str, #[case] lines: &str, #[case] expected: &str) {
+    let text = format!("[agent]\nharness = \"{harness}\"\n{lines}\n");
+    let warning = parse(text.as_bytes(), &Options::default()).unwrap().warning().unwrap();
+    assert!(warning.starts_with(expected) && !warning.contains('\n'), "{warning}");
 }

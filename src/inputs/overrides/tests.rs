@@ -220,7 +220,8 @@ struct Folder {
 impl Folder {
     fn new() -> Self {
         let root = TempDir::new().unwrap();
-        let place = Place::new(root.path().join("overrides"), Gid::effective(), Uid::from_raw(1000));
+        let place =
+            Place::new(root.path().join("overrides"), Gid::effective(), tokio::sync::watch::channel([1000].into()).1);
         assert!(read(&place, true).folder.is_some());
         Self { root, place }
     }

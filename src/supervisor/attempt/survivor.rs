@@ -39,10 +39,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                 self.earliest = launcher.started();
                 // A record of another agent's process would be one of somebody who posed as this one's launcher.
                 if let Some(process) = self.open(launcher).await
-                    && !matches!(
-                        self.resources.containment.whose(&self.name.key(), &process),
-                        Some(Ok(Whose::Anothers))
-                    )
+                    && !matches!(self.seat.containment.whose(&self.name.key(), &process), Some(Ok(Whose::Anothers)))
                 {
                     return self.join(process, Provenance::OnRecord).await;
                 }
@@ -69,7 +66,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
         // Nobody has looked after what it wrote while no daemon ran.
         self.log.take_up(None).await;
-        self.see_cleared(self.resources.containment.clear_after(&self.name.key(), launcher).await);
+        self.see_cleared(self.seat.containment.clear_after(&self.name.key(), launcher).await);
         None
     }
 
@@ -81,8 +78,8 @@ impl<T: Fn(machine::Event)> Run<T> {
             self.see_noticed(former);
         }
         loop {
-            let (resources, key) = (Arc::clone(&self.resources), self.name.key());
-            match self.listen_during(resources.sessions.panes(&key)).await {
+            let (seat, key) = (Arc::clone(&self.seat), self.name.key());
+            match self.listen_during(seat.sessions.panes(&key)).await {
                 Ok(panes) => {
                     if let Some(left) = self.left_in(&panes, sought) {
                         return left;
@@ -92,7 +89,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                 Err(error) => complaint.make(&self.name, &format!("failed to find out what runs in its pane: {error}")),
             }
             let is_over = matches!(sought, PaneQuery::Former(_)) || self.wanted == Wanted::Killed;
-            if is_over && (Instant::now() >= patience || self.resources.sessions.is_given_up()) {
+            if is_over && (Instant::now() >= patience || self.seat.sessions.is_given_up()) {
                 return Survivor::Nothing;
             }
             self.listen_for(POLL_INTERVAL).await;
@@ -112,7 +109,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                 (PaneQuery::Any, None) => {
                     // What has ended in the meantime is not there, and what is not the agent user's is not the agent's.
                     if let Some(process) = Process::find(pane.pid).ok()?
-                        && process.runs_as(self.resources.user).ok()?
+                        && process.runs_as(self.seat.user).ok()?
                     {
                         return Some(Survivor::Alive(process));
                     }

@@ -40,7 +40,8 @@ impl Stage {
         let told = Arc::clone(&self.told);
         let tell = move |event| told.lock().unwrap().push(event);
         let name = "a".parse().unwrap();
-        tokio::spawn(run(Arc::clone(&self.resources), name, 1, start, Arc::default(), inbox, tell));
+        let seat = Arc::clone(self.resources.seats.default_seat());
+        tokio::spawn(run((Arc::clone(&self.resources), seat), name, 1, start, Arc::default(), inbox, tell));
         settle().await;
     }
 
@@ -95,6 +96,8 @@ fn in_short(event: &machine::Event) -> String {
         Event::Started { .. } => "started".to_owned(),
         Event::Found { .. } => "found".to_owned(),
         Event::NotStarted { why: NotStarted::NotFound(program), .. } => format!("not found: {program}"),
+        Event::NotStarted { why: NotStarted::Unbuilt(packages), .. } => format!("unbuilt: {packages}"),
+        Event::NotStarted { why: NotStarted::Unreached(proxy), .. } => format!("unreached: {}: {proxy}", proxy.path),
         Event::NotStarted { why: NotStarted::Failed(why), .. } => format!("failed: {why}"),
         Event::NotStarted { why: NotStarted::Retry(why), .. } => format!("retry: {why}"),
         Event::NotStarted { why: NotStarted::CutOff, .. } => "cut off".to_owned(),
@@ -217,7 +220,7 @@ mod before_the_launcher {
         pass(REPORT_TIMEOUT.saturating_sub(SECOND)).await;
         assert_eq!(stage.told(), ["opened"]);
         pass(SECOND).await;
-        let why = "retry: its launcher did not report within 10s; can the agent user run /bin/launcher?";
+        let why = "retry: its launcher did not report within 10s; can user agent run /bin/launcher?";
         assert_eq!(stage.told(), [why, "gone"]);
     }
 
@@ -304,13 +307,13 @@ mod before_the_launcher {
     #[tokio::test(start_paused = true)]
     async fn a_launcher_of_another_version_is_not_sent_work() {
         let (mut stage, mut launcher) = (Stage::new(), FakeLauncher::start());
-        launcher.version = WIRE_VERSION + 1;
+        launcher.version = WIRE_VERSION - 1;
         stage.fakes.sessions.open.set(Ok(launcher.pid()));
         stage.launch().await;
         stage.report(&mut launcher, Progress::New).await;
         let told = stage.told();
         assert_eq!(told[0], "opened");
-        assert!(told[1].starts_with("retry: /bin/launcher speaks version 2 "), "{told:?}");
+        assert!(told[1].starts_with("retry: /bin/launcher speaks version 1 "), "{told:?}");
         assert_eq!(told[2..], ["gone"]);
         assert_eq!(launcher.heard().await, ["unwanted", "closed"]);
     }
@@ -477,7 +480,14 @@ mod a_launcher_at_work {
     ) {
         let (stage, mut launcher) = launched().await;
         launcher
-            .say(FromLauncher::Failed(Failure { message: "no such program".to_owned(), errno, missing, program: None }))
+            .say(FromLauncher::Failed(Failure {
+                message: "no such program".to_owned(),
+                errno,
+                missing,
+                program: None,
+                packages: false,
+                proxy: None,
+            }))
             .await;
         until("it is told", || stage.count_told() > 0).await;
         assert_eq!(stage.told(), [expected]);
@@ -493,7 +503,14 @@ mod a_launcher_at_work {
         let (stage, mut launcher) = launched().await;
         let program = ProgramNotFound { name: "claude".to_owned(), path: path.map(str::to_owned) };
         let message = "claude: not found".to_owned();
-        let failure = Failure { message, errno: Some(ENOENT), missing: false, program: Some(program) };
+        let failure = Failure {
+            message,
+            errno: Some(ENOENT),
+            missing: false,
+            program: Some(program),
+            packages: false,
+            proxy: None,
+        };
         launcher.say(FromLauncher::Failed(failure)).await;
         until("it is told", || stage.count_told() > 0).await;
         assert_eq!(stage.told(), [expected]);
@@ -503,6 +520,37 @@ mod a_launcher_at_work {
         launcher.die().await;
         assert_eq!(stage.told(), ["gone"]);
         assert_eq!(stage.fakes.log_files.calls.count("discard a 1-1"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn missing_packages_are_told_in_the_words_of_the_launcher() {
+        let (stage, mut launcher) = launched().await;
+        launcher.say(FromLauncher::Building).await;
+        until("it is told", || stage.count_told() > 0).await;
+        assert_eq!(stage.told(), ["Building { attempt: 1 }"]);
+        let message = format!("no such\u{1b}[31m package {}", "x".repeat(2000));
+        let failure = Failure { message, errno: None, missing: true, program: None, packages: true, proxy: None };
+        launcher.say(FromLauncher::Failed(failure)).await;
+        until("it is told", || stage.count_told() > 0).await;
+        let told = stage.told();
+        assert!(told[0].starts_with("unbuilt: its extra_packages are not there: no such [31m package xxx"), "{told:?}");
+        assert!(told[0].len() < 700, "{}", told[0].len());
+        stage.command(Command::EndNoted).await;
+        launcher.die().await;
+        assert_eq!(stage.fakes.log_files.calls.count("discard a 1-1"), 1, "it is no attempt");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_launch_without_its_proxy_is_no_attempt() {
+        let (stage, mut launcher) = launched().await;
+        let (message, proxy) = ("/run/p does not\u{1b} exist".to_owned(), Some("/run/p".to_owned()));
+        let failure = Failure { message, errno: None, missing: true, program: None, packages: false, proxy };
+        launcher.say(FromLauncher::Failed(failure)).await;
+        until("it is told", || stage.count_told() > 0).await;
+        assert_eq!(stage.told(), ["unreached: /run/p: /run/p does not  exist"]);
+        stage.command(Command::EndNoted).await;
+        launcher.die().await;
+        assert_eq!(stage.fakes.log_files.calls.count("discard a 1-1"), 1, "it is no attempt");
     }
 
     #[test]
@@ -520,8 +568,14 @@ mod a_launcher_at_work {
     #[tokio::test(start_paused = true)]
     async fn an_attempt_that_failed_keeps_its_log() {
         let (stage, mut launcher) = launched().await;
-        let failure =
-            Failure { message: "no such program".to_owned(), errno: Some(ENOEXEC), missing: false, program: None };
+        let failure = Failure {
+            message: "no such program".to_owned(),
+            errno: Some(ENOEXEC),
+            missing: false,
+            program: None,
+            packages: false,
+            proxy: None,
+        };
         launcher.say(FromLauncher::Failed(failure)).await;
         until("it is told", || stage.count_told() > 0).await;
         stage.command(Command::EndNoted).await;
@@ -899,7 +953,14 @@ mod a_survivor {
     async fn that_could_not_start_says_why() {
         let (mut stage, mut launcher) = (Stage::new(), FakeLauncher::start());
         stage.resume(Some(launcher.identity())).await;
-        let failure = Failure { message: "no such program".to_owned(), errno: None, missing: false, program: None };
+        let failure = Failure {
+            message: "no such program".to_owned(),
+            errno: None,
+            missing: false,
+            program: None,
+            packages: false,
+            proxy: None,
+        };
         stage.report(&mut launcher, Progress::Failed(failure)).await;
         pass(SECRETS_TIMEOUT).await;
         until("it is told", || stage.count_told() >= 3).await;

@@ -34,7 +34,7 @@ use crate::supervisor::containment::{Containment, ProcessTree};
 use crate::supervisor::future::BoxFuture;
 use crate::supervisor::log_files::{LogFiles, Made, NotFound};
 use crate::supervisor::pacing::Pace;
-use crate::supervisor::resources::{CLEARINGS, Programs, Resources};
+use crate::supervisor::resources::{CLEARINGS, Programs, Resources, Seat, Seats};
 use crate::supervisor::sessions::Sessions;
 use crate::sys::clock::Timestamp;
 use crate::sys::file_id::FileId;
@@ -155,6 +155,7 @@ pub struct FakeSessions {
     pub close: Script<Result<(), Trouble>>,
     pub server: Script<Result<Option<i32>, Trouble>>,
     pub is_given_up: AtomicBool,
+    pub is_orphaned: AtomicBool,
 }
 
 impl Default for FakeSessions {
@@ -167,6 +168,7 @@ impl Default for FakeSessions {
             close: Script::new(Ok(())),
             server: Script::new(Ok(None)),
             is_given_up: AtomicBool::new(false),
+            is_orphaned: AtomicBool::new(false),
         }
     }
 }
@@ -201,6 +203,15 @@ impl Sessions for FakeSessions {
     fn close<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<(), Arc<Error>>> {
         self.calls.note(format!("close {owner}"));
         Box::pin(async { self.close.answer().await.map_err(|trouble| Arc::new(trouble.into())) })
+    }
+
+    fn is_orphaned(&self) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(self.is_orphaned.load(Ordering::Relaxed)))
+    }
+
+    fn end_orphan(&self) -> BoxFuture<'_, io::Result<()>> {
+        self.calls.note("end_orphan");
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn server_pid(&self) -> BoxFuture<'_, Result<Option<i32>, Error>> {
@@ -440,15 +451,22 @@ impl Default for Fakes {
 }
 
 impl Fakes {
-    pub fn resources(&self) -> Resources {
-        Resources {
+    /// What belongs to a user.
+    pub fn seat(&self, name: &str) -> Seat {
+        Seat {
             sessions: Arc::<FakeSessions>::clone(&self.sessions),
-            programs: Programs { launcher: "/bin/launcher".to_owned(), agentd: "/bin/agentd".to_owned() },
             launch_socket: "/run/launch.sock".into(),
             trouble: self.trouble.subscribe(),
             user: Uid::current(),
-            user_name: "agent".to_owned(),
+            user_name: name.to_owned(),
             containment: Arc::new(Contained(Arc::clone(&self.containment))),
+        }
+    }
+
+    pub fn resources(&self) -> Resources {
+        Resources {
+            seats: Seats::new(Arc::new(self.seat("agent"))),
+            programs: Programs { launcher: "/bin/launcher".to_owned(), agentd: "/bin/agentd".to_owned() },
             log_files: Arc::<FakeLogFiles>::clone(&self.log_files),
             pace: Pace::default(),
             clearings: Arc::new(Semaphore::new(CLEARINGS)),

@@ -28,6 +28,7 @@ pub(crate) const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const SERVICE: &str = "org.freedesktop.systemd1.Service";
 const JOB: &str = "org.freedesktop.systemd1.Job";
+pub(crate) const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 /// How many requests are under way at once: the bus allows a user some hundred connections, and other programs need some.
@@ -51,8 +52,13 @@ pub enum Error {
     #[error("failed to start a scope with systemd: there is another unit {0}; stop it (systemctl stop)")]
     Exists(String),
     /// No unit of that name exists.
-    #[error("failed to change the limits of a scope with systemd: there is no unit {0}")]
-    NoUnit(String),
+    #[error("failed to {operation} with systemd: there is no unit {name}")]
+    NoUnit {
+        /// The operation.
+        operation: &'static str,
+        /// The unit.
+        name: String,
+    },
     /// systemd did not answer.
     #[error("failed to {operation} with systemd: no answer within {}", humantime::format_duration(ANSWER_TIMEOUT))]
     TimedOut {
@@ -108,7 +114,7 @@ impl Systemd {
     }
 
     /// A client on the bus with this socket. Does not connect yet.
-    fn on(socket: &Path) -> Self {
+    pub(crate) fn on(socket: &Path) -> Self {
         Self { socket: socket.into(), places: Arc::new(Semaphore::new(MAX_REQUESTS)) }
     }
 
@@ -136,6 +142,16 @@ impl Systemd {
             property(&connection, &unit, SERVICE, "KillMode").await?.try_into()
         })
         .await
+    }
+
+    /// Asks for a unit to be started. It may not have started yet when this returns.
+    pub async fn start_unit(&self, name: &str) -> Result<(), Error> {
+        match self.call_manager("start a unit", "StartUnit", &(name, "replace")).await {
+            Err(error) if error.is(NO_SUCH_UNIT) => {
+                Err(Error::NoUnit { operation: "start a unit", name: name.to_owned() })
+            }
+            result => result,
+        }
     }
 
     /// Calls a method of systemd's manager whose result does not matter.
@@ -306,6 +322,8 @@ mod tests {
             let header = message.header();
             if header.member().is_some_and(|member| member == "Hello") {
                 connection.reply(&header, &":1.1").await.unwrap();
+            } else if header.member().is_some_and(|member| member == "StartUnit") {
+                connection.reply_error(&header, NO_SUCH_UNIT, &"Unit not found.").await.unwrap();
             } else {
                 calls.fetch_add(1, Ordering::Relaxed);
                 connection.reply(&header, &()).await.unwrap();
@@ -325,6 +343,14 @@ mod tests {
         while bus.open.load(Ordering::Relaxed) > 0 {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_unit_that_does_not_exist_is_named() {
+        let bus = Bus::new();
+        let _serving = bus.start();
+        let error = Systemd::on(&bus.socket()).start_unit("a@b.service").await.unwrap_err().to_string();
+        assert_eq!(error, "failed to start a unit with systemd: there is no unit a@b.service");
     }
 
     #[tokio::test]

@@ -263,3 +263,26 @@ fn a_record_without_a_generation_takes_the_present_one_as_given() {
     assert_eq!((next.state(), next.status().generation), (Running, 5));
     assert_eq!(next.order(raised(6)), ["interrupt 1"]);
 }
+
+#[test]
+fn a_bar_lets_an_attempt_end_and_keeps_the_next_from_starting() {
+    let as_user = || {
+        let user = AgentUser { name: "b".parse().unwrap(), uid: 47_000 };
+        let launch = Launch { user: Some(user), ..Arc::unwrap_or_clone(launch("a", "x")) };
+        let policy = restarting(Restart::Always).policy;
+        Declaration { policy, ..launching(Arc::new(launch)) }
+    };
+    let bar = |why: &str| Event::Barred(Some(why.to_owned()));
+    let mut life = Life::running(as_user());
+    assert!(life.tell(bar("b is in group admin")).is_empty());
+    assert_eq!(life.state(), Running);
+    life.end(1, code(1));
+    assert_eq!(life.state(), Backoff);
+    assert!(life.wait(seconds(1000)).is_empty());
+    assert_eq!((life.state(), life.status().reason.as_deref()), (Waiting, Some("b is in group admin")));
+    assert!(life.order(raised(9)).is_empty(), "nor by an order");
+    assert!(life.tell(bar("b is root")).is_empty());
+    let launched = life.tell(Event::Barred(None));
+    assert!(launched.iter().any(|effect| effect.starts_with("launch")), "{launched:?}");
+    assert!(life.tell(Event::Barred(None)).is_empty());
+}

@@ -1,5 +1,6 @@
 //! What holds whatever happens, in whatever order: a machine against a world that plays the part of its effects.
 
+use std::collections::BTreeMap;
 use std::env;
 
 use proptest::prelude::*;
@@ -86,6 +87,8 @@ impl Choices {
             limits: Limits { tasks: self.one_of(&[None, None, Some(9)]), ..Limits::default() },
             enabled: self.below(8) != 7,
             generation: self.one_of(&[0, 0, 0, 1, 2, 5]),
+            by_default: ByDefault::default(),
+            labels: self.one_of(&[BTreeMap::new(), [("team".to_owned(), "x".to_owned())].into()]),
         }
     }
 
@@ -372,10 +375,12 @@ impl World {
                         in_force.exit = Some(ExitStatus::Cause(message.clone()));
                     }
                     // It is none after all.
-                    (Some(in_force), NotStarted::NotFound(_)) if real.reason == LaunchReason::Recovery => {
+                    (Some(in_force), NotStarted::NotFound(_) | NotStarted::Unbuilt(_) | NotStarted::Unreached(_))
+                        if real.reason == LaunchReason::Recovery =>
+                    {
                         in_force.is_cut_off = true;
                     }
-                    (Some(in_force), NotStarted::NotFound(_)) => {
+                    (Some(in_force), NotStarted::NotFound(_) | NotStarted::Unbuilt(_) | NotStarted::Unreached(_)) => {
                         in_force.attempts -= 1;
                         in_force.restarts -= u64::from(real.reason == LaunchReason::Policy);
                     }
@@ -585,12 +590,12 @@ impl World {
                 let real = self.real.as_mut().filter(|real| real.attempt == attempt).expect("kills what is not");
                 real.killed = true;
             }
-            Effect::Close { session } => {
+            Effect::Close { session, .. } => {
                 assert!(self.real.is_none(), "closes the session of something that is left");
                 assert!(!std::mem::replace(&mut self.is_closing, true), "closes what is closing");
                 assert_eq!(self.open, Some(session));
             }
-            Effect::OfferShell { session } => assert_eq!(self.open, Some(session)),
+            Effect::OfferShell { session, .. } => assert_eq!(self.open, Some(session)),
         }
     }
 

@@ -41,7 +41,8 @@ pub(super) const LIVES: [&str; 29] = [
 ];
 
 /// Agents as builds before could not have them.
-pub(super) const LATER_LIVES: [&str; 3] = [
+pub(super) const LATER_LIVES: [&str; 4] = [
+    "waiting for its packages",
     "waiting for its program",
     "waiting for its program while the launcher lingers",
     "waiting for its program after a restart",
@@ -68,7 +69,7 @@ pub(super) fn life(what: &str) -> Life {
         "waiting" => {
             let mut life = Life::new();
             life.declare(missing(plain()));
-            life.machine.describe(name("A"), Some("claude-code"));
+            life.machine.describe(name("A"), Some("claude-code"), None);
             life
         }
         "waiting for a restart" => {
@@ -229,6 +230,13 @@ pub(super) fn life(what: &str) -> Life {
             life.gone(1);
             life
         }
+        "waiting for its packages" => {
+            let mut life = Life::starting(plain());
+            life.tell(Event::Building { attempt: 1 });
+            life.not_started(1, unbuilt());
+            life.gone(1);
+            life
+        }
         "waiting for its program while the launcher lingers" => {
             let mut life = Life::starting(plain());
             life.not_started(1, not_found());
@@ -242,7 +250,7 @@ pub(super) fn life(what: &str) -> Life {
             life.gone(2);
             life
         }
-        "found" => Life::of(Machine::found(name("a"), START)),
+        "found" => Life::of(Machine::found(name("a"), None, START)),
         other => panic!("nobody is {other}"),
     }
 }
@@ -288,6 +296,13 @@ fn a_wait_for_a_program_is_a_retry_to_an_earlier_build() {
     assert_eq!((&written["declared"]["attempts"], &written["total"]), (&0.into(), &0.into()));
     let written = serde_json::to_value(&life("waiting for its program after a restart").machine).unwrap();
     assert_eq!((&written["declared"]["restarting"], &written["declared"]["in_a_row"]), (&true.into(), &1.into()));
+    // That build would not know a kind of program in the place of one.
+    let written = serde_json::to_value(&life("waiting for its packages").machine).unwrap();
+    assert_eq!(written["state"]["backoff"]["why"], "retry");
+    assert_eq!(
+        (&written["declared"]["absent"], &written["declared"]["unbuilt"]["detail"]),
+        (&Value::Null, &"no such attribute".into())
+    );
 }
 
 /// Every key of the one is in the other, with the same value.

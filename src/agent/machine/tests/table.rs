@@ -53,7 +53,7 @@ fn events(name: &str, life: &Life) -> Vec<Event> {
         "ordered" => [stopped(false), stopped(true), raised(9), paused(), Orders::default()].map(Event::Ordered).into(),
         "remove" => vec![Event::Remove(Removal::Undeclared)],
         "started" => vec![Event::Started { attempt, pid: 107, at }],
-        "not started" => [failed("no such program"), retry("busy"), not_found(), NotStarted::CutOff]
+        "not started" => [failed("no such program"), retry("busy"), not_found(), unbuilt(), NotStarted::CutOff]
             .map(|why| Event::NotStarted { attempt, why })
             .into(),
         "ended" => [0, 1].map(|status| Event::Ended { attempt, how: code(status), at, usage: Usage::default() }).into(),
