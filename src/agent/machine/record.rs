@@ -269,7 +269,10 @@ impl<'a> Record<'a> {
             (true, false) => Some(Removal::Undeclared),
             (true, true) => Some(Removal::Shutdown),
         };
-        let is_absent = self.declared.as_ref().is_some_and(|life| life.absent.is_some() || life.unbuilt.is_some());
+        let is_absent = self
+            .declared
+            .as_ref()
+            .is_some_and(|life| life.absent.is_some() || life.unbuilt.is_some() || life.unreached.is_some());
         let state = self.state.into_state(removal, is_absent);
         let session = |SessionRecord { name, is_open, user }: SessionRecord<'_>| Session {
             name: name.into_owned(),
