@@ -893,7 +893,9 @@ fn push_line(line: &[u8], columns: usize, text: &mut String) -> bool {
     let is_usual = printable::is_visible_ascii(line);
     let Ok(line) = std::str::from_utf8(line) else { return false };
     if is_usual {
-        text.push_str(line.trim_ascii_end());
+        // Where a row is full, the emulator keeps the blanks at its end: only those of the last row go.
+        let last_row = line.len().saturating_sub(1) / columns.max(1) * columns;
+        text.push_str(&line[..line.trim_ascii_end().len().max(last_row)]);
         text.push('\n');
         return true;
     }
@@ -1365,6 +1367,20 @@ mod tests {
         rendering.feed(b" word");
         rendering.tell_at_once();
         assert_eq!(rendering.take(), " word");
+    }
+
+    #[test]
+    fn blanks_at_the_end_of_a_full_row_are_kept_as_the_emulator_keeps_them() {
+        for (line, expected) in
+            [("ab  \r\n", "ab\n"), ("abc \r\n", "abc\n"), ("abc  \r\n", "abc \n"), ("    x  \r\n", "    x\n")]
+        {
+            let mut text = String::new();
+            assert!(push_line(line.trim_end_matches('\n').as_bytes(), 4, &mut text), "{line:?}");
+            let mut slow = Rendering::new(Size { columns: 4, rows: 1 });
+            line.bytes().for_each(|byte| slow.feed(&[byte]));
+            slow.show();
+            assert_eq!((text.as_str(), slow.take().as_str()), (expected, expected), "{line:?}");
+        }
     }
 
     proptest! {
