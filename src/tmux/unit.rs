@@ -44,7 +44,7 @@ impl Tmux {
                     let time = humantime::format_duration(START_TIMEOUT);
                     let ServerUnit { name, .. } = unit;
                     return Err(failed(format!(
-                        "systemd was asked to start {name}, and there is no server after {time}; systemctl status {name} says more"
+                        "systemd was asked to start {name}, and no server has come within {time}; systemctl status {name} says more"
                     )));
                 }
                 Server::None => sleep(LOOK_INTERVAL).await,

@@ -52,7 +52,7 @@ pub enum Error {
     #[error("failed to start a scope with systemd: there is another unit {0}; stop it (systemctl stop)")]
     Exists(String),
     /// No unit of that name exists.
-    #[error("failed to {operation} with systemd: there is no unit {name}")]
+    #[error("failed to {operation} with systemd: the unit {name} does not exist")]
     NoUnit {
         /// The operation.
         operation: &'static str,
@@ -350,7 +350,7 @@ mod tests {
         let bus = Bus::new();
         let _serving = bus.start();
         let error = Systemd::on(&bus.socket()).start_unit("a@b.service").await.unwrap_err().to_string();
-        assert_eq!(error, "failed to start a unit with systemd: there is no unit a@b.service");
+        assert_eq!(error, "failed to start a unit with systemd: the unit a@b.service does not exist");
     }
 
     #[tokio::test]
