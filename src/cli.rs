@@ -884,7 +884,8 @@ mod tests {
     }
 
     const ATTACH: &[&str] = &["read-only", "config", "tmux-socket", "terminal-socket", "user", "api-socket"];
-    const DOCTOR: &[&str] = &[
+    /// What says which daemon is meant, and where its files are.
+    const PLACES: &[&str] = &[
         "config",
         "api-socket",
         "unsandboxed",
@@ -902,43 +903,25 @@ mod tests {
         "operator-group",
         "agent-group",
         "override-dir",
-        "verbose",
-        "json",
+    ];
+    const OF_DAEMON: &[&str] = &[
+        "await-tmux",
+        "resync",
+        "settle",
+        "login-timeout",
+        "on-terminate",
+        "log-size",
+        "log-attempts",
+        "log-total",
+        "debug",
     ];
 
     #[test]
     fn each_command_takes_the_options_that_affect_it() {
-        const DAEMON: &[&str] = &[
-            "config",
-            "api-socket",
-            "unsandboxed",
-            "default-type",
-            "sandbox",
-            "runsc-path",
-            "secret-dir",
-            "tmux-socket",
-            "terminal-socket",
-            "state-dir",
-            "log-dir",
-            "launcher",
-            "user",
-            "admin-group",
-            "operator-group",
-            "agent-group",
-            "override-dir",
-            "await-tmux",
-            "resync",
-            "settle",
-            "login-timeout",
-            "on-terminate",
-            "log-size",
-            "log-attempts",
-            "log-total",
-            "debug",
-        ];
+        let (daemon, doctor) = ([PLACES, OF_DAEMON].concat(), [PLACES, &["verbose", "json"]].concat());
         for (call, command) in commands() {
             let expected: &[&str] = match call.first().map_or("", String::as_str) {
-                "" => DAEMON,
+                "" => &daemon,
                 "check" => &[
                     "config",
                     "unsandboxed",
@@ -979,7 +962,7 @@ mod tests {
                 "pause" | "unpause" => &["all", "override-dir", "api-socket"],
                 "attach" => ATTACH,
                 "send" => &["keys", "no-enter", "config", "terminal-socket", "api-socket"],
-                "doctor" => DOCTOR,
+                "doctor" => &doctor,
                 "show" | "diff" => {
                     &["config", "unsandboxed", "default-type", "sandbox", "runsc-path", "json", "api-socket"]
                 }

@@ -376,7 +376,7 @@ impl Running {
     fn new(child: &Child, at: Duration, terminal: Terminal, scratch: Vec<Scratch>) -> Result<Self, Failure> {
         // The reaper waits for it, as for every other child of this process.
         let pid = i32::try_from(child.id())
-            .map_err(|_| failure("the process id is out of range", &Errno::EOVERFLOW.into()))?;
+            .map_err(|_| Failure::of_system("the process id is out of range", &Errno::EOVERFLOW.into()))?;
         Ok(Self { harness: Harness { pid, at }, child: Pid::from_raw(pid), terminal, scratch, boxed: None })
     }
 
@@ -435,7 +435,7 @@ impl Running {
 fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<Running, Failure> {
     let workdir = order.workdir.as_path();
     std::env::set_current_dir(workdir)
-        .map_err(|error| failure(&format!("the workdir {} cannot be entered", workdir.display()), &error))
+        .map_err(|error| Failure::of_system(&format!("the workdir {} cannot be entered", workdir.display()), &error))
         .map_err(|failure| Failure { missing: true, ..failure })?;
     temporary_dir::begin_removal_of_left(login.variable(temporary_dir::VARIABLE), &daemon.socket, &daemon.name);
     if order.sandbox.is_some() {
@@ -476,14 +476,16 @@ fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<Running,
     let at = Timestamp::now().boot();
     let child = terminal.spawn(command).map_err(|error| match error.kind() {
         // The file itself was found.
-        io::ErrorKind::NotFound => failure(&format!("{}: its interpreter is missing", found.display()), &error),
-        _ => failure(&format!("{} cannot be run", found.display()), &error),
+        io::ErrorKind::NotFound => {
+            Failure::of_system(&format!("{}: its interpreter is missing", found.display()), &error)
+        }
+        _ => Failure::of_system(&format!("{} cannot be run", found.display()), &error),
     })?;
     Running::new(&child, at, terminal, scratch)
 }
 
 fn no_terminal(error: &io::Error) -> Failure {
-    Failure { missing: true, ..failure("its terminal cannot be had", error) }
+    Failure { missing: true, ..Failure::of_system("its terminal cannot be had", error) }
 }
 
 fn say_faults(faults: &[String], daemon: &mut DaemonLink) {
@@ -505,17 +507,6 @@ fn environment(order: &Order, login: &Login, temporary: Option<&Path>) -> BTreeM
     environment
 }
 
-pub(super) fn failure(what: &str, error: &io::Error) -> Failure {
-    Failure {
-        message: format!("{what}: {error}"),
-        errno: error.raw_os_error(),
-        missing: false,
-        program: None,
-        packages: false,
-        proxy: None,
-    }
-}
-
 /// Searches as `execvp(3)` does, but in the `PATH` that the harness will have, and with an error that says where it searched.
 pub(super) fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
     let shown = program.display();
@@ -525,9 +516,11 @@ pub(super) fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
             Err(error) => {
                 let is_absent = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
                 let program = is_absent.then(|| ProgramNotFound { name: shown.to_string(), path: None });
-                Err(Failure { program, ..failure(&format!("{shown} cannot be run"), &error) })
+                Err(Failure { program, ..Failure::of_system(&format!("{shown} cannot be run"), &error) })
             }
-            Ok(metadata) if metadata.is_dir() => Err(failure(&format!("{shown} cannot be run"), &Errno::EISDIR.into())),
+            Ok(metadata) if metadata.is_dir() => {
+                Err(Failure::of_system(&format!("{shown} cannot be run"), &Errno::EISDIR.into()))
+            }
             Ok(_) => Ok(found.to_owned()),
         };
     }
@@ -543,7 +536,7 @@ pub(super) fn find(program: &OsStr, path: &OsStr) -> Result<PathBuf, Failure> {
     match (usable, seen) {
         (Some(found), _) => Ok(found),
         (None, Some(seen)) => {
-            Err(failure(&format!("{shown}: {} is not executable", seen.display()), &Errno::EACCES.into()))
+            Err(Failure::of_system(&format!("{shown}: {} is not executable", seen.display()), &Errno::EACCES.into()))
         }
         (None, None) => Err(Failure {
             message: format!("{shown}: not found in PATH ({})", path.display()),

@@ -1,6 +1,7 @@
 //! The protocol between launcher and daemon, and its version.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -189,6 +190,20 @@ pub struct Failure {
     /// The socket of the proxy, if it is that which cannot be reached. Daemons of earlier builds see that something is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
+}
+
+impl Failure {
+    /// That this did not work, because of an error of the system.
+    pub fn of_system(what: &str, error: &io::Error) -> Self {
+        Self {
+            message: format!("{what}: {error}"),
+            errno: error.raw_os_error(),
+            missing: false,
+            program: None,
+            packages: false,
+            proxy: None,
+        }
+    }
 }
 
 /// A program that was not found.

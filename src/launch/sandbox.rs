@@ -159,26 +159,27 @@ impl Request<'_> {
         let program = find(program, self.of_login("PATH").unwrap_or_default())?;
         let base = self.of_login(temporary_dir::VARIABLE);
         let make = || Scratch::make(base, self.launch_socket, self.agent);
-        let (bundle, temporary) = make()
-            .and_then(|bundle| Ok((bundle, make()?)))
-            .map_err(|error| Failure { missing: true, ..failure("the sandbox has no folder of its own", &error) })?;
+        let (bundle, temporary) = make().and_then(|bundle| Ok((bundle, make()?))).map_err(|error| Failure {
+            missing: true,
+            ..Failure::of_system("the sandbox has no folder of its own", &error)
+        })?;
         let home = Path::new(self.of_login("HOME").unwrap_or_default());
         if !home.is_absolute() {
             return Err(refused("the login names no home directory, so that the sandbox has none".to_owned()));
         }
         let made_home = self.make_home(home, bundle.path())?;
-        let launcher =
-            std::env::current_exe().map_err(|error| failure("the launcher does not find its program", &error))?;
+        let launcher = std::env::current_exe()
+            .map_err(|error| Failure::of_system("the launcher does not find its program", &error))?;
         let user = self.of_login("USER").or(self.of_login("LOGNAME")).and_then(OsStr::to_str).unwrap_or("agent");
         let shell = Path::new(self.of_login("SHELL").unwrap_or(OsStr::new("/bin/sh")));
         let hidden = self.hidden(home);
         let proxy = self.sandbox.proxy.as_deref();
         proxy.map_or(Ok(()), |proxy| proxy::look(proxy, &hidden, user))?;
         let gate = proxy.map(|proxy| Gate::open(bundle.path(), proxy)).transpose();
-        let gate = gate.map_err(|error| failure("the sandbox has no way to its proxy", &error))?;
+        let gate = gate.map_err(|error| Failure::of_system("the sandbox has no way to its proxy", &error))?;
         let (gate_path, gate) = gate.unzip();
         let base = bundle.path().parent().unwrap_or(Path::new("/"));
-        let base = base.canonicalize().map_err(|error| failure("the folder for temporary files", &error))?;
+        let base = base.canonicalize().map_err(|error| Failure::of_system("the folder for temporary files", &error))?;
         let prepared = Prepared { made_home, temporary: temporary.path().to_owned(), base, launcher, gate: gate_path };
         let owner = Owner { user, home, shell, trusts: self.trust_repository };
         let mut facts = machine::look(self.sandbox, owner, self.workdir, prepared, hidden).map_err(refused)?;
@@ -192,7 +193,8 @@ impl Request<'_> {
         }
         places::make(&plan).map_err(refused)?;
         let root = bundle.path().join("rootfs");
-        make_root(&root, &plan.items).map_err(|error| failure("the root of the sandbox cannot be made", &error))?;
+        make_root(&root, &plan.items)
+            .map_err(|error| Failure::of_system("the root of the sandbox cannot be made", &error))?;
         let command = self.command(&program, &plan, bundle.path(), &root, (facts.uid, facts.gid))?;
         let held = Held { order: Some(self.order(&facts)), examined: facts.examined };
         Ok(Ready { engine, size: None, command, held, gate, scratch: vec![bundle, temporary] })
@@ -212,7 +214,7 @@ impl Request<'_> {
             Home::Fresh => {
                 let folder = bundle.join(SEED);
                 let made = fs::DirBuilder::new().mode(0o700).create(&folder);
-                made.map_err(|error| failure("the home cannot be made", &error))?;
+                made.map_err(|error| Failure::of_system("the home cannot be made", &error))?;
                 fill(&folder).map(|()| folder)
             }
         };
@@ -260,7 +262,7 @@ impl Request<'_> {
             }
             let config = oci::config(plan, &settings).to_string();
             fs::write(bundle.join("config.json"), config)
-                .map_err(|error| failure("the sandbox cannot be described to its engine", &error))?;
+                .map_err(|error| Failure::of_system("the sandbox cannot be described to its engine", &error))?;
             command.args(oci::arguments(engine, network, bundle));
         }
         // The harness's own environment does not belong to what runs outside.
@@ -359,17 +361,6 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     match fs::File::open(from).and_then(|file| file.take(mounts::MOST_COPIED).read_to_end(&mut text)) {
         Ok(_) => fs::write(to, text),
         Err(_) => Ok(()),
-    }
-}
-
-fn failure(what: &str, error: &io::Error) -> Failure {
-    Failure {
-        message: format!("{what}: {error}"),
-        errno: error.raw_os_error(),
-        missing: false,
-        program: None,
-        packages: false,
-        proxy: None,
     }
 }
 

@@ -78,7 +78,8 @@ impl Parts {
     }
 }
 
-fn is_git_dir(path: &Path) -> bool {
+/// Whether this looks like a git directory to git itself.
+pub fn is_git_dir(path: &Path) -> bool {
     path.join("HEAD").is_file() && path.join("objects").is_dir() && path.join("refs").is_dir()
 }
 
@@ -120,7 +121,7 @@ fn replaceable(directory: &Path, tops: &[&Path], own: u32) -> Option<String> {
 }
 
 /// The path in a file that consists of this word and a path.
-fn named_in(file: &Path, word: &[u8]) -> Option<PathBuf> {
+pub fn named_in(file: &Path, word: &[u8]) -> Option<PathBuf> {
     let (text, _) = regular_file::read(file, MOST).ok()?;
     let path = text.strip_prefix(word)?;
     let path = path.strip_suffix(b"\n").unwrap_or(path);

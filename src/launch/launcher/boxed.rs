@@ -11,9 +11,7 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{
-    Caught, Order, Running, environment, failure, find, no_terminal, not_yet, reap, say_faults, signal_foreground,
-};
+use super::{Caught, Order, Running, environment, find, no_terminal, not_yet, reap, say_faults, signal_foreground};
 use crate::agent::sandbox::{Engine, Home};
 use crate::contain::marker;
 use crate::launch::daemon_link::{DaemonLink, readable};
@@ -84,7 +82,7 @@ pub(super) fn start(order: Order, login: &Login, daemon: &mut DaemonLink) -> Res
     let seed = ready.seed();
     let begun = terminal.ends().and_then(|(stdin, stdout)| ready.start(stdin, stdout));
     let Begun { child, channel, held, scratch, .. } =
-        begun.map_err(|error| failure(&format!("{engine} cannot be started"), &error))?;
+        begun.map_err(|error| Failure::of_system(&format!("{engine} cannot be started"), &error))?;
     terminal.make_pane_raw();
     let mut running = Running::new(&child, at, terminal, scratch)?;
     running.boxed = Some(Boxed { engine, channel, held, harness: None, told: None, limit: None, outside, seed });
@@ -172,7 +170,7 @@ impl Boxed {
             let descriptors = [readable(Some(signals.descriptor())), readable(daemon.descriptor()), self.interest()];
             let mut descriptors: Vec<PollFd> = descriptors.into_iter().flatten().collect();
             poll::wait(&mut descriptors, Some(limit))
-                .map_err(|error| failure("the sandbox cannot be waited for", &error))?;
+                .map_err(|error| Failure::of_system("the sandbox cannot be waited for", &error))?;
             drop(descriptors);
             signals.take_in();
         }
@@ -200,7 +198,7 @@ impl Boxed {
             Ending::Cause(cause) => cause.clone(),
         };
         if self.channel.is_inside() {
-            return failure("the sandbox ended before the harness ran", &io::Error::other(end));
+            return Failure::of_system("the sandbox ended before the harness ran", &io::Error::other(end));
         }
         sandbox::explain(self.engine, &self.channel.words(), &end)
     }

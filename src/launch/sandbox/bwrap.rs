@@ -65,7 +65,7 @@ mod tests {
              --ro-bind /tmp/x/rootfs/run/agentd/inner /proc/keys --ro-bind /usr /usr \
              --bind /tmp/agentd-t1 /tmp --ro-bind /nix/store /nix/store --ro-bind /etc/hosts /etc/hosts \
              --bind /home/agent/.local/state/agentd/homes/a /home/agent --ro-bind /run/systemd/resolve /run/systemd/resolve \
-             --ro-bind /usr/libexec/agentd-launcher /run/agentd/inner --bind /home/agent/work /home/agent/work \
+             --ro-bind /usr/libexec/agentd-launcher /run/agentd/inner --bind /home/agent/project /home/agent/project \
              --remount-ro / --chdir / -- /run/agentd/inner inner given"
         );
     }

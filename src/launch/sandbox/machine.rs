@@ -405,7 +405,7 @@ mod tests {
     #[case("/home", Home::Fresh, Some("holds the home"))]
     #[case("/home", Home::Real, Some("holds the home"))]
     #[case("/home/agent", Home::Real, None)]
-    #[case("/home/agent/work", Home::Kept, None)]
+    #[case("/home/agent/project", Home::Kept, None)]
     #[case("/srv", Home::Kept, None)]
     fn a_workdir_that_shows_too_much_is_refused(
         #[case] path: &str,

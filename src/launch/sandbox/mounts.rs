@@ -406,8 +406,8 @@ pub(super) mod tests {
             run_outside: Vec::new(),
             examined: Vec::new(),
             masked: vec!["/proc/keys".into()],
-            workdir: "/home/agent/work".into(),
-            real_workdir: "/home/agent/work".into(),
+            workdir: "/home/agent/project".into(),
+            real_workdir: "/home/agent/project".into(),
             system: vec![
                 ("/usr".into(), Found::Folder),
                 ("/bin".into(), link("usr/bin")),
@@ -466,7 +466,7 @@ pub(super) mod tests {
                 "rw /home/agent <- /home/agent/.local/state/agentd/homes/a",
                 "ro /run/systemd/resolve <- /run/systemd/resolve",
                 "ro /run/agentd/inner <- /usr/libexec/agentd-launcher file",
-                "rw /home/agent/work <- /home/agent/work",
+                "rw /home/agent/project <- /home/agent/project",
             ]
         );
         let has = |item: Item| assert!(plan.items.contains(&item), "{item:?} in {:?}", plan.items);
@@ -475,7 +475,7 @@ pub(super) mod tests {
         has(Item::Blank("/etc/hosts".into()));
         has(Item::Copy("/etc/services".into()));
         has(Item::Folder("/home/agent".into()));
-        assert!(!plan.items.contains(&Item::Folder("/home/agent/work".into())), "it is made in the home");
+        assert!(!plan.items.contains(&Item::Folder("/home/agent/project".into())), "it is made in the home");
         let passwd = plan.items.iter().find_map(|item| match item {
             Item::File(path, text) if path == Path::new("/etc/passwd") => Some(text.as_str()),
             _ => None,
@@ -572,6 +572,6 @@ pub(super) mod tests {
         let places: Vec<(&Path, &Path, bool)> =
             plan.places().map(|place| (place.folder, place.below, place.is_writable)).collect();
         let kept = Path::new("/home/agent/.local/state/agentd/homes/a");
-        assert_eq!(places, [(Path::new("/usr"), Path::new("share/x"), false), (kept, Path::new("work"), true)]);
+        assert_eq!(places, [(Path::new("/usr"), Path::new("share/x"), false), (kept, Path::new("project"), true)]);
     }
 }

@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(config["root"], json!({ "path": "rootfs", "readonly": true }));
         assert_eq!(mount(&config, "/usr")["options"], json!(["rbind", "ro", "rro", "nosuid", "nodev"]));
         assert_eq!(mount(&config, "/etc/hosts")["options"], json!(["rbind", "ro", "nosuid", "nodev"]));
-        assert_eq!(mount(&config, "/home/agent/work")["options"], json!(["rbind", "rw", "nosuid", "nodev"]));
+        assert_eq!(mount(&config, "/home/agent/project")["options"], json!(["rbind", "rw", "nosuid", "nodev"]));
     }
 
     #[test]

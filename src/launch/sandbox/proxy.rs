@@ -235,8 +235,8 @@ mod tests {
     fn a_proxy_where_the_agent_writes_is_refused() {
         let plan = plan(&sandbox(Home::Kept), &facts());
         assert_eq!(replaceable(Path::new("/run/p"), &plan), None);
-        let why = replaceable(Path::new("/home/agent/work/p"), &plan).unwrap();
-        assert!(why.contains("/home/agent/work/p is in /home/agent/work, where the agent can write"), "{why}");
+        let why = replaceable(Path::new("/home/agent/project/p"), &plan).unwrap();
+        assert!(why.contains("/home/agent/project/p is in /home/agent/project, where the agent can write"), "{why}");
     }
 
     #[test]

@@ -9,18 +9,13 @@
 //! names the working tree, too, as those of `git worktree` do: only somebody who could write there anyway can have made it so. The
 //! git directory of a submodule counts if it is in the repository around it.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::sys::regular_file;
-use crate::sys::repository as owners;
-
-/// The longest file that names a path.
-const MOST: u64 = 8 << 10;
+use crate::sys::repository::{self as owners, is_git_dir, named_in};
 
 /// The longest configuration that is looked at.
 const MOST_CONFIG: u64 = 1 << 20;
@@ -110,11 +105,6 @@ fn is_link(path: &Path) -> String {
         "{} is a link, which cannot be kept from being replaced; make it a file or folder of its own",
         path.display()
     )
-}
-
-/// Whether this looks like a git directory to git itself.
-fn is_git_dir(path: &Path) -> bool {
-    path.join("HEAD").is_file() && path.join("objects").is_dir() && path.join("refs").is_dir()
 }
 
 impl Repository {
@@ -261,16 +251,9 @@ fn keep_main(common: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// The path in a file that consists of this word and a path.
-fn named_in(file: &Path, word: &[u8]) -> Option<PathBuf> {
-    let (text, _) = regular_file::read(file, MOST).ok()?;
-    let path = text.strip_prefix(word)?;
-    let path = path.strip_suffix(b"\n").unwrap_or(path);
-    (!path.is_empty()).then(|| OsStr::from_bytes(path).into())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{PermissionsExt, chown};
     use std::process::Command;
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags};
 use nix::unistd::{Uid, mkdtemp};
 
-use super::{Begun, FromInside, Request, explain, failure, is_relayed, refused};
+use super::{Begun, FromInside, Request, explain, is_relayed, refused};
 use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
 use crate::launch::protocol::{Ending, Failure};
 use crate::sys::secret_bytes::SecretBytes;
@@ -54,7 +54,7 @@ pub fn try_engine(engine: Engine, program: Option<PathBuf>) -> Result<(), Failur
         proxy: None,
     };
     let socket = Path::new("/nonexistent/agentd-try");
-    let workdir = Workdir::make().map_err(|error| failure("there is no folder to work in", &error))?;
+    let workdir = Workdir::make().map_err(|error| Failure::of_system("there is no folder to work in", &error))?;
     let variable = |name: &str, other: &str| (name.into(), std::env::var_os(name).unwrap_or_else(|| other.into()));
     let login: Vec<(OsString, OsString)> = vec![
         variable("PATH", "/usr/local/bin:/usr/bin:/bin"),
@@ -76,7 +76,7 @@ pub fn try_engine(engine: Engine, program: Option<PathBuf>) -> Result<(), Failur
         launch_socket: socket,
     };
     let ready = request.prepare()?;
-    let not_started = |error: io::Error| failure(&format!("{engine} cannot be started"), &error);
+    let not_started = |error: io::Error| Failure::of_system(&format!("{engine} cannot be started"), &error);
     // Held open until the end, like a launcher's.
     let (near, far): (OwnedFd, OwnedFd) = if is_relayed(engine) {
         let (near, far) = UnixStream::pair().map_err(not_started)?;
