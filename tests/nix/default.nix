@@ -36,18 +36,25 @@ in
   count = lib.length (lib.attrNames tests);
 
   # The module's options as the rows of a table in Markdown begin: name, type, default.
-  options = lib.mapAttrsToList (
-    name: option:
-    let
-      code = text: "`${text}`";
-      default =
-        if option ? defaultText then
-          (if option.defaultText._type == "literalMD" then lib.id else code) option.defaultText.text
-        else
-          code (builtins.toJSON option.default);
-    in
-    "| ${code name} | ${option.type.name} | ${default}"
-  ) (lib.foldl' (all: name: all // named name module.options.services.agentd.${name}) { } (lib.attrNames module.options.services.agentd));
+  options =
+    lib.mapAttrsToList
+      (
+        name: option:
+        let
+          code = text: "`${text}`";
+          default =
+            if option ? defaultText then
+              (if option.defaultText._type == "literalMD" then lib.id else code) option.defaultText.text
+            else
+              code (builtins.toJSON option.default);
+        in
+        "| ${code name} | ${option.type.name} | ${default}"
+      )
+      (
+        lib.foldl' (all: name: all // named name module.options.services.agentd.${name}) { } (
+          lib.attrNames module.options.services.agentd
+        )
+      );
 
   # How a jcard is built with that agentd, and with these files beside it.
   build =
