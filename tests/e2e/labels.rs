@@ -61,6 +61,9 @@ fn a_label_selects_agents_in_every_command() {
         .wait("both to have printed", || Some(printed()).filter(|said| said.contains("one") && said.contains("three")));
     assert!(said.contains('a') && !said.contains("two"), "{said}");
 
+    let (code, said) = run(&mut verb(&daemon, &["logs", "--label", "nope"]));
+    assert!(code == Some(4) && said.contains("no agent has the label nope"), "{code:?} {said}");
+
     let (code, said) = run(&mut verb(&daemon, &["events", "--label", "team=ops"]));
     assert_eq!(code, Some(0));
     assert!(said.contains("b: ") && said.contains("agentd: started"), "{said}");

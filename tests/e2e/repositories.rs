@@ -137,6 +137,11 @@ fn git_works_in_repositories_of_root_and_in_trusted_ones(#[case] engine: Option<
         "{error}"
     );
     assert!(error.ends_with("write `trust_repository = true` to trust what git runs there"), "{error}");
+    let (_, said) = run(daemon.agentd(&["doctor", "--json"]).env("AGENTD_API_SOCKET", daemon.api_socket()));
+    assert!(
+        said.contains("git refuses to work in the workdir") && said.contains("agentd explain distrusting"),
+        "{said}"
+    );
 }
 
 #[test]

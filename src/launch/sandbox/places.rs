@@ -51,8 +51,8 @@ fn make_one(place: Place<'_>) -> Result<(), String> {
         found => found.map_err(words)?,
     };
     if (found.kind() == SFlag::S_IFDIR) == is_file {
-        let what = if is_file { "a folder, and it is a file" } else { "no folder, and it is one" };
-        return Err(format!("in its place, {} is {what}; remove it", found.path.display()));
+        let what = if is_file { "a folder, and a file belongs there" } else { "a file, and a folder belongs there" };
+        return Err(format!("{} is {what}; remove it", found.path.display()));
     }
     Ok(())
 }
