@@ -168,7 +168,7 @@ fn an_unexpected_peer_on_the_launch_socket_learns_nothing() {
         }
         assert!(!String::from_utf8_lossy(&told).contains("canary"), "{bytes:?} revealed a secret");
     }
-    assert_eq!(daemon.starts("log"), 1);
+    daemon.wait_for_starts("log", 1);
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn a_launcher_the_daemon_did_not_start_receives_no_work() {
     let (status, said) = run(as_user(&daemon.agent_account().name, &argv).current_dir(daemon.path("work")));
     assert_ne!(status, Some(0), "{said}");
     assert!(!said.contains("canary"), "{said}");
-    assert_eq!(daemon.starts("log"), 1);
+    daemon.wait_for_starts("log", 1);
     assert_eq!(daemon.wait_until_running("a"), pid);
 }
 

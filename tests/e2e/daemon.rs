@@ -50,7 +50,7 @@ fn every_agent_starts_afresh_after_a_stop() {
     daemon.start_again();
     let agent = daemon.wait_for_state("a", State::Exited);
     assert_eq!((agent.attempt, agent.restarts), (Some(1), 0));
-    assert_eq!(daemon.starts("log"), 2);
+    daemon.wait_for_starts("log", 2);
 }
 
 #[test]

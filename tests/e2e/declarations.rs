@@ -280,7 +280,7 @@ fn a_comment_edit_changes_nothing() {
     daemon.edit_jcard(&format!("# a comment\n{entry}# another\n{}", agent("last", "sleep inf", "")));
     daemon.wait_until_running("last");
     assert_eq!(daemon.wait_until_running("a"), pid);
-    assert_eq!(daemon.starts("log"), 1);
+    daemon.wait_for_starts("log", 1);
 }
 
 #[test]
@@ -310,7 +310,7 @@ fn only_the_agent_whose_launch_changed_is_relaunched() {
     assert_eq!((agent.attempt, agent.restarts), (Some(1), 0), "a new declaration restarts the counts");
     assert_eq!(daemon.wait_until_running("same"), one);
     daemon.wait_for_starts("other", 2);
-    assert_eq!(daemon.starts("same"), 1);
+    daemon.wait_for_starts("same", 1);
     daemon.wait_until_gone(two);
 }
 

@@ -777,7 +777,7 @@ fn an_imposter_in_a_pane_marked_as_the_agents_is_not_adopted() {
     assert!(pid != imposter.0 && !imposter.is_alive());
     daemon.kill_and_start_again();
     assert_eq!(daemon.wait_until_running("guard"), pid, "a true survivor is adopted");
-    assert_eq!(daemon.starts("guard"), 1);
+    daemon.wait_for_starts("guard", 1);
 }
 
 #[test]
@@ -807,7 +807,7 @@ fn a_recorded_process_of_another_agent_is_not_adopted() {
     fs::write(&record, forged).unwrap();
     daemon.start_again();
     daemon.wait_until("guard", "itself", |agent| agent.running && agent.pid == Some(pid));
-    assert_eq!(daemon.starts("guard"), 1);
+    daemon.wait_for_starts("guard", 1);
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn an_agent_gives_up_after_max_restarts() {
     let daemon = Setup::new().start(&agent("a", "log @WORK/log; exit 5", more));
     let agent = daemon.wait_for_state("a", State::Exited);
     assert_eq!((agent.outcome, agent.restarts, agent.attempt), (Some(Outcome::GaveUp), 2, Some(3)));
-    assert_eq!(daemon.starts("log"), 3);
+    daemon.wait_for_starts("log", 3);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn raising_max_restarts_revives_an_agent_that_gave_up() {
     let agent = daemon
         .wait_until("a", "giving up later", |agent| agent.outcome == Some(Outcome::GaveUp) && agent.restarts == 3);
     assert_eq!(agent.attempt, Some(4));
-    assert_eq!(daemon.starts("log"), 4);
+    daemon.wait_for_starts("log", 4);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn a_stop_cancels_the_backoff() {
     daemon.edit_jcard(&entry);
     let agent = daemon.wait_until("a", "back anew", |agent| agent.state == State::Backoff);
     assert_eq!((agent.attempt, agent.restarts), (Some(1), 0));
-    assert_eq!(daemon.starts("log"), 2);
+    daemon.wait_for_starts("log", 2);
 }
 
 #[test]

@@ -161,7 +161,7 @@ fn a_sandboxed_agent_is_adopted_and_its_end_is_seen(#[case] engine: &str) {
     assert_eq!(daemon.wait_until_running("a"), pid);
     fs::write(daemon.work("end"), "5\n").unwrap();
     assert_eq!(exit_of(&daemon, "a"), ExitStatus::of_code(5));
-    assert_eq!(daemon.starts("log"), 1);
+    daemon.wait_for_starts("log", 1);
 }
 
 #[rstest]

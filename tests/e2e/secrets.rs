@@ -111,7 +111,7 @@ fn a_secret_rewritten_with_the_same_value_relaunches_no_one() {
     daemon.edit_jcard(&(agent("a", "log @WORK/log; sleep inf", "") + &agent("after", "sleep inf", "")));
     daemon.wait_until_running("after");
     assert_eq!(daemon.wait_until_running("a"), pid);
-    assert_eq!(daemon.starts("log"), 1);
+    daemon.wait_for_starts("log", 1);
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn an_unreadable_secrets_directory_does_not_count_as_empty() {
     fs::set_permissions(daemon.path("secrets"), Permissions::from_mode(0o700)).unwrap();
     daemon.wait("no secrets_error", || daemon.health().secrets_error.is_none().then_some(()));
     assert_eq!(wait_for_var(&daemon, "a", "KEY=known"), pid);
-    assert_eq!(daemon.starts("log"), 1);
+    daemon.wait_for_starts("log", 1);
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn a_secrets_directory_missing_for_a_moment_relaunches_no_one() {
     fs::rename(&away, &here).unwrap();
     daemon.wait("all to be well", || daemon.health().secrets_error.is_none().then_some(()));
     assert_eq!(daemon.wait_until_running("a"), pid);
-    assert_eq!(daemon.starts("log"), 1);
+    daemon.wait_for_starts("log", 1);
 }
 
 #[test]

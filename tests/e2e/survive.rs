@@ -60,7 +60,7 @@ fn the_next_daemon_adopts_running_agents_within_a_second() {
     }
     for (name, pid) in names.iter().zip(pids) {
         assert!(Process(pid).is_alive());
-        assert_eq!(daemon.starts(name), 1);
+        daemon.wait_for_starts(name, 1);
     }
 }
 
@@ -270,7 +270,7 @@ fn a_timeout_keeps_its_deadline_across_daemons() {
     assert_eq!(daemon.agent("a").unwrap().timeout_at, before.timeout_at);
     let over = daemon.wait_for_state("a", State::Exited);
     assert_eq!(over.outcome, Some(Outcome::TimedOut));
-    assert_eq!(daemon.starts("log"), 1);
+    daemon.wait_for_starts("log", 1);
 }
 
 #[test]
@@ -345,7 +345,8 @@ fn the_next_daemon_applies_only_what_was_edited_meanwhile() {
     let now = ["same", "policy", "launch", "secret"].map(|name| daemon.wait_until_running(name));
     assert_eq!((now[0], now[1]), (pids[0], pids[1]));
     assert!(pids[2..].iter().all(|&pid| !Process(pid).is_alive()));
-    assert_eq!((daemon.starts("same"), daemon.starts("policy")), (1, 1));
+    daemon.wait_for_starts("same", 1);
+    daemon.wait_for_starts("policy", 1);
 }
 
 #[test]
@@ -391,7 +392,7 @@ fn an_unusable_record_is_reported_and_no_agent_is_touched() {
     fs::remove_dir_all(daemon.path("state")).unwrap();
     daemon.start_again();
     assert_eq!(daemon.wait_until_running("a"), pid, "without any record");
-    assert_eq!(daemon.starts("log"), 1);
+    daemon.wait_for_starts("log", 1);
     assert_eq!(daemon.health().state_error, None);
 }
 
@@ -446,7 +447,7 @@ fn sigterm_leaves_agents_to_the_next_daemon_if_configured() {
     daemon.signal(Signal::SIGINT);
     assert!(daemon.ended().success());
     assert!(!Process(pid).is_alive());
-    assert_eq!(daemon.starts("log"), 1);
+    daemon.wait_for_starts("log", 1);
     daemon.wait_for_line("log", "INT");
 }
 
@@ -470,7 +471,7 @@ fn unreadable_secrets_after_a_restart_affect_no_agent() {
     fs::rename(&aside, &secrets).unwrap();
     daemon.wait("the error to disappear", || daemon.health().secrets_error.is_none().then_some(()));
     assert_eq!(daemon.wait_until_running("a"), pid);
-    assert_eq!(daemon.starts("log"), 1);
+    daemon.wait_for_starts("log", 1);
     daemon.secret("KEY", "two");
     daemon.wait_for_starts("log", 2);
 }
@@ -527,7 +528,8 @@ fn a_copied_record_is_reported_and_kills_no_one() {
     daemon.wait_until_running("b");
     assert_eq!(daemon.wait_until_running("a"), pid);
     let names: Vec<String> = daemon.agents().into_iter().map(|agent| agent.name).collect();
-    assert_eq!((names, daemon.starts("log")), (vec!["a".to_owned(), "b".to_owned()], 1));
+    assert_eq!(names, ["a", "b"]);
+    daemon.wait_for_starts("log", 1);
 }
 
 #[test]
@@ -559,7 +561,8 @@ fn an_edit_applies_even_if_the_records_key_is_lost() {
     let other = agent("b", "sleep inf", "");
     daemon.edit_jcard(&[fs::read_to_string(daemon.jcard()).unwrap(), other].concat());
     daemon.wait_until_running("b");
-    assert_eq!((daemon.wait_until_running("a"), daemon.starts("log")), (pid, 1));
+    assert_eq!(daemon.wait_until_running("a"), pid);
+    daemon.wait_for_starts("log", 1);
     daemon.edit_jcard(&agent("a", "log @WORK/log; sleep inf; say other", ""));
     daemon.wait_for_starts("log", 2);
 }
