@@ -17,4 +17,5 @@ pub mod sandbox;
 pub mod secrets;
 pub mod seen;
 pub mod spec;
+pub mod stream_kind;
 pub mod user;

@@ -1,8 +1,11 @@
 //! The types of the API, which daemon and clients share.
 
+pub mod activity;
 pub mod events;
 pub mod exit_status;
+pub mod hold;
 pub mod reason;
+pub mod result;
 pub mod status;
 pub mod terminal;
 

@@ -5,6 +5,8 @@
 //! line in which a prompt cannot be anything but a prompt. Where an earlier version of agentd used another form, that form is kept
 //! for the prompts that it is right for, so that nobody's agents change.
 
+pub mod rule;
+
 use std::borrow::Cow;
 
 use crate::sys::secret_bytes::SecretBytes;
