@@ -29,7 +29,7 @@ Modes
   hang      accepts, never answers                        hangmid   headers and half an answer, then silence
   cut       half an answer, then the connection closes    garbage   200 and a stream of nonsense
   html      200 with an HTML page (captive portal)        long      prompt too long (400)
-  flaky     529 twice, then as ok
+  flaky     529 twice for a credential, then as ok
 
 Every request is a line of JSON in --log (t, mode, path, model, stream, auth, roles, tools, status, gone = client hung up).
 The latest body of each endpoint is kept in --dump as NAME.json.
@@ -39,7 +39,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 MODES = "ok slow tool loop 401 403 429 quota credit 529 500 404 hang hangmid cut garbage html long flaky".split()
-STATE = {"mode": "ok", "flaky": 0}
+STATE = {"mode": "ok"}
+FLAKY = {}
 SPENT = {}
 LOG_LOCK = threading.Lock()
 ARGS = None
@@ -47,7 +48,7 @@ HANG_MAX = 900
 
 
 def log(**kw):
-    kw = {"t": time.strftime("%H:%M:%S") + f".{int(time.time()*1000)%1000:03d}", **kw}
+    kw = {"t": time.strftime("%H:%M:%S") + f".{int(time.time()*1000)%1000:03d}", "at": time.time(), **kw}
     with LOG_LOCK, open(ARGS.log, "a") as f:
         f.write(json.dumps(kw) + "\n")
 
@@ -244,7 +245,7 @@ class Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         if path.startswith("/_mode/"):
             STATE["mode"] = path.split("/")[2]
-            STATE["flaky"] = 0
+            FLAKY.clear()
             return self.plain(200, {"mode": STATE["mode"]})
         mode = STATE["mode"]
         first = path.split("/")[1]
@@ -272,7 +273,7 @@ class Handler(BaseHTTPRequestHandler):
             with open(os.path.join(ARGS.dump, api + ("-tools" if ask.tools else "") + ".json"), "wb") as f:
                 f.write(raw)
         mode = ask.last("MODE") or mode
-        credential = " ".join(self.headers.get(k) or "" for k in ("authorization", "x-api-key", "x-goog-api-key"))
+        self.credential = credential = " ".join(self.headers.get(k) or "" for k in ("authorization", "x-api-key", "x-goog-api-key"))
         self.reset = int(time.time()) + 3 * 3600
         if "dead" in credential:
             mode = "401"
@@ -400,8 +401,8 @@ class Handler(BaseHTTPRequestHandler):
     # -- the answer --------------------------------------------------------------------------------------------------
     def answer(self, mode, ask):
         if mode == "flaky":
-            STATE["flaky"] += 1
-            if STATE["flaky"] <= 2:
+            FLAKY[self.credential] = FLAKY.get(self.credential, 0) + 1
+            if FLAKY[self.credential] <= 2:
                 return self.error("529", ask.api)
             mode = "ok"
         if mode in ("401", "403", "404", "429", "quota", "credit", "529", "500", "long"):
