@@ -167,10 +167,12 @@ class Ask:
                 f = t.get("function", t)
                 self.tools.append((f.get("name", ""), f.get("parameters", {}), False))
             for m in body.get("messages", []):
+                # Some put a reminder of their own after what their user says.
+                said = self.user + "\n" if self.roles[-1:] == ["user"] else ""
                 self.roles.append(m["role"])
                 self.last_is_result = m["role"] == "tool"
                 if m["role"] == "user":
-                    self.user = text_of(m.get("content"))
+                    self.user = said + text_of(m.get("content"))
             rf = body.get("response_format") or {}
             self.schema = (rf.get("json_schema") or {}).get("schema")
         elif api == "responses":
