@@ -348,7 +348,8 @@ mod tests {
         assert_eq!(status, 1);
         assert_eq!(
             output,
-            "jcard.toml:2:11: error: unknown agent.harness \"nope\"; write claude-code, opencode, gemini-cli or codex, or \"custom\" \
+            "jcard.toml:2:11: error: unknown agent.harness \"nope\"; write claude-code, opencode, gemini-cli, codex, pi, \
+             qwen-code, kimi or aider, or \"custom\" \
              with `command = [\"nope\"]`\n\
              jcard.toml:4:16: error: `max_restarts` is out of range; write a whole number from 0 to 18446744073709551615, where 0 is no limit\n\
              jcard.toml: 2 agents, 2 errors, 0 warnings\n"

@@ -421,6 +421,7 @@ args                    default     []
 prompt                  line 5      "Review \"all\"\nof it."
 prompt_file             default     -
 interactive             default     - (as the harness's preset)
+approval                default     - (as the harness is configured)
 workdir                 default     "/home/agent/workspace"
 session                 default     "reviewer"
 user                    default     - (the default user)

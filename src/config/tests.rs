@@ -107,7 +107,16 @@ mod the_file {
     #[case("[mixtape]\nname = \"x\"\n")]
     #[case("agents = []\n")]
     fn a_jcard_without_agents_is_complete(#[case] text: &str) {
-        assert_eq!(read(text), Config { entries: vec![], harnesses: shipped().to_vec(), findings: vec![], sandbox_expected: vec![], complete: true });
+        assert_eq!(
+            read(text),
+            Config {
+                entries: vec![],
+                harnesses: shipped().to_vec(),
+                findings: vec![],
+                sandbox_expected: vec![],
+                complete: true
+            }
+        );
     }
 
     #[test]
@@ -1153,7 +1162,10 @@ mod naming {
         assert_eq!(names(&config), ["rev"]);
         assert!(config.complete);
         let error = config.entries[0].spec.clone().unwrap_err();
-        assert_eq!(error, "1:1: harness is required; write one of claude-code, opencode, gemini-cli, codex or custom");
+        assert_eq!(
+            error,
+            "1:1: harness is required; write one of claude-code, opencode, gemini-cli, codex, pi, qwen-code, kimi, aider or custom"
+        );
     }
 
     #[rstest]
