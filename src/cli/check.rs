@@ -326,7 +326,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("jcard.toml");
         let entry = |path: &str| format!("[[agents]]\nharness = \"codex\"\nreplicas = 2\nprompt_file = \"{path}\"\n");
-        fs::write(&file, entry("prompts/x.md") + &entry("/nowhere/y.md").replace("codex", "claude-code")).unwrap();
+        fs::write(&file, entry("prompts/x.md") + &entry("/nowhere/y.md").replace("codex", "pi")).unwrap();
         let (status, output) = check_strictly(&file);
         assert_eq!(status, 1);
         assert_eq!(

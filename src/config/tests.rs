@@ -453,7 +453,8 @@ mod fields {
     #[case("interactive = false", Some(false))]
     #[case("", None)]
     fn interactive_is_true_false_or_unset(#[case] line: &str, #[case] expected: Option<bool>) {
-        let spec = agent(&format!("[agent]\nharness = \"claude-code\"\nprompt = \"x\"\n{line}\n"));
+        let spec =
+            agent(&format!("[agent]\nharness = \"claude-code\"\nprompt = \"x\"\napproval = \"edits\"\n{line}\n"));
         assert_eq!(spec.interactive, expected);
     }
 
@@ -494,9 +495,9 @@ mod fields {
 
     #[rstest]
     #[case("custom", "prompt = \"- fix it\"\nargs = [\"--\"]")]
-    #[case("claude-code", "prompt = \"- fix it\"")]
-    #[case("gemini-cli", "prompt = \"- fix it\"")]
-    #[case("gemini-cli", "prompt = \"fix it\"\nargs = [\"-p\"]")]
+    #[case("claude-code", "prompt = \"- fix it\"\napproval = \"edits\"")]
+    #[case("gemini-cli", "prompt = \"- fix it\"\nargs = [\"--yolo\"]")]
+    #[case("gemini-cli", "prompt = \"fix it\"\napproval = \"edits\"\nargs = [\"-p\"]")]
     #[case("gemini-cli", "prompt = \"fix it\"\ninteractive = true")]
     #[case("opencode", "prompt = \"fix it\"\ninteractive = false")]
     #[case("opencode", "")]
@@ -1338,7 +1339,7 @@ mod real_files {
 
     #[test]
     fn a_prompt_of_shell_lines_is_taken_literally() {
-        let spec = agent("[agent]\nharness = \"claude-code\"\nprompt = '''\ncd \"$HOME\" && make\n\tdone;'''\n");
+        let spec = agent("[agent]\nharness = \"codex\"\nprompt = '''\ncd \"$HOME\" && make\n\tdone;'''\n");
         assert_eq!(spec.prompt, Some(Prompt::Text("cd \"$HOME\" && make\n\tdone;".into())));
     }
 }

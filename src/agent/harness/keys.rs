@@ -445,6 +445,11 @@ pub fn written(harness: &Harness) -> String {
     text + &rules
 }
 
+/// A form of streams, as written.
+pub fn stream_word(stream: StreamKind) -> &'static str {
+    STREAMS.iter().find(|(_, kind)| *kind == Some(stream)).map_or("none", |(word, _)| word)
+}
+
 fn named<T: PartialEq>(words: &[(&str, T)], value: &T) -> Option<String> {
     words.iter().find(|(_, meaning)| meaning == value).map(|(word, _)| string(word))
 }
