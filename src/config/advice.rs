@@ -261,7 +261,7 @@ fn sandbox(fields: &mut Fields<'_>, spec: &AgentSpec) {
 fn approval(fields: &mut Fields<'_>, spec: &AgentSpec) {
     let Some(approval) = spec.approval else { return };
     let at = fields.place("approval");
-    if let Some(word) = spec.harness.says_approval(&spec.command, &spec.args) {
+    if let Some(word) = spec.harness.says_approval(approval, &spec.command, &spec.args) {
         let key = if spec.args.iter().any(|given| given == word) { "args" } else { "command" };
         let right = "remove one of them";
         fields.warn(at, format!("`approval` has no effect, because `{key}` says {}; {right}", quoted(word)));
@@ -276,8 +276,8 @@ fn approval(fields: &mut Fields<'_>, spec: &AgentSpec) {
 
 /// Whether the harness asks for permission although nobody is there, because the entry does not say what it may do.
 pub(super) fn asks_nobody(spec: &AgentSpec) -> bool {
-    let is_said = spec.approval.is_some() || spec.harness.says_approval(&spec.command, &spec.args).is_some();
-    spec.prompt.is_some() && spec.harness.asks() && !is_said && ends(spec)
+    let asks = || spec.harness.asks(&spec.command, &spec.args);
+    spec.prompt.is_some() && spec.approval.is_none() && ends(spec) && asks()
 }
 
 /// A finding if the Go daemon, which agentd replaces, would run the entry's agent in a sandbox.

@@ -165,7 +165,7 @@ fn the_table_of_the_jcard_changes_a_preset_and_adds_a_harness() {
     daemon.edit_jcard(&(table + &entries));
     assert_given(&daemon, "changed", "claude-next --may edit -x -p do it\n");
     let wrong = daemon.wait("the error of the harness", || daemon.agent("added").filter(|agent| agent.error.is_some()));
-    assert!(wrong.error.unwrap().contains(":10:9: `match` is no regular expression: "));
+    assert!(wrong.error.unwrap().contains(":11:9: `match` is no regular expression: "));
     assert_eq!(wrong.pid, added.pid, "what runs goes on");
 }
 
