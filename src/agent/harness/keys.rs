@@ -14,7 +14,6 @@ use super::rule::{Meaning, Place, Rule};
 use super::{Approval, Approvals, Harness, HookKind, Trust};
 use crate::agent::stream_kind::StreamKind;
 use crate::sys::exec::{MAX_ARGUMENT, is_variable_name};
-use crate::text::suggest::nearest;
 
 type Value<'a> = Spanned<DeValue<'a>>;
 
@@ -137,7 +136,8 @@ const MEANINGS: [(&str, Meaning); 4] =
 /// Forms, and the ones that are for prompts that could be taken for something else.
 const GUARDED: [(&str, &str); 3] = [("prompt", "prompt_guarded"), ("ends", "ends_guarded"), ("stays", "stays_guarded")];
 
-/// Reads an entry over what the harness has. Returns what is wrong; each such value is left out.
+/// Reads an entry over what the harness has. Returns what is wrong; each such value is left out, and so are keys that are not in
+/// [`KEYS`].
 pub fn read(harness: &mut Harness, table: &DeTable<'_>) -> Vec<Mistake> {
     // A form of which an entry gives only one has no other.
     for (plain, guarded) in GUARDED {
@@ -150,14 +150,9 @@ pub fn read(harness: &mut Harness, table: &DeTable<'_>) -> Vec<Mistake> {
     }
     let mut reader = Reader::default();
     for (name, value) in table {
-        let (at, name) = (name.span().start, name.get_ref().as_ref());
-        let Some(key) = KEYS.iter().find(|key| key.name == name) else {
-            let right = nearest(name, KEYS.iter().map(|key| key.name))
-                .map_or_else(|| "remove it".to_owned(), |near| format!("did you mean `{near}`?"));
-            reader.ignore(at, format!("unknown key {} is ignored; {right}", quoted(name)));
-            continue;
-        };
-        reader.fill((key.slot)(harness), key.name, value);
+        if let Some(key) = KEYS.iter().find(|key| key.name == name.get_ref()) {
+            reader.fill((key.slot)(harness), key.name, value);
+        }
     }
     reader.mistakes
 }
@@ -498,6 +493,9 @@ mod tests {
             let document = DeTable::parse(text).unwrap();
             assert_eq!(read(&mut harness, document.get_ref()), [], "{name}");
             assert!(!harness.binary.is_empty(), "{name}");
+            for key in document.get_ref().keys() {
+                assert!(KEYS.iter().any(|known| known.name == key.get_ref()), "{name}: {}", key.get_ref());
+            }
         }
     }
 
@@ -558,7 +556,6 @@ mod tests {
     #[case("asks = 1", "`asks` is an integer, and is ignored; write true or false", false)]
     #[case("results = \"-x\"", "`results` is a string, and is ignored; write an array", false)]
     #[case("results = [1]", "`results` is an integer, and is ignored; write a string", false)]
-    #[case("reslts = []", "unknown key \"reslts\" is ignored; did you mean `results`?", false)]
     #[case("stream = \"json\"", "`stream` cannot be \"json\", and is ignored; write one of \"claude\"", false)]
     #[case("trust = false", "`trust` is a boolean, and is ignored; write one of \"status\"", false)]
     #[case("approval = []", "`approval` is an array, and is ignored; write a table of arrays", false)]
