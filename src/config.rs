@@ -1,6 +1,6 @@
 //! The jcard: TOML text in, validated agents out.
 //!
-//! Only `[agent]` and `[[agents]]` are read. A mistake in one entry concerns that entry alone: it becomes a [`Finding`] with its
+//! Only `[agent]`, `[[agents]]` and `[harnesses]` are read. A mistake in one entry concerns that entry alone: it becomes a [`Finding`] with its
 //! position in the file, and the other entries stand. This module is the only home of defaults, and it does not touch the system:
 //! what needs the system (whether a `workdir` exists, what a `prompt_file` holds) is found out later, in [`crate::inputs`].
 

@@ -60,7 +60,12 @@ pub struct AgentSpec {
 impl AgentSpec {
     /// What it wants of its harness's command line.
     pub fn choices(&self) -> Choices<'_> {
-        Choices { interactive: self.interactive, approval: self.approval, ..Choices::default() }
+        Choices {
+            interactive: self.interactive,
+            approval: self.approval,
+            in_sandbox: self.kind.sandbox().is_some(),
+            ..Choices::default()
+        }
     }
 }
 

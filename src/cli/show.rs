@@ -224,19 +224,12 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         Some(files) => field("secrets", json!(files)),
         None => noted("secrets", Value::Null, "all of them"),
     };
-    let limit = |name, value: Option<Value>| match value {
+    let or_noted = |name, value: Option<Value>, note| match value {
         Some(value) => field(name, value),
-        None => noted(name, Value::Null, "no limit"),
+        None => noted(name, Value::Null, note),
     };
+    let limit = |name, value| or_noted(name, value, "no limit");
     let confinement = confinement(kind, field, noted);
-    let interactive = match interactive {
-        Some(interactive) => field("interactive", json!(interactive)),
-        None => noted("interactive", Value::Null, "as the harness's preset"),
-    };
-    let approval = match approval {
-        Some(approval) => field("approval", json!(approval.word())),
-        None => noted("approval", Value::Null, "as the harness is configured"),
-    };
     let all = [
         field("name", json!(name.as_str())),
         field("harness", json!(harness.name)),
@@ -244,8 +237,8 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         field("args", json!(args)),
         prompt,
         field("prompt_file", path),
-        interactive,
-        approval,
+        or_noted("interactive", interactive.map(Value::from), "as the harness's preset"),
+        or_noted("approval", approval.map(|approval| json!(approval.word())), "as the harness is configured"),
         field("workdir", json!(workdir)),
         field("session", json!(session.as_str())),
         user,
@@ -421,6 +414,7 @@ args                    default     []
 prompt                  line 5      "Review \"all\"\nof it."
 prompt_file             default     -
 interactive             default     - (as the harness's preset)
+approval                default     - (as the harness is configured)
 workdir                 default     "/home/agent/workspace"
 session                 default     "reviewer"
 user                    default     - (the default user)

@@ -12,6 +12,7 @@ use super::position::Places;
 use crate::agent::harness::{self, Harness, keys};
 use crate::agent::name::Name;
 use crate::config::{Finding, MAX_NOTED, Severity};
+use crate::text::suggest::nearest;
 
 /// The most entries that are read.
 const MOST: usize = 256;
@@ -66,11 +67,14 @@ impl Harnesses {
             let known = all.rows.iter().position(|row| *row.harness.name == *name);
             let mut harness =
                 known.map_or_else(|| Harness::named(name), |known| Harness::clone(&all.rows[known].harness));
-            let mut mistakes = keys::read(&mut harness, entry);
+            let mut mistakes = unknown_keys(entry);
+            mistakes.extend(keys::read(&mut harness, entry));
             if harness.binary.is_empty() && !mistakes.iter().any(|mistake| mistake.is_fatal) {
-                let message = format!("the harness {} has no `binary`; write the name or path of its program", quoted(name));
+                let message =
+                    format!("the harness {} has no `binary`; write the name or path of its program", quoted(name));
                 mistakes.push(keys::Mistake { at, message, is_fatal: true });
             }
+            mistakes.sort_by_key(|mistake| !mistake.is_fatal);
             mistakes.truncate(MAX_NOTED);
             let (faults, ignored): (Vec<_>, Vec<_>) = mistakes.into_iter().partition(|mistake| mistake.is_fatal);
             for mistake in ignored {
@@ -87,7 +91,7 @@ impl Harnesses {
         all
     }
 
-    /// Those of this name.
+    /// The one of this name.
     pub fn find(&self, name: &str) -> Option<&Arc<Harness>> {
         self.rows.iter().map(|row| &row.harness).find(|harness| *harness.name == *name)
     }
@@ -115,4 +119,17 @@ impl Harnesses {
         };
         self.rows.into_iter().map(row).collect()
     }
+}
+
+/// The keys of an entry that no harness has.
+fn unknown_keys(entry: &DeTable<'_>) -> Vec<keys::Mistake> {
+    let known = || keys::KEYS.iter().map(|key| key.name);
+    let unknown = entry.keys().filter(|key| known().all(|known| known != key.get_ref()));
+    let mistake = |key: &toml::Spanned<toml::de::DeString<'_>>| {
+        let near = nearest(key.get_ref(), known());
+        let right = near.map_or_else(|| "remove it".to_owned(), |near| format!("did you mean `{near}`?"));
+        let message = format!("unknown key {} is ignored; {right}", quoted(key.get_ref()));
+        keys::Mistake { at: key.span().start, message, is_fatal: false }
+    };
+    unknown.map(mistake).collect()
 }

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use crate::agent::changes::Marks;
 use crate::agent::declaration::{Declaration, Desired, DesiredAgent, Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
-use crate::agent::harness::{Choices, Harness, keys};
+use crate::agent::harness::{Harness, keys};
 use crate::agent::launch::Launch;
 use crate::agent::program::expanded;
 use crate::agent::sandbox::{Home, Network, Sandbox};
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::{Problem, Seen, SeenPrompt, SeenWorkdir};
-use crate::agent::spec::{AgentSpec, Kind, Prompt, Workdir};
+use crate::agent::spec::{AgentSpec, Prompt, Workdir};
 use crate::agent::user::{AgentUser, UserName};
 use crate::config::{Config, Entry};
 use crate::inputs::users::{self, Standing, Standings, View, Views};
@@ -237,15 +237,8 @@ fn declare(
     let launch = if missing.is_empty() {
         let home = &account.home;
         let (command, args) = (at_home(&spec.command, home), at_home(&spec.args, home));
-        // The words for it may make the harness sandbox its commands, or keep it from that.
-        let args = spec.harness.args_with_approval(spec.approval, &command, &args);
-        let args = match &spec.kind {
-            Kind::Sandboxed(_) => spec.harness.args_in_sandbox(&command, &args),
-            Kind::Native | Kind::Unsandboxed => Cow::Borrowed(&*args),
-        };
         let text = prompt.clone();
-        let choices = Choices { approval: None, ..spec.choices() };
-        let (arguments, prompt) = spec.harness.command_line(&command, &args, &choices, prompt.as_ref());
+        let (arguments, prompt) = spec.harness.command_line(&command, &args, &spec.choices(), prompt.as_ref());
         if let Some(length) = prompt.map(|at| arguments[at].as_slice().len()).filter(|&length| length > MAX_ARGUMENT) {
             let right = format!("the kernel takes at most {MAX_ARGUMENT} bytes (128 KiB less one)");
             return Err(format!("the prompt is too long: with its option it has {length} bytes; {right}"));
@@ -437,6 +430,7 @@ mod tests {
     use super::*;
     use crate::agent::name::key;
     use crate::agent::sandbox::Engine;
+    use crate::agent::spec::Kind;
     use crate::config::{Options, parse};
 
     const FILE: &str = "/etc/agentd/jcard.toml";

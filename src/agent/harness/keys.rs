@@ -14,7 +14,6 @@ use super::rule::{Meaning, Place, Rule};
 use super::{Approval, Approvals, Harness, HookKind, Trust};
 use crate::agent::stream_kind::StreamKind;
 use crate::sys::exec::{MAX_ARGUMENT, is_variable_name};
-use crate::text::suggest::nearest;
 
 type Value<'a> = Spanned<DeValue<'a>>;
 
@@ -103,6 +102,7 @@ pub static KEYS: &[Key] = &[
     key!("hooks", "how it tells what it does", Hooks, hooks),
     key!("approval", "words for each value of the field `approval`", Approvals, approvals),
     key!("approval_options", "options in `args` that say the same", Words, approval_options),
+    key!("approval_details", "options in `args` that permit this and that", Words, approval_details),
     key!("asks", "whether it asks for permission although nobody is there", Flag, asks),
     key!("skills_dir", "the folder that it reads skills from", Text, skills_dir),
     key!("home_keep", "what a sandbox's home is filled with, below the user's home", Words, home_keep),
@@ -130,18 +130,14 @@ const HOOKS: [(&str, Option<HookKind>); 3] =
     [("claude", Some(HookKind::Claude)), ("codex-notify", Some(HookKind::CodexNotify)), ("none", None)];
 const TRUSTS: [(&str, Trust); 2] = [("status", Trust::Status), ("stream", Trust::Stream)];
 const PLACES: [(&str, Place); 2] = [("exit", Place::Exit), ("screen", Place::Screen)];
-const MEANINGS: [(&str, Meaning); 4] = [
-    ("login", Meaning::Login),
-    ("quota", Meaning::Quota),
-    ("blocked", Meaning::Blocked),
-    ("idle", Meaning::Idle),
-];
+const MEANINGS: [(&str, Meaning); 4] =
+    [("login", Meaning::Login), ("quota", Meaning::Quota), ("blocked", Meaning::Blocked), ("idle", Meaning::Idle)];
 
 /// Forms, and the ones that are for prompts that could be taken for something else.
-const GUARDED: [(&str, &str); 3] =
-    [("prompt", "prompt_guarded"), ("ends", "ends_guarded"), ("stays", "stays_guarded")];
+const GUARDED: [(&str, &str); 3] = [("prompt", "prompt_guarded"), ("ends", "ends_guarded"), ("stays", "stays_guarded")];
 
-/// Reads an entry over what the harness has. Returns what is wrong; each such value is left out.
+/// Reads an entry over what the harness has. Returns what is wrong; each such value is left out, and so are keys that are not in
+/// [`KEYS`].
 pub fn read(harness: &mut Harness, table: &DeTable<'_>) -> Vec<Mistake> {
     // A form of which an entry gives only one has no other.
     for (plain, guarded) in GUARDED {
@@ -154,14 +150,9 @@ pub fn read(harness: &mut Harness, table: &DeTable<'_>) -> Vec<Mistake> {
     }
     let mut reader = Reader::default();
     for (name, value) in table {
-        let (at, name) = (name.span().start, name.get_ref().as_ref());
-        let Some(key) = KEYS.iter().find(|key| key.name == name) else {
-            let right = nearest(name, KEYS.iter().map(|key| key.name))
-                .map_or_else(|| "remove it".to_owned(), |near| format!("did you mean `{near}`?"));
-            reader.ignore(at, format!("unknown key {} is ignored; {right}", quoted(name)));
-            continue;
-        };
-        reader.fill((key.slot)(harness), key.name, value);
+        if let Some(key) = KEYS.iter().find(|key| key.name == name.get_ref()) {
+            reader.fill((key.slot)(harness), key.name, value);
+        }
     }
     reader.mistakes
 }
@@ -202,8 +193,15 @@ impl Reader {
                 let words: Vec<&str> = words.iter().map(String::as_str).collect();
                 match Form::with_prompt(&words) {
                     Ok(read) => *form = Some(read),
-                    Err(_) if words.is_empty() => *form = Some(Form { prompt: super::form::Place::Nowhere, ..Form::default() }),
-                    Err(right) => self.refuse(value.span().start, format!("`{name}` has no place for what it must hold; {right}")),
+                    Err(_) if words.is_empty() => {
+                        *form = Some(Form { prompt: super::form::Place::Nowhere, ..Form::default() });
+                    }
+                    Err(right) => {
+                        self.refuse(
+                            value.span().start,
+                            format!("`{name}` has no place for what it must hold; {right}"),
+                        );
+                    }
                 }
             }
             Slot::Alone(form) => {
@@ -330,7 +328,10 @@ impl Reader {
         for key in table.keys() {
             let (at, key) = (key.span().start, key.get_ref().as_ref());
             if !RULE_KEYS.contains(&key) {
-                self.ignore(at, format!("unknown key {} of a rule is ignored; it has on, match and means", quoted(key)));
+                self.ignore(
+                    at,
+                    format!("unknown key {} of a rule is ignored; it has on, match and means", quoted(key)),
+                );
             }
         }
         let (mut on, mut means) = (None, None);
@@ -347,7 +348,10 @@ impl Reader {
         let pattern = table.get("match")?;
         let text = self.text("match", pattern)?;
         if let Err(why) = pattern_fault(text) {
-            self.refuse(pattern.span().start, format!("`match` is no regular expression: {why}; fix it, or remove the rule"));
+            self.refuse(
+                pattern.span().start,
+                format!("`match` is no regular expression: {why}; fix it, or remove the rule"),
+            );
             return None;
         }
         Some(Rule { on: on?, pattern: text.to_owned(), means: means? })
@@ -440,6 +444,11 @@ pub fn written(harness: &Harness) -> String {
     text + &rules
 }
 
+/// A form of streams, as written.
+pub fn stream_word(stream: StreamKind) -> &'static str {
+    STREAMS.iter().find(|(_, kind)| *kind == Some(stream)).map_or("none", |(word, _)| word)
+}
+
 fn named<T: PartialEq>(words: &[(&str, T)], value: &T) -> Option<String> {
     words.iter().find(|(_, meaning)| meaning == value).map(|(word, _)| string(word))
 }
@@ -484,6 +493,25 @@ mod tests {
             let document = DeTable::parse(text).unwrap();
             assert_eq!(read(&mut harness, document.get_ref()), [], "{name}");
             assert!(!harness.binary.is_empty(), "{name}");
+            for key in document.get_ref().keys() {
+                assert!(KEYS.iter().any(|known| known.name == key.get_ref()), "{name}: {}", key.get_ref());
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        let page = include_str!("../../../docs/harnesses.md");
+        let rows = page.lines().skip_while(|line| !line.starts_with("| key | type |")).skip(2);
+        let rows = rows.take_while(|line| line.starts_with('|')).map(|line| {
+            let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+            (cells[0].trim_matches('`'), cells[2])
+        });
+        let rows: Vec<(&str, &str)> = rows.collect();
+        assert_eq!(rows.len(), KEYS.len());
+        for (key, (name, holds)) in KEYS.iter().zip(rows) {
+            assert_eq!(key.name, name);
+            assert!(holds.starts_with(key.holds) || ["trust"].contains(&name), "{name}");
         }
     }
 
@@ -528,7 +556,6 @@ mod tests {
     #[case("asks = 1", "`asks` is an integer, and is ignored; write true or false", false)]
     #[case("results = \"-x\"", "`results` is a string, and is ignored; write an array", false)]
     #[case("results = [1]", "`results` is an integer, and is ignored; write a string", false)]
-    #[case("reslts = []", "unknown key \"reslts\" is ignored; did you mean `results`?", false)]
     #[case("stream = \"json\"", "`stream` cannot be \"json\", and is ignored; write one of \"claude\"", false)]
     #[case("trust = false", "`trust` is a boolean, and is ignored; write one of \"status\"", false)]
     #[case("approval = []", "`approval` is an array, and is ignored; write a table of arrays", false)]
@@ -540,12 +567,12 @@ mod tests {
     #[case("binary = [\"x\"]", "`binary` is an array; write the name", true)]
     #[case("prompt = [\"-p\"]", "`prompt` has no place for what it must hold; end it", true)]
     #[case("alone = [\"${PROMPT}\"]", "`alone` has no place for `args`; end it", true)]
+    #[case("[[rules]]\non = \"exit\"\nmatch = \"(\"\nmeans = \"login\"", "`match` is no regular expression: ", true)]
     #[case(
-        "[[rules]]\non = \"exit\"\nmatch = \"(\"\nmeans = \"login\"",
-        "`match` is no regular expression: ",
+        "[[rules]]\non = \"exit\"\nmatch = \"\"\nmeans = \"login\"",
+        "`match` is no regular expression: it is em",
         true
     )]
-    #[case("[[rules]]\non = \"exit\"\nmatch = \"\"\nmeans = \"login\"", "`match` is no regular expression: it is em", true)]
     #[case(
         "[[rules]]\non = \"exit\"\nmatch = \"(a{1000}){1000}\"\nmeans = \"login\"",
         "`match` is no regular expression: ",
