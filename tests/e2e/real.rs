@@ -144,7 +144,8 @@ fn service() -> &'static (String, PathBuf) {
         let (port, log) = (folder.join("port"), folder.join("requests"));
         let mut command = Command::new("python3");
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/harnesses/service.py")).arg(&port);
-        command.arg("--log").arg(&log).stdin(Stdio::null()).spawn().unwrap();
+        let service = command.arg("--log").arg(&log).stdin(Stdio::null()).spawn().unwrap();
+        thread::spawn(move || service.wait_with_output());
         let limit = Instant::now() + Duration::from_secs(30);
         while !port.exists() {
             assert!(Instant::now() < limit, "the stand-in for the services does not start");
