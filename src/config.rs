@@ -9,6 +9,7 @@ mod agents;
 mod confinement;
 pub mod drop_in;
 mod fields;
+mod harnesses;
 mod position;
 mod schema;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 use toml::de::DeTable;
@@ -167,6 +169,8 @@ pub struct Config {
     ///
     /// An entry that does not say which agents it means is listed as one of them, in error, under its most likely name.
     pub entries: Vec<Entry>,
+    /// The table of harnesses in force.
+    pub harnesses: Vec<Arc<Harness>>,
     /// All findings, in the order of the file.
     pub findings: Vec<Finding>,
     /// Warnings about entries whose agents the Go daemon would run in a sandbox. They are apart because the daemon says this once
@@ -200,7 +204,7 @@ pub struct Entry {
     /// The agent it declares.
     pub name: Name,
     /// The harness as written, if it is a known one.
-    pub harness: Option<&'static Harness>,
+    pub harness: Option<Arc<Harness>>,
     /// The number of its table in the file, from 0; see [`lines`].
     pub table: usize,
     /// The agent, or the errors in its entry (`line:column: problem; remedy`, one per line).

@@ -539,7 +539,7 @@ impl Supervisor {
         self.facts.reconcile.observe(from.elapsed().as_secs_f64());
     }
 
-    fn desire(&mut self, name: Name, harness: Option<&'static str>, event: machine::Event) {
+    fn desire(&mut self, name: Name, harness: Option<Arc<str>>, event: machine::Event) {
         let key = name.key();
         let known = self.agents.get(&key);
         let changed = match &event {
@@ -564,7 +564,7 @@ impl Supervisor {
             machine.count_from(earlier);
             Agent::new(machine, default_user)
         });
-        agent.machine.describe(name, harness, self.desired.agents.get(&key).and_then(|agent| agent.user.clone()));
+        agent.machine.describe(name, harness.as_deref(), self.desired.agents.get(&key).and_then(|agent| agent.user.clone()));
         // Before it is declared, so that nothing starts that must not.
         self.hand_on(&key);
         let Some(agent) = self.agents.get_mut(&key) else { return };

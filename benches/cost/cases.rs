@@ -135,7 +135,7 @@ fn running(agents: usize) -> BTreeMap<agentd::agent::name::Key, Machine> {
     let desired = of(&jcard(agents, None), &place());
     let run = |(key, agent): (agentd::agent::name::Key, agentd::agent::declaration::DesiredAgent)| {
         let (mut machine, now) = (Machine::new(agent.name), Timestamp::now());
-        machine.describe(machine.name().clone(), agent.harness, None);
+        machine.describe(machine.name().clone(), agent.harness.as_deref(), None);
         for event in [
             Event::Declare(agent.declaration.expect("it is good")),
             Event::Opened { attempt: 1 },

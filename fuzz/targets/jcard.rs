@@ -72,7 +72,7 @@ fn check(config: &Config, text: &[u8], options: &Options) {
         assert!(taken.insert(name.key()), "{name} twice");
         match spec {
             Ok(spec) => {
-                assert_eq!((name, harness), (&spec.name, &Some(spec.harness)));
+                assert_eq!((name, harness), (&spec.name, &Some(spec.harness.clone())));
                 assert!(sessions.insert(spec.session.clone()), "session {} twice", spec.session);
                 check_spec(spec, options);
             }

@@ -68,7 +68,7 @@ pub struct DesiredAgent {
     /// As written.
     pub name: Name,
     /// The harness, if the entry names one.
-    pub harness: Option<&'static str>,
+    pub harness: Option<Arc<str>>,
     /// Whom the entry names to run as; `None` is the default user.
     pub user: Option<UserName>,
     /// The agent, or what is wrong with its entry.

@@ -1,351 +1,343 @@
-//! Harness presets: which binary, and how its command line takes a prompt.
+//! Harnesses: which binary, how its command line takes a prompt, and what else is known of it.
 //!
 //! A prompt is data, and command lines have places where data is taken for something else: an option if it begins with `-`, a
 //! subcommand if it is one's name, the content of a file if it begins with `@`. Each preset therefore knows a form of its command
 //! line in which a prompt cannot be anything but a prompt. Where an earlier version of agentd used another form, that form is kept
 //! for the prompts that it is right for, so that nobody's agents change.
+//!
+//! What is known stands in the files of `harness/shipped`, which are compiled in. A jcard can change an entry, or add one.
 
+mod approval;
+mod form;
+pub mod keys;
 pub mod rule;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 
+use toml::de::DeTable;
+
+use self::form::{Form, Place};
+use self::rule::Rule;
+use crate::agent::stream_kind::StreamKind;
 use crate::sys::secret_bytes::SecretBytes;
 
-/// A preset. A new one is one entry in [`HARNESSES`].
-#[derive(Debug, PartialEq, Eq)]
+pub use self::approval::Approval;
+use self::approval::Approvals;
+
+/// An entry of the table of harnesses. Its keys are described in [`keys::KEYS`].
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Harness {
     /// As written in `harness = "…"`.
-    pub name: &'static str,
+    pub name: Arc<str>,
     /// The default binary.
-    pub binary: &'static str,
-    /// What stands before the declared `args` when there is no prompt.
-    alone: &'static [&'static str],
-    /// With a prompt, when the entry says nothing of `interactive`.
-    unset: Forms,
-    /// `interactive = false`: works on the prompt, and ends.
-    once: Forms,
-    /// `interactive = true`: begins with the prompt, and stays at its terminal.
-    stays: Forms,
-    /// Whether a prompt that needs no [`Forms::guarded`] form stays open when the entry says nothing of `interactive`.
+    pub binary: String,
+    alone: Form,
+    forms: Forms,
     stays_by_default: bool,
-    /// What a prompt of one word must not be taken for: the subcommands, and their aliases.
-    subcommands: &'static [&'static str],
-    /// Whether it looks for a subcommand after `--` as well, unless it is to end.
+    subcommands: Vec<String>,
     looks_behind_dashes: bool,
-    /// Options that take the prompt, with which the `args` of an entry may end: a remedy from before `interactive`.
-    prompt_options: &'static [&'static str],
-    /// Prompts that no form of the command line can convey.
-    unspeakable: &'static [&'static str],
-    /// Variables that it is given, under everything that is declared.
-    variables: &'static [(&'static str, &'static str)],
-    /// More of them for when it stays at its terminal.
-    variables_at_terminal: &'static [(&'static str, &'static str)],
+    prompt_options: Vec<String>,
+    unspeakable: Vec<String>,
+    results: Vec<String>,
+    stream: Option<StreamKind>,
+    closing_record: bool,
+    trust: Trust,
+    max_cost: Vec<String>,
+    session_new: Vec<String>,
+    session_resume: Vec<String>,
+    session_proof: String,
+    session_learned: bool,
+    hooks: Option<HookKind>,
+    approvals: Approvals,
+    approval_options: Vec<String>,
+    asks: bool,
+    skills_dir: String,
     /// What the home of a sandbox is filled with when it is made, as paths below the user's home: the login, and what its user
     /// configured it with. Nothing that it keeps of its work, such as transcripts, and no program that it would install.
-    pub seed: &'static [&'static str],
-    /// The sandbox that it makes itself around the commands that it runs.
+    pub home_keep: Vec<String>,
+    login_files: Vec<String>,
+    auth: Vec<String>,
+    variables: BTreeMap<String, String>,
+    variables_at_terminal: BTreeMap<String, String>,
     own_sandbox: OwnSandbox,
+    rules: Arc<[Rule]>,
+}
+
+/// The command lines with a prompt. Those that are not there are like another one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Forms {
+    /// When the entry says nothing of `interactive`.
+    prompt: Option<Form>,
+    prompt_guarded: Option<Form>,
+    /// `interactive = false`.
+    ends: Option<Form>,
+    ends_guarded: Option<Form>,
+    /// `interactive = true`.
+    stays: Option<Form>,
+    stays_guarded: Option<Form>,
 }
 
 /// The sandbox of a harness itself. In a sandbox of agentd it cannot be made, or keeps nothing out that is not out already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct OwnSandbox {
     /// The words that do without it.
-    off: &'static [&'static str],
+    off: Vec<String>,
     /// Words of a command line that say something about it: then it is as they say. Those that end in `=` have something after it.
-    words: &'static [&'static str],
+    words: Vec<String>,
 }
 
-/// The command lines of one purpose.
+/// What decides whether a harness has succeeded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// Its exit status, and its stream where that says that it failed.
+    #[default]
+    Status,
+    /// Its stream, also where that says that it succeeded and the exit status is not 0.
+    Stream,
+}
+
+/// How a harness tells what it does while it does it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Forms {
-    /// For prompts that cannot be taken for anything else.
-    plain: Form,
-    /// For all prompts.
-    guarded: Form,
+pub enum HookKind {
+    /// By the hooks of Claude Code.
+    Claude,
+    /// By the program that Codex notifies.
+    CodexNotify,
 }
 
-/// A command line, around the declared `args`.
+/// A conversation that a command line names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Form {
-    /// Between the command and `args`.
-    before_args: &'static [&'static str],
-    /// After `args`.
-    prompt: Place,
+pub enum Session<'a> {
+    /// It begins, under this name.
+    New(&'a str),
+    /// It goes on.
+    Resume(&'a str),
 }
 
-/// How the prompt stands after `args`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// These words, then the prompt as an argument of its own.
-    After(&'static [&'static str]),
-    /// One argument: this option, `=`, and the prompt.
-    JoinedTo(&'static str),
+/// What an agent wants of its harness's command line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Choices<'a> {
+    /// Whether it stays at its terminal; `None` is as the preset has always been.
+    pub interactive: Option<bool>,
+    /// Whether it prints a machine-readable stream, and then ends.
+    pub results: bool,
+    /// What it may do without asking.
+    pub approval: Option<Approval>,
+    /// The conversation.
+    pub session: Option<Session<'a>>,
+    /// The most that it may cost, in dollars as a decimal number.
+    pub max_cost: Option<&'a str>,
 }
 
-use Place::{After, JoinedTo};
-
-impl Forms {
-    /// One form for all prompts.
-    const fn only(form: Form) -> Self {
-        Self { plain: form, guarded: form }
+impl Choices<'_> {
+    /// Whether it stays at its terminal.
+    fn stays(&self) -> Option<bool> {
+        if self.results { Some(false) } else { self.interactive }
     }
 }
 
-const fn form(before_args: &'static [&'static str], prompt: Place) -> Form {
-    Form { before_args, prompt }
+/// The entries that are compiled in, with their names, in the order in which people are told of them.
+const SHIPPED_TEXTS: [(&str, &str); 9] = [
+    ("claude-code", include_str!("harness/shipped/claude-code.toml")),
+    ("opencode", include_str!("harness/shipped/opencode.toml")),
+    ("gemini-cli", include_str!("harness/shipped/gemini-cli.toml")),
+    ("codex", include_str!("harness/shipped/codex.toml")),
+    ("pi", include_str!("harness/shipped/pi.toml")),
+    ("qwen-code", include_str!("harness/shipped/qwen-code.toml")),
+    ("kimi", include_str!("harness/shipped/kimi.toml")),
+    ("aider", include_str!("harness/shipped/aider.toml")),
+    ("custom", include_str!("harness/shipped/custom.toml")),
+];
+
+/// Read once. A test proves that nothing is wrong with them.
+static SHIPPED: LazyLock<Vec<Arc<Harness>>> = LazyLock::new(|| {
+    let read = |(name, text): &(&str, &str)| {
+        let mut harness = Harness::named(name);
+        if let Ok(document) = DeTable::parse(text) {
+            keys::read(&mut harness, document.get_ref());
+        }
+        Arc::new(harness)
+    };
+    SHIPPED_TEXTS.iter().map(read).collect()
+});
+
+/// Every preset there is.
+pub fn shipped() -> &'static [Arc<Harness>] {
+    &SHIPPED
 }
-
-const NO_SANDBOX: OwnSandbox = OwnSandbox { off: &[], words: &[] };
-const CODEX_SANDBOX: OwnSandbox = OwnSandbox {
-    off: &["--sandbox", "danger-full-access"],
-    words: &[
-        "-s",
-        "--sandbox",
-        "--sandbox=",
-        "--full-auto",
-        "--dangerously-bypass-approvals-and-sandbox",
-        "--yolo",
-        "sandbox_mode=",
-        "-csandbox_mode=",
-        "--config=sandbox_mode=",
-    ],
-};
-
-const CLAUDE_ONCE: Forms = Forms { plain: form(&[], After(&["-p"])), guarded: form(&[], After(&["-p", "--"])) };
-const CODEX_ONCE: Forms = Forms::only(form(&["exec", "--skip-git-repo-check"], After(&["--"])));
-const CODEX_AT_TERMINAL: &[&str] = &["--no-daemon"];
-const GEMINI_ONCE: Forms = Forms::only(form(&[], JoinedTo("--prompt")));
-const OPENCODE_ONCE: Forms = Forms::only(form(&["run"], After(&["--"])));
-const AS_IT_IS: Forms = Forms::only(form(&[], After(&[])));
-
-/// Of Claude Code 2.1. Its state (`.claude.json`) has the account, the servers of tools, and what was answered once and for all.
-const CLAUDE_SEED: &[&str] = &[
-    ".claude.json",
-    ".claude/.credentials.json",
-    ".claude/CLAUDE.md",
-    ".claude/agents",
-    ".claude/commands",
-    ".claude/hooks",
-    ".claude/keybindings.json",
-    ".claude/output-styles",
-    ".claude/rules",
-    ".claude/settings.json",
-    ".claude/skills",
-];
-/// Of codex 0.171. `.codex/.credentials.json` has the logins of tool servers.
-const CODEX_SEED: &[&str] = &[
-    ".agents/skills",
-    ".codex/.credentials.json",
-    ".codex/.env",
-    ".codex/AGENTS.md",
-    ".codex/AGENTS.override.md",
-    ".codex/agents",
-    ".codex/auth.json",
-    ".codex/config.toml",
-    ".codex/hooks.json",
-    ".codex/prompts",
-    ".codex/rules",
-    ".codex/skills",
-];
-/// Of gemini 0.61. `.gemini/gemini-credentials.json` has logins where there is no keyring.
-const GEMINI_SEED: &[&str] = &[
-    ".agents/skills",
-    ".gemini/.env",
-    ".gemini/GEMINI.md",
-    ".gemini/acknowledgments",
-    ".gemini/agents",
-    ".gemini/commands",
-    ".gemini/gemini-credentials.json",
-    ".gemini/google_accounts.json",
-    ".gemini/installation_id",
-    ".gemini/keybindings.json",
-    ".gemini/mcp-oauth-tokens.json",
-    ".gemini/mcp-server-enablement.json",
-    ".gemini/oauth_creds.json",
-    ".gemini/policies",
-    ".gemini/settings.json",
-    ".gemini/skills",
-    ".gemini/trustedFolders.json",
-    ".gemini/trusted_hooks.json",
-];
-/// Of opencode 1.18, whose folders have two names each.
-const OPENCODE_SEED: &[&str] = &[
-    ".agents/skills",
-    ".config/opencode/AGENTS.md",
-    ".config/opencode/agent",
-    ".config/opencode/agents",
-    ".config/opencode/command",
-    ".config/opencode/commands",
-    ".config/opencode/config.json",
-    ".config/opencode/mode",
-    ".config/opencode/modes",
-    ".config/opencode/opencode.json",
-    ".config/opencode/opencode.jsonc",
-    ".config/opencode/package.json",
-    ".config/opencode/plugin",
-    ".config/opencode/plugins",
-    ".config/opencode/skill",
-    ".config/opencode/skills",
-    ".config/opencode/themes",
-    ".config/opencode/tool",
-    ".config/opencode/tools",
-    ".config/opencode/tui.json",
-    ".local/share/opencode/auth.json",
-    ".local/share/opencode/mcp-auth.json",
-    ".local/state/opencode/model.json",
-];
-
-/// Every preset there is. The names of subcommands are those of Claude Code 2.1, codex 0.171, gemini 0.61 and opencode 1.18.
-pub static HARNESSES: &[Harness] = &[
-    Harness {
-        name: "claude-code",
-        binary: "claude",
-        alone: &[],
-        unset: CLAUDE_ONCE,
-        once: CLAUDE_ONCE,
-        stays: Forms { plain: form(&[], After(&[])), guarded: form(&[], After(&["--"])) },
-        stays_by_default: false,
-        subcommands: &[
-            "agents",
-            "auth",
-            "auto-mode",
-            "doctor",
-            "gateway",
-            "install",
-            "mcp",
-            "plugin",
-            "plugins",
-            "project",
-            "setup-token",
-            "ultrareview",
-            "update",
-            "upgrade",
-            "help",
-        ],
-        looks_behind_dashes: true,
-        prompt_options: &[],
-        unspeakable: &[],
-        variables: &[],
-        variables_at_terminal: &[("CLAUDE_CODE_SANDBOXED", "1")],
-        seed: CLAUDE_SEED,
-        own_sandbox: NO_SANDBOX,
-    },
-    Harness {
-        name: "opencode",
-        binary: "opencode",
-        alone: &[],
-        unset: Forms { plain: form(&[], After(&["--prompt"])), guarded: OPENCODE_ONCE.guarded },
-        once: OPENCODE_ONCE,
-        stays: Forms { plain: form(&[], After(&["--prompt"])), guarded: form(&[], JoinedTo("--prompt")) },
-        stays_by_default: true,
-        // A prompt always follows an option or a subcommand.
-        subcommands: &[],
-        looks_behind_dashes: false,
-        prompt_options: &[],
-        unspeakable: &[],
-        variables: &[],
-        variables_at_terminal: &[],
-        seed: OPENCODE_SEED,
-        own_sandbox: NO_SANDBOX,
-    },
-    Harness {
-        name: "gemini-cli",
-        binary: "gemini",
-        alone: &[],
-        unset: Forms { plain: form(&[], After(&[])), guarded: GEMINI_ONCE.guarded },
-        once: GEMINI_ONCE,
-        stays: Forms { plain: form(&[], After(&["-i"])), guarded: form(&[], JoinedTo("--prompt-interactive")) },
-        stays_by_default: true,
-        subcommands: &["mcp", "extensions", "extension", "skills", "skill", "hooks", "hook", "gemma", "help"],
-        looks_behind_dashes: false,
-        prompt_options: &["-p", "--prompt"],
-        unspeakable: &[],
-        // Else it asks whether the folder is to be trusted, and without a terminal interface it refuses to work.
-        variables: &[("GEMINI_CLI_TRUST_WORKSPACE", "true")],
-        variables_at_terminal: &[],
-        seed: GEMINI_SEED,
-        own_sandbox: NO_SANDBOX,
-    },
-    Harness {
-        name: "codex",
-        binary: "codex",
-        alone: CODEX_AT_TERMINAL,
-        unset: CODEX_ONCE,
-        once: CODEX_ONCE,
-        stays: Forms { plain: form(CODEX_AT_TERMINAL, After(&[])), guarded: form(CODEX_AT_TERMINAL, After(&["--"])) },
-        stays_by_default: false,
-        subcommands: &[
-            "agents",
-            "exec",
-            "e",
-            "review",
-            "login",
-            "logout",
-            "mcp",
-            "plugin",
-            "app-server",
-            "remote-control",
-            "completion",
-            "update",
-            "doctor",
-            "sandbox",
-            "debug",
-            "apply",
-            "a",
-            "resume",
-            "queue",
-            "archive",
-            "delete",
-            "migrate-rollouts",
-            "migrate-nfs-db",
-            "unarchive",
-            "fork",
-            "cloud",
-            "exec-server",
-            "features",
-            "help",
-        ],
-        // It reads its terminal then, and waits for somebody to type.
-        looks_behind_dashes: false,
-        prompt_options: &[],
-        unspeakable: &["-"],
-        variables: &[],
-        variables_at_terminal: &[],
-        seed: CODEX_SEED,
-        own_sandbox: CODEX_SANDBOX,
-    },
-    Harness {
-        name: "custom",
-        binary: "agent",
-        alone: &[],
-        unset: AS_IT_IS,
-        once: AS_IT_IS,
-        stays: AS_IT_IS,
-        stays_by_default: false,
-        subcommands: &[],
-        looks_behind_dashes: false,
-        prompt_options: &[],
-        unspeakable: &[],
-        variables: &[],
-        variables_at_terminal: &[],
-        seed: &[],
-        own_sandbox: NO_SANDBOX,
-    },
-];
 
 /// A command line, and which of its arguments holds the prompt.
 pub type CommandLine = (Vec<SecretBytes>, Option<usize>);
 
 impl Harness {
     /// The preset of that name.
-    pub fn find(name: &str) -> Option<&'static Self> {
-        HARNESSES.iter().find(|harness| harness.name == name)
+    pub fn find(name: &str) -> Option<Arc<Self>> {
+        shipped().iter().find(|harness| &*harness.name == name).cloned()
+    }
+
+    /// One of which nothing is known but its name: not even what it runs.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            binary: String::new(),
+            alone: Form { before_args: Vec::new(), prompt: Place::Nowhere },
+            forms: Forms::default(),
+            stays_by_default: false,
+            subcommands: Vec::new(),
+            looks_behind_dashes: false,
+            prompt_options: Vec::new(),
+            unspeakable: Vec::new(),
+            results: Vec::new(),
+            stream: None,
+            closing_record: false,
+            trust: Trust::default(),
+            max_cost: Vec::new(),
+            session_new: Vec::new(),
+            session_resume: Vec::new(),
+            session_proof: String::new(),
+            session_learned: false,
+            hooks: None,
+            approvals: Approvals::default(),
+            approval_options: Vec::new(),
+            asks: false,
+            skills_dir: String::new(),
+            home_keep: Vec::new(),
+            login_files: Vec::new(),
+            auth: Vec::new(),
+            variables: BTreeMap::new(),
+            variables_at_terminal: BTreeMap::new(),
+            own_sandbox: OwnSandbox::default(),
+            rules: Arc::default(),
+        }
     }
 
     /// Whether the entry's author alone decides how the command line takes a prompt.
     pub fn is_custom(&self) -> bool {
-        self.name == "custom"
+        self.forms == Forms::default()
+    }
+
+    /// Whether agentd comes with it, changed or not.
+    pub fn is_preset(&self) -> bool {
+        Self::find(&self.name).is_some()
+    }
+
+    /// Whether it differs from what agentd comes with.
+    pub fn is_of_jcard(&self) -> bool {
+        Self::find(&self.name).is_none_or(|shipped| *shipped != *self)
+    }
+
+    /// The words for a machine-readable stream; empty if it has none.
+    pub fn results(&self) -> &[String] {
+        &self.results
+    }
+
+    /// The form of that stream, if agentd can read it.
+    pub fn stream(&self) -> Option<StreamKind> {
+        self.stream
+    }
+
+    /// Whether a stream without a closing record has failed.
+    pub fn closing_record(&self) -> bool {
+        self.closing_record
+    }
+
+    /// What decides whether it has succeeded.
+    pub fn trust(&self) -> Trust {
+        self.trust
+    }
+
+    /// The words that limit the cost; empty if it has none.
+    pub fn max_cost_words(&self, cost: &str) -> Vec<String> {
+        filled_in(&self.max_cost, "${COST}", cost)
+    }
+
+    /// The words for a conversation; empty if it has none.
+    pub fn session_words(&self, session: Session<'_>) -> Vec<String> {
+        match session {
+            Session::New(id) => filled_in(&self.session_new, "${SESSION}", id),
+            Session::Resume(id) => filled_in(&self.session_resume, "${SESSION}", id),
+        }
+    }
+
+    /// The path, with `${HOME}`, `${SESSION}` and wildcards, of a file that is there if a conversation can be resumed.
+    pub fn session_proof(&self) -> Option<&str> {
+        Some(self.session_proof.as_str()).filter(|path| !path.is_empty())
+    }
+
+    /// Whether the harness itself names its conversations.
+    pub fn session_learned(&self) -> bool {
+        self.session_learned
+    }
+
+    /// How it tells what it does.
+    pub fn hooks(&self) -> Option<HookKind> {
+        self.hooks
+    }
+
+    /// The folder that it reads skills from, with `${HOME}`.
+    pub fn skills_dir(&self) -> Option<&str> {
+        Some(self.skills_dir.as_str()).filter(|path| !path.is_empty())
+    }
+
+    /// The files of its login below the home, with wildcards.
+    pub fn login_files(&self) -> &[String] {
+        &self.login_files
+    }
+
+    /// The variables that hold its credential, the first of which counts.
+    pub fn auth(&self) -> &[String] {
+        &self.auth
+    }
+
+    /// What texts that it prints mean.
+    pub fn rules(&self) -> &Arc<[Rule]> {
+        &self.rules
+    }
+
+    /// Whether it asks for permission although nobody is there.
+    pub fn asks(&self) -> bool {
+        self.asks
+    }
+
+    /// The words for what it may do without asking; `None` if it has no way to say that.
+    pub fn approval_words(&self, approval: Approval) -> Option<&[String]> {
+        self.approvals.0.get(&approval).map(Vec::as_slice)
+    }
+
+    /// Those that it has words for.
+    pub fn approvals(&self) -> impl Iterator<Item = Approval> {
+        self.approvals.0.keys().copied()
+    }
+
+    /// The word of an entry that says what it may do without asking.
+    pub fn says_approval<'a>(&self, command: &'a [String], args: &'a [String]) -> Option<&'a str> {
+        let says = |word: &&String| {
+            let own = self.approvals.0.values().flatten().filter(|word| word.starts_with('-'));
+            let mut options = self.approval_options.iter().chain(own);
+            let begins = |option: &String| word.strip_prefix(option.as_str());
+            options.any(|option| begins(option).is_some_and(|rest| rest.is_empty() || rest.starts_with('=')))
+        };
+        self.own_words(command).iter().chain(args).find(says).map(String::as_str)
+    }
+
+    /// `args` with the words for what it may do without asking, unless the entry says that itself.
+    pub fn args_with_approval<'a>(
+        &self,
+        approval: Option<Approval>,
+        command: &[String],
+        args: &'a [String],
+    ) -> Cow<'a, [String]> {
+        match approval.and_then(|approval| self.approval_words(approval)) {
+            Some(words) if self.says_approval(command, args).is_none() => self.before_options(words, args),
+            Some(_) | None => Cow::Borrowed(args),
+        }
+    }
+
+    /// Whether a prompt can be given to it that it stays at its terminal with, or ends after.
+    pub fn takes_prompt(&self, interactive: Option<bool>) -> bool {
+        self.form(false, interactive, b"words").prompt != Place::Nowhere
     }
 
     /// Whether an agent with this prompt stays at its terminal when it is done, because the entry does not say that it must end.
@@ -356,7 +348,7 @@ impl Harness {
     /// Why an agent cannot be given this prompt.
     pub fn refuses(&self, prompt: &[u8]) -> Option<String> {
         let is_unspeakable = self.unspeakable.iter().any(|word| word.as_bytes() == prompt);
-        let name = self.name;
+        let name = &self.name;
         is_unspeakable
             .then(|| format!("{name} takes the prompt for an order to read its terminal; write the prompt in words"))
     }
@@ -368,59 +360,78 @@ impl Harness {
 
     /// What an entry says about the harness's own sandbox, if that may be made in one of agentd, where it fails.
     pub fn asks_for_own_sandbox<'a>(&self, command: &'a [String], args: &'a [String]) -> Option<&'a str> {
-        let OwnSandbox { off: [_, value], words } = self.own_sandbox else { return None };
+        let OwnSandbox { off, words } = &self.own_sandbox;
+        let [_, value] = off.as_slice() else { return None };
         let words_given: Vec<&str> = self.own_words(command).iter().chain(args).map(String::as_str).collect();
         let at = words_given.iter().position(|word| says_of_sandbox(words, word))?;
         let (word, next) = (words_given[at], words_given.get(at + 1).copied());
-        let is_off = word.contains(*value) || word.contains("bypass") || word == "--yolo" || next == Some(*value);
-        (!is_off).then_some(word)
+        let is_off = word.contains(value.as_str()) || word.contains("bypass") || word == "--yolo";
+        (!is_off && next != Some(value.as_str())).then_some(word)
     }
 
     /// `args` for a sandbox of agentd, with the words that do without the harness's own, unless the entry says something of that.
     pub fn args_in_sandbox<'a>(&self, command: &[String], args: &'a [String]) -> Cow<'a, [String]> {
-        let OwnSandbox { off, words } = self.own_sandbox;
+        let OwnSandbox { off, words } = &self.own_sandbox;
         let is_said = self.own_words(command).iter().chain(args).any(|word| says_of_sandbox(words, word));
-        if off.is_empty() || is_said {
+        if is_said { Cow::Borrowed(args) } else { self.before_options(off, args) }
+    }
+
+    /// `args` with more options in front. A subcommand stays in front of its options.
+    fn before_options<'a>(&self, words: &[String], args: &'a [String]) -> Cow<'a, [String]> {
+        if words.is_empty() {
             return Cow::Borrowed(args);
         }
-        // A subcommand stays in front of its options.
         let is_subcommand = |word: &String| self.is_subcommand(word.as_bytes());
         let (before, after) = args.split_at(usize::from(args.first().is_some_and(is_subcommand)));
-        let off = off.iter().map(|&word| word.to_owned());
-        Cow::Owned(before.iter().cloned().chain(off).chain(after.iter().cloned()).collect())
+        Cow::Owned([before, words, after].concat())
     }
 
     /// The command line of `command` and `args`: the preset's own words go where they belong, unless they are there already.
+    ///
+    /// The words for the choices stand before `args`, so that these have the last word; those for the conversation after them,
+    /// because they may be a subcommand.
     pub fn command_line(
         &self,
         command: &[String],
         args: &[String],
-        interactive: Option<bool>,
+        choices: &Choices<'_>,
         prompt: Option<&SecretBytes>,
     ) -> CommandLine {
-        let form = prompt.map(|prompt| self.form(command.len() + args.len() > 1, interactive, prompt.as_slice()));
-        let before_args = form.map_or(self.alone, |form| form.before_args);
-        let (subcommands, flags): (Vec<&str>, Vec<&str>) = before_args.iter().partition(|word| !word.starts_with('-'));
-        let is_in_command = |word: &str| self.own_words(command).iter().any(|given| given == word);
+        let interactive = choices.stays();
+        let form = match prompt {
+            Some(prompt) => self.form(command.len() + args.len() > 1, interactive, prompt.as_slice()),
+            None => &self.alone,
+        };
+        let is_flag = |word: &&String| word.starts_with('-');
+        let (flags, subcommands): (Vec<&String>, Vec<&String>) = form.before_args.iter().partition(is_flag);
+        let is_in_command = |word: &String| self.own_words(command).contains(word);
         // Whoever wrote `args = ["exec"]` meant the subcommand that the preset writes itself.
         let args = match args.split_first() {
-            Some((first, rest)) if subcommands.contains(&first.as_str()) => rest,
+            Some((first, rest)) if subcommands.contains(&first) => rest,
             _ => args,
         };
-        let is_bare = form.is_none_or(|form| form.prompt == After(&[]));
-        let args = match args.split_last() {
-            Some((_, rest)) if !is_bare && self.ends_in_option(args) => rest,
-            _ => args,
+        // What is left of an option for the prompt stands right before it.
+        let (args, option) = match args.split_last() {
+            Some((_, rest)) if !form.is_bare() && self.ends_in_option(args) => (rest, None),
+            Some((last, rest)) if prompt.is_some() && self.ends_in_option(args) => (rest, Some(last)),
+            _ => (args, None),
         };
-        let mut arguments: Vec<SecretBytes> = command.iter().map(|word| SecretBytes::from(word.as_str())).collect();
-        arguments.extend(subcommands.into_iter().filter(|word| !is_in_command(word)).map(SecretBytes::from));
-        let is_given = |flag: &str| command.iter().skip(1).chain(args).any(|word| word == flag);
-        arguments.extend(flags.into_iter().filter(|flag| !is_given(flag)).map(SecretBytes::from));
-        arguments.extend(args.iter().map(|word| SecretBytes::from(word.as_str())));
-        let (Some(form), Some(prompt)) = (form, prompt) else { return (arguments, None) };
-        match form.prompt {
-            After(words) => {
-                arguments.extend(words.iter().copied().map(SecretBytes::from));
+        let args = self.args_with_approval(choices.approval, command, args);
+        let results = if choices.results { self.results.as_slice() } else { &[] };
+        let max_cost = choices.max_cost.map(|cost| self.max_cost_words(cost)).unwrap_or_default();
+        let args = self.before_options(&max_cost, &args);
+        let args = self.before_options(results, &args);
+        let session = choices.session.map(|session| self.session_words(session)).unwrap_or_default();
+        let mut words: Vec<&String> = command.iter().collect();
+        words.extend(subcommands.into_iter().filter(|word| !is_in_command(word)));
+        let is_given = |flag: &String| command.iter().skip(1).chain(args.iter()).any(|word| word == flag);
+        words.extend(flags.into_iter().filter(|flag| !is_given(flag)));
+        words.extend(args.iter().chain(&session).chain(option));
+        let mut arguments: Vec<SecretBytes> = words.into_iter().map(|word| SecretBytes::from(word.as_str())).collect();
+        let Some(prompt) = prompt else { return (arguments, None) };
+        match &form.prompt {
+            Place::After(words) => {
+                arguments.extend(words.iter().map(|word| SecretBytes::from(word.as_str())));
                 arguments.push(
                     if interactive == Some(true) && self.looks_behind_dashes && self.is_subcommand(prompt.as_slice()) {
                         // Says the same, and is no subcommand's name.
@@ -430,38 +441,39 @@ impl Harness {
                     },
                 );
             }
-            JoinedTo(option) => {
+            Place::JoinedTo(option) => {
                 arguments.push(SecretBytes::from([option.as_bytes(), b"=", prompt.as_slice()].concat()));
             }
+            // An entry with such a prompt is refused.
+            Place::Nowhere => return (arguments, None),
         }
         let at = arguments.len() - 1;
         (arguments, Some(at))
     }
 
     /// Variables to give to an agent, unless something else gives them.
-    pub fn variables(
-        &self,
-        interactive: Option<bool>,
-        has_prompt: bool,
-    ) -> impl Iterator<Item = (&'static str, &'static str)> {
+    pub fn variables(&self, interactive: Option<bool>, has_prompt: bool) -> impl Iterator<Item = (&str, &str)> {
         let is_at_terminal = !has_prompt || interactive.unwrap_or(self.stays_by_default);
-        let more = if is_at_terminal { self.variables_at_terminal } else { &[] };
-        self.variables.iter().chain(more).copied()
+        let more = is_at_terminal.then_some(&self.variables_at_terminal);
+        self.variables.iter().chain(more.into_iter().flatten()).map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    fn form(&self, has_more_words: bool, interactive: Option<bool>, prompt: &[u8]) -> Form {
-        let forms = match interactive {
-            None => self.unset,
-            Some(false) => self.once,
-            Some(true) => self.stays,
+    fn form(&self, has_more_words: bool, interactive: Option<bool>, prompt: &[u8]) -> &Form {
+        static AS_IT_IS: Form = Form { before_args: Vec::new(), prompt: Place::After(Vec::new()) };
+        let Forms { prompt: unset, prompt_guarded, ends, ends_guarded, stays, stays_guarded } = &self.forms;
+        let own = match interactive {
+            None => None,
+            Some(false) => ends.as_ref().zip(Some(ends_guarded)),
+            Some(true) => stays.as_ref().zip(Some(stays_guarded)),
         };
+        let (plain, guarded) = own.unwrap_or((unset.as_ref().unwrap_or(&AS_IT_IS), prompt_guarded));
         // An option that takes several values would take the prompt for one of them.
-        let is_exposed = interactive == Some(true) && has_more_words && forms.plain.prompt == After(&[]);
-        if is_exposed || self.may_mistake(prompt) { forms.guarded } else { forms.plain }
+        let is_exposed = interactive == Some(true) && has_more_words && plain.is_bare();
+        if is_exposed || self.may_mistake(prompt) { guarded.as_ref().unwrap_or(plain) } else { plain }
     }
 
     fn ends_in_option(&self, args: &[String]) -> bool {
-        args.last().is_some_and(|last| self.prompt_options.contains(&last.as_str()))
+        args.last().is_some_and(|last| self.prompt_options.contains(last))
     }
 
     fn may_mistake(&self, prompt: &[u8]) -> bool {
@@ -474,14 +486,20 @@ impl Harness {
 
     /// What of a command comes after the harness's own binary: before it there may be `nice`, or a container's `run`.
     fn own_words<'a>(&self, command: &'a [String]) -> &'a [String] {
-        let is_binary = |word: &String| word.rsplit('/').next() == Some(self.binary);
+        let name = |path: &str| path.rsplit('/').next().map(str::to_owned);
+        let is_binary = |word: &String| name(word) == name(&self.binary);
         command.iter().rposition(is_binary).map_or(&[], |at| &command[at + 1..])
     }
 }
 
+/// The words with something in the place of a name.
+fn filled_in(words: &[String], name: &str, value: &str) -> Vec<String> {
+    words.iter().map(|word| word.replace(name, value)).collect()
+}
+
 /// Whether a word of a command line is one of these, or begins with one of them that ends in `=`.
-fn says_of_sandbox(words: &[&str], word: &str) -> bool {
-    words.iter().any(|&known| word == known || known.ends_with('=') && word.starts_with(known))
+fn says_of_sandbox(words: &[String], word: &str) -> bool {
+    words.iter().any(|known| word == known || known.ends_with('=') && word.starts_with(known.as_str()))
 }
 
 #[cfg(test)]
@@ -493,7 +511,7 @@ mod tests {
     /// The words of a command line of the preset's own binary.
     fn words(harness: &str, args: &[&str], interactive: Option<bool>, prompt: Option<&str>) -> Vec<String> {
         let harness = Harness::find(harness).unwrap();
-        of_command(harness.name, &[harness.binary], args, interactive, prompt)
+        of_command(&harness.name, &[&harness.binary], args, interactive, prompt)
     }
 
     fn of_command(
@@ -505,8 +523,9 @@ mod tests {
     ) -> Vec<String> {
         let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
         let prompt = prompt.map(SecretBytes::from);
+        let choices = Choices { interactive, ..Choices::default() };
         let (arguments, at) =
-            Harness::find(harness).unwrap().command_line(&owned(command), &owned(args), interactive, prompt.as_ref());
+            Harness::find(harness).unwrap().command_line(&owned(command), &owned(args), &choices, prompt.as_ref());
         assert_eq!(at, prompt.map(|_| arguments.len() - 1));
         arguments.iter().map(|word| String::from_utf8(word.as_slice().to_vec()).unwrap()).collect()
     }
@@ -539,6 +558,12 @@ mod tests {
     #[case("codex", Some(false), &["codex", "exec", "--skip-git-repo-check", "-x", "--", "P"])]
     #[case("codex", Some(true), &["codex", "--no-daemon", "-x", "--", "P"])]
     #[case("custom", None, &["agent", "-x", "P"])]
+    #[case("pi", None, &["pi", "-x", "-p", "--", "P"])]
+    #[case("pi", Some(true), &["pi", "-x", "--", "P"])]
+    #[case("qwen-code", None, &["qwen", "-x", "--prompt=P"])]
+    #[case("qwen-code", Some(true), &["qwen", "-x", "--prompt-interactive=P"])]
+    #[case("kimi", Some(false), &["kimi", "-x", "--prompt=P"])]
+    #[case("aider", None, &["aider", "--no-check-update", "-x", "--message=P"])]
     fn a_prompt_like_an_option_is_no_option(
         #[case] harness: &str,
         #[case] interactive: Option<bool>,
@@ -578,6 +603,10 @@ mod tests {
     #[case("opencode", Some(false), &["opencode", "run", "--", "do it"])]
     #[case("custom", Some(true), &["agent", "do it"])]
     #[case("custom", Some(false), &["agent", "do it"])]
+    #[case("pi", None, &["pi", "-p", "do it"])]
+    #[case("pi", Some(true), &["pi", "do it"])]
+    #[case("qwen-code", Some(true), &["qwen", "-i", "do it"])]
+    #[case("kimi", None, &["kimi", "-p", "do it"])]
     fn interactive_decides_whether_it_stays(
         #[case] harness: &str,
         #[case] interactive: Option<bool>,
@@ -599,6 +628,10 @@ mod tests {
     #[case("gemini-cli", &["gemini", "-x"])]
     #[case("codex", &["codex", "--no-daemon", "-x"])]
     #[case("custom", &["agent", "-x"])]
+    #[case("pi", &["pi", "-x"])]
+    #[case("qwen-code", &["qwen", "-x"])]
+    #[case("kimi", &["kimi", "-x"])]
+    #[case("aider", &["aider", "--no-check-update", "-x"])]
     fn without_a_prompt_it_waits_at_its_terminal(#[case] harness: &str, #[case] expected: &[&str]) {
         for interactive in [None, Some(true)] {
             assert_eq!(words(harness, &["-x"], interactive, None), expected);
@@ -645,8 +678,8 @@ mod tests {
     #[test]
     fn only_those_that_stay_by_default_stay_open() {
         let stays = |interactive, prompt: &[u8]| -> Vec<&str> {
-            let open = HARNESSES.iter().filter(|harness| harness.stays_open(&[], interactive, prompt));
-            open.map(|harness| harness.name).collect()
+            let open = shipped().iter().filter(|harness| harness.stays_open(&[], interactive, prompt));
+            open.map(|harness| &*harness.name).collect()
         };
         assert_eq!(stays(None, b"do it"), ["opencode", "gemini-cli"]);
         assert_eq!(stays(None, b"- do it"), [""; 0]);
@@ -655,15 +688,79 @@ mod tests {
 
     #[test]
     fn variables_are_those_of_its_purpose() {
-        let given = |harness: &str, interactive, has_prompt| -> Vec<&str> {
-            let variables = Harness::find(harness).unwrap().variables(interactive, has_prompt);
-            variables.map(|(name, _)| name).collect()
+        let given = |harness: &str, interactive, has_prompt| -> Vec<String> {
+            let harness = Harness::find(harness).unwrap();
+            harness.variables(interactive, has_prompt).map(|(name, _)| name.to_owned()).collect()
         };
         assert_eq!(given("claude-code", None, true), [""; 0]);
         assert_eq!(given("claude-code", Some(true), true), ["CLAUDE_CODE_SANDBOXED"]);
         assert_eq!(given("claude-code", None, false), ["CLAUDE_CODE_SANDBOXED"]);
         assert_eq!(given("gemini-cli", Some(false), true), ["GEMINI_CLI_TRUST_WORKSPACE"]);
         assert_eq!(given("custom", None, false), [""; 0]);
+    }
+
+    /// The words of a command line with these choices.
+    fn chosen(harness: &str, args: &[&str], choices: &Choices<'_>) -> String {
+        let harness = Harness::find(harness).unwrap();
+        let args: Vec<String> = args.iter().map(|&word| word.to_owned()).collect();
+        let prompt = SecretBytes::from("do it");
+        let (words, at) = harness.command_line(&[harness.binary.clone()], &args, choices, Some(&prompt));
+        assert_eq!(at, Some(words.len() - 1));
+        let words = words.iter().map(|word| String::from_utf8(word.as_slice().to_vec()).unwrap());
+        words.collect::<Vec<_>>().join(" ")
+    }
+
+    #[rstest]
+    #[case("claude-code", Approval::Edits, "claude --permission-mode acceptEdits -x -p do it")]
+    #[case("codex", Approval::Readonly, "codex exec --skip-git-repo-check --sandbox read-only -x -- do it")]
+    #[case("gemini-cli", Approval::Everything, "gemini --approval-mode=yolo -x do it")]
+    #[case("opencode", Approval::Everything, "opencode --auto -x --prompt do it")]
+    #[case("pi", Approval::Everything, "pi -x -p do it")]
+    #[case("aider", Approval::Everything, "aider --no-check-update --yes-always -x --message=do it")]
+    fn approval_stands_before_args(#[case] harness: &str, #[case] approval: Approval, #[case] expected: &str) {
+        let choices = Choices { approval: Some(approval), ..Choices::default() };
+        assert_eq!(chosen(harness, &["-x"], &choices), expected);
+    }
+
+    #[test]
+    fn args_that_say_the_approval_have_the_last_word() {
+        let choices = Choices { approval: Some(Approval::Everything), ..Choices::default() };
+        let args = ["-s", "read-only"];
+        assert_eq!(chosen("codex", &args, &choices), "codex exec --skip-git-repo-check -s read-only -- do it");
+        let args = ["--approval-mode=plan"];
+        assert_eq!(chosen("gemini-cli", &args, &choices), "gemini --approval-mode=plan do it");
+        let args = ["resume", "--last"];
+        let expected = "codex exec --skip-git-repo-check resume --dangerously-bypass-approvals-and-sandbox --last -- do it";
+        assert_eq!(chosen("codex", &args, &choices), expected);
+    }
+
+    #[rstest]
+    #[case("claude-code", "claude --output-format stream-json --verbose --max-budget-usd 1.5 -x --resume S -p do it")]
+    #[case("codex", "codex exec --skip-git-repo-check --json -x resume S -- do it")]
+    #[case("gemini-cli", "gemini -o stream-json -x --resume S --prompt=do it")]
+    #[case("opencode", "opencode run --format json -x -s S -- do it")]
+    #[case("pi", "pi --mode json -x --session-id S -p do it")]
+    #[case("qwen-code", "qwen -o stream-json -x --resume S --prompt=do it")]
+    #[case("kimi", "kimi -x -S S -p do it")]
+    fn results_end_and_name_the_conversation(#[case] harness: &str, #[case] expected: &str) {
+        let session = Some(Session::Resume("S"));
+        let choices = Choices { results: true, session, max_cost: Some("1.5"), ..Choices::default() };
+        assert_eq!(chosen(harness, &["-x"], &choices), expected);
+        let stays = Choices { interactive: Some(true), ..choices };
+        assert_eq!(chosen(harness, &["-x"], &stays), expected);
+    }
+
+    #[test]
+    fn a_conversation_stands_before_an_option_for_the_prompt() {
+        let choices = Choices { session: Some(Session::New("S")), ..Choices::default() };
+        assert_eq!(chosen("gemini-cli", &["--yolo", "-p"], &choices), "gemini --yolo --session-id S -p do it");
+    }
+
+    #[test]
+    fn what_takes_no_prompt_at_its_terminal_is_known() {
+        let refuse = shipped().iter().filter(|harness| !harness.takes_prompt(Some(true)));
+        assert_eq!(refuse.map(|harness| &*harness.name).collect::<Vec<_>>(), ["kimi", "aider"]);
+        assert!(shipped().iter().all(|harness| harness.takes_prompt(None) && harness.takes_prompt(Some(false))));
     }
 
     fn in_sandbox(harness: &str, command: &[&str], args: &[&str]) -> String {
@@ -725,10 +822,10 @@ mod tests {
             ".ssh",
             ".gitconfig",
         ];
-        for harness in HARNESSES {
-            assert_eq!(harness.seed.is_empty(), harness.is_custom(), "{}", harness.name);
-            assert!(harness.seed.is_sorted(), "{}", harness.name);
-            for path in harness.seed {
+        for harness in shipped() {
+            assert_eq!(harness.home_keep.is_empty(), harness.is_custom(), "{}", harness.name);
+            assert!(harness.home_keep.is_sorted(), "{}", harness.name);
+            for path in &harness.home_keep {
                 assert!(path.starts_with('.') && !path.contains("..") && !path.ends_with('/'), "{path}");
                 let shows = |kept: &&str| std::path::Path::new(kept).starts_with(path);
                 assert_eq!(kept.iter().find(|kept| shows(kept)), None, "{path}");

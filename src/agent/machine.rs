@@ -275,7 +275,7 @@ impl Machine {
     }
 
     /// Sets what is only shown.
-    pub fn describe(&mut self, name: Name, harness: Option<&'static str>, user: Option<UserName>) {
+    pub fn describe(&mut self, name: Name, harness: Option<&str>, user: Option<UserName>) {
         self.name = name;
         self.declared_user = user;
         self.harness = harness.map(str::to_owned).or(self.harness.take());

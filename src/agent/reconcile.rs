@@ -1,6 +1,7 @@
 //! From what is held to what should be: pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::agent::declaration::{Declaration, Desired, DesiredAgent};
 use crate::agent::fingerprint::Fingerprint;
@@ -64,7 +65,7 @@ pub struct Wanted {
     /// The agent, as written.
     pub name: Name,
     /// The harness, when the entry tells.
-    pub harness: Option<&'static str>,
+    pub harness: Option<Arc<str>>,
     /// How the agent should live.
     pub declaration: Declaration,
 }
@@ -81,7 +82,7 @@ pub enum Action {
         /// The agent, as written.
         name: Name,
         /// The harness, when the entry tells.
-        harness: Option<&'static str>,
+        harness: Option<Arc<str>>,
         /// What is wrong.
         error: String,
     },

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::agent::harness::Harness;
+use crate::agent::harness::{Approval, Choices, Harness};
 use crate::agent::name::Name;
 use crate::agent::packages::Package;
 use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
@@ -20,7 +21,7 @@ pub struct AgentSpec {
     /// Unique without regard to case.
     pub name: Name,
     /// The preset that gives the default binary and the form of the prompt's arguments.
-    pub harness: &'static Harness,
+    pub harness: Arc<Harness>,
     /// Program and first arguments: `command`, or the preset's binary.
     pub command: Vec<String>,
     /// Arguments after the command and before the prompt's.
@@ -29,6 +30,8 @@ pub struct AgentSpec {
     pub prompt: Option<Prompt>,
     /// Whether it stays at its terminal when it has done what the prompt says; `None` is as the preset has always been.
     pub interactive: Option<bool>,
+    /// What it may do without asking; `None` is as the harness is configured.
+    pub approval: Option<Approval>,
     /// Where the harness runs.
     pub workdir: Workdir,
     /// The tmux session.
@@ -52,6 +55,13 @@ pub struct AgentSpec {
     pub kind: Kind,
     /// When it is restarted, timed out, killed.
     pub policy: Policy,
+}
+
+impl AgentSpec {
+    /// What it wants of its harness's command line.
+    pub fn choices(&self) -> Choices<'_> {
+        Choices { interactive: self.interactive, approval: self.approval, ..Choices::default() }
+    }
 }
 
 /// Shows no prompt and no value of a variable.

@@ -172,6 +172,7 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         args,
         prompt,
         interactive,
+        approval,
         workdir,
         session,
         user,
@@ -232,6 +233,10 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         Some(interactive) => field("interactive", json!(interactive)),
         None => noted("interactive", Value::Null, "as the harness's preset"),
     };
+    let approval = match approval {
+        Some(approval) => field("approval", json!(approval.word())),
+        None => noted("approval", Value::Null, "as the harness is configured"),
+    };
     let all = [
         field("name", json!(name.as_str())),
         field("harness", json!(harness.name)),
@@ -240,6 +245,7 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         prompt,
         field("prompt_file", path),
         interactive,
+        approval,
         field("workdir", json!(workdir)),
         field("session", json!(session.as_str())),
         user,

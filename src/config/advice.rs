@@ -221,8 +221,9 @@ fn overridden_secrets(fields: &mut Fields<'_>, spec: &AgentSpec) {
 /// Warns about what probably does not work in the sandbox.
 fn sandbox(fields: &mut Fields<'_>, spec: &AgentSpec) {
     let Some(sandbox) = spec.kind.sandbox() else { return };
-    let name = spec.harness.name;
-    if let Some(word) = spec.harness.asks_for_own_sandbox(&spec.command, &spec.args) {
+    let name = &spec.harness.name;
+    let args = spec.harness.args_with_approval(spec.approval, &spec.command, &spec.args);
+    if let Some(word) = spec.harness.asks_for_own_sandbox(&spec.command, &args) {
         let key = if spec.args.iter().any(|given| given.starts_with(word)) { "args" } else { "command" };
         let right = "remove it: the agent's commands are confined already";
         let at = fields.place(key);

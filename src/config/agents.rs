@@ -5,6 +5,7 @@
 use std::collections::{HashMap, hash_map};
 use std::hash::Hash;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
@@ -12,8 +13,9 @@ use toml::de::{DeTable, DeValue};
 use super::advice;
 use super::confinement;
 use super::fields::{Fields, alternatives, described, quoted};
+use super::harnesses::Harnesses;
 use super::position::Places;
-use crate::agent::harness::{HARNESSES, Harness};
+use crate::agent::harness::{Approval, Harness};
 use crate::agent::name::{InvalidName, Key, Name};
 use crate::agent::packages;
 use crate::agent::spec::{AgentSpec, Limits, Policy, Prompt, Restart, Workdir};
@@ -23,18 +25,21 @@ use crate::text::suggest::nearest;
 /// Reads every agent that a jcard declares.
 pub(super) fn read(document: &DeTable<'_>, places: &Places<'_>, options: &Options) -> Config {
     let mut roster = Roster::default();
-    let drafts: Vec<_> = entries(document, places, &mut roster).into_iter().map(Draft::read).collect();
+    let mut harnesses = Harnesses::read(document, places, &mut roster.findings);
+    let entries = entries(document, places, &mut roster).into_iter();
+    let drafts: Vec<_> = entries.map(|fields| Draft::read(fields, &mut harnesses)).collect();
     let bases = base_names(&drafts);
     for (table, (draft, base)) in drafts.into_iter().zip(bases).enumerate() {
         roster.enlist(table, draft, base, places, options);
     }
     roster.list_unplaced();
+    let harnesses = harnesses.finish(&mut roster.findings);
     let Roster { entries, mut findings, sandbox_expected, incomplete, .. } = roster;
     if entries.is_empty() && !incomplete {
         findings.extend(advice::nothing_declared(document, places));
     }
     findings.sort_by_key(|finding| (finding.line, finding.column));
-    Config { entries, findings, sandbox_expected, complete: !incomplete }
+    Config { entries, harnesses, findings, sandbox_expected, complete: !incomplete }
 }
 
 /// Where the tables and their fields stand.
@@ -90,7 +95,9 @@ fn entries<'a>(document: &'a DeTable<'a>, places: &'a Places<'a>, roster: &mut R
 struct Draft<'a> {
     fields: Fields<'a>,
     naming: Naming,
-    harness: Option<&'static Harness>,
+    harness: Option<Arc<Harness>>,
+    /// Why that cannot be used.
+    faults: Vec<Finding>,
     /// `None` if unknown.
     replicas: Option<u64>,
 }
@@ -99,16 +106,16 @@ enum Naming {
     Given(Name),
     /// Named after the harness, or the most similar one if it is misspelled: a mistake in one entry must not change the numbers
     /// in the names of others.
-    After(&'static Harness),
+    After(Arc<Harness>),
     Unknown,
 }
 
 impl<'a> Draft<'a> {
-    fn read(mut fields: Fields<'a>) -> Self {
-        let presets: Vec<_> = HARNESSES.iter().map(|harness| (harness.name, harness)).collect();
-        let names = || presets.iter().map(|&(name, _)| name);
-        let harness = read_harness(&mut fields, &presets);
-        let meant = harness.or_else(|| Harness::find(nearest(fields.peek("harness")?, names())?));
+    fn read(mut fields: Fields<'a>, harnesses: &mut Harnesses) -> Self {
+        let harness = read_harness(&mut fields, harnesses);
+        let nearest = || harnesses.find(nearest(fields.peek("harness")?, harnesses.names())?).cloned();
+        let meant = harness.clone().or_else(nearest);
+        let faults = harness.as_ref().map(|harness| harnesses.faults(&harness.name).to_vec()).unwrap_or_default();
         let naming = if fields.is_set("name") {
             fields.name("name").map_or(Naming::Unknown, Naming::Given)
         } else {
@@ -120,7 +127,7 @@ impl<'a> Draft<'a> {
         } else {
             Some(1)
         };
-        Self { fields, naming, harness, replicas }
+        Self { fields, naming, harness, faults, replicas }
     }
 
     /// The agents that the entry means; `None` if unknown. `declared` is the number of agents of the entries before it.
@@ -172,6 +179,7 @@ impl<'a> Draft<'a> {
         let prompt = fields.string("prompt").map(|text| Prompt::Text(text.to_owned()));
         let prompt_file = fields.string("prompt_file").map(|path| Prompt::File(PathBuf::from(path)));
         let interactive = fields.boolean("interactive");
+        let approval = read_approval(fields, self.harness.as_deref());
         let user = fields.user("user");
         let default_workdir = || match &user {
             // The usual one is in the home of another user.
@@ -185,22 +193,25 @@ impl<'a> Draft<'a> {
         let secrets = fields.secrets("secrets");
         let packages = fields.packages("extra_packages").unwrap_or_default();
         let packages_timeout = read_packages_timeout(fields);
-        let kind = confinement::read(fields, self.harness, options);
+        let kind = confinement::read(fields, self.harness.as_deref(), options);
         let policy = read_policy(fields);
         let policy = confinement::with_defaults(fields, policy, &kind);
         fields.unknown_keys();
         let prompt = prompt_file.or(prompt);
-        if let Some(harness) = self.harness {
+        if let Some(harness) = &self.harness {
             look_at_prompt(fields, harness, &args, prompt.as_ref(), interactive);
         }
-        match (fields.errors(), self.harness, base) {
+        let faults = self.faults.iter().map(Finding::to_string).chain(fields.errors());
+        let errors = Some(faults.collect::<Vec<_>>().join("\n")).filter(|errors| !errors.is_empty());
+        match (errors, &self.harness, base) {
             (None, Some(harness), Some(name)) => Ok(AgentSpec {
                 name: name.clone(),
-                harness,
-                command: command.unwrap_or_else(|| vec![harness.binary.to_owned()]),
+                harness: Arc::clone(harness),
+                command: command.unwrap_or_else(|| vec![harness.binary.clone()]),
                 args,
                 prompt,
                 interactive,
+                approval,
                 workdir,
                 session: name.clone(),
                 user,
@@ -218,9 +229,9 @@ impl<'a> Draft<'a> {
     }
 }
 
-fn read_harness(fields: &mut Fields<'_>, presets: &[(&'static str, &'static Harness)]) -> Option<&'static Harness> {
+fn read_harness(fields: &mut Fields<'_>, harnesses: &Harnesses) -> Option<Arc<Harness>> {
     const CUSTOM: &str = "custom";
-    let names = || presets.iter().map(|&(name, _)| name);
+    let names = || harnesses.names();
     let at = fields.place("harness");
     if !fields.is_set("harness") {
         let right = if fields.is_set("command") {
@@ -232,8 +243,8 @@ fn read_harness(fields: &mut Fields<'_>, presets: &[(&'static str, &'static Harn
         return None;
     }
     let text = fields.string("harness")?;
-    if let Some(harness) = Harness::find(text) {
-        return Some(harness);
+    if let Some(harness) = harnesses.find(text) {
+        return Some(Arc::clone(harness));
     }
     let right = if let Some(near) = nearest(text, names()) {
         format!("did you mean {near:?}?")
@@ -244,6 +255,24 @@ fn read_harness(fields: &mut Fields<'_>, presets: &[(&'static str, &'static Harn
         format!("write {others}, or \"{CUSTOM}\" with `command = [{}]`", quoted(text))
     };
     fields.error(at, format!("unknown agent.harness {}; {right}", quoted(text)));
+    None
+}
+
+/// What the harness may do without asking, for which it must have words.
+fn read_approval(fields: &mut Fields<'_>, harness: Option<&Harness>) -> Option<Approval> {
+    let words = Approval::ALL.map(|approval| (approval.word(), approval));
+    let approval = fields.word("approval", "unknown agent.approval", &words)?;
+    let Some(harness) = harness.filter(|harness| harness.approval_words(approval).is_none()) else {
+        return Some(approval);
+    };
+    let (name, word, at) = (&harness.name, approval.word(), fields.place("approval"));
+    let known: Vec<String> = harness.approvals().map(|approval| format!("{:?}", approval.word())).collect();
+    let known = if known.is_empty() {
+        "remove it, and write in `args` what the program knows".to_owned()
+    } else {
+        format!("write {}", alternatives(known.iter().map(String::as_str)))
+    };
+    fields.error(at, format!("{name} has no words for the `approval` {word:?}; {known}, or `approval.{word}` in [harnesses.{name}]"));
     None
 }
 
@@ -260,6 +289,10 @@ fn look_at_prompt(
     match interactive {
         Some(_) if harness.is_custom() => {
             fields.warn(at, "`interactive` is ignored; what a custom command does is for its `args` to say");
+        }
+        Some(true) if prompt.is_some() && !harness.takes_prompt(interactive) => {
+            let right = "write `interactive = false`, or remove the prompt";
+            fields.error(at, format!("{} takes no prompt at its terminal; {right}", harness.name));
         }
         Some(false) if prompt.is_none() => {
             fields.error(at, "`interactive = false` needs something to do; write a `prompt` or a `prompt_file`");
@@ -354,18 +387,18 @@ enum Base {
 fn base_names(drafts: &[Draft<'_>]) -> Vec<Base> {
     let mut unnamed: HashMap<&str, u64> = HashMap::new();
     for draft in drafts {
-        if let Naming::After(harness) = draft.naming {
-            *unnamed.entry(harness.name).or_default() += 1;
+        if let Naming::After(harness) = &draft.naming {
+            *unnamed.entry(&harness.name).or_default() += 1;
         }
     }
-    let mut named: HashMap<&str, u64> = HashMap::new();
+    let mut named: HashMap<Arc<str>, u64> = HashMap::new();
     let base_name = |draft: &Draft<'_>| match &draft.naming {
         Naming::Given(name) => Base::Known(name.clone()),
         Naming::After(harness) => {
-            let number = named.entry(harness.name).or_default();
+            let number = named.entry(Arc::clone(&harness.name)).or_default();
             *number += 1;
-            let is_only_one = unnamed.get(harness.name) == Some(&1);
-            let name = if is_only_one { Name::try_from(harness.name) } else { numbered(harness.name, *number - 1) };
+            let is_only_one = unnamed.get(&*harness.name) == Some(&1);
+            let name = if is_only_one { Name::try_from(&*harness.name) } else { numbered(&harness.name, *number - 1) };
             // An entry whose harness is only guessed uses up a number.
             match name {
                 Ok(name) if draft.harness.is_some() => Base::Known(name),
@@ -418,7 +451,7 @@ struct Unplaced {
     table: usize,
     /// Its name, as far as it can be determined.
     name: Name,
-    harness: Option<&'static Harness>,
+    harness: Option<Arc<Harness>>,
     error: String,
 }
 
@@ -442,7 +475,7 @@ impl Roster {
             self.is_stay_told = true;
             let right = "write `interactive = false` to have it end, or `interactive = true` if this is meant";
             let at = draft.fields.place("harness");
-            let name = spec.harness.name;
+            let name = &spec.harness.name;
             draft.fields.warn(
                 at,
                 format!("{name} stays at its terminal when it is done with the prompt, and never ends; {right}"),
@@ -456,7 +489,7 @@ impl Roster {
                 self.size += together;
             }
         }
-        let harness = draft.harness;
+        let harness = draft.harness.clone();
         let name_at = draft.fields.place("name");
         if names.is_none() {
             let spelled = |key| draft.fields.spelled(key).and_then(|text| as_name(&text));
@@ -500,7 +533,7 @@ impl Roster {
                 }
                 spec = spec.map(|spec| AgentSpec { name: name.clone(), session, ..spec });
             }
-            self.entries.push(Entry { name, harness, table, spec });
+            self.entries.push(Entry { name, harness: harness.clone(), table, spec });
         }
     }
 

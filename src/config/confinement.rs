@@ -35,7 +35,7 @@ pub(super) fn read(fields: &mut Fields<'_>, harness: Option<&Harness>, options: 
         read: read_paths(fields, "sandbox_read"),
         write: read_paths(fields, "sandbox_write"),
         home: fields.word("sandbox_home", "unknown agent.sandbox_home", &homes).unwrap_or_default(),
-        seed: harness.map(|harness| harness.seed.iter().map(PathBuf::from).collect()).unwrap_or_default(),
+        seed: harness.map(|harness| harness.home_keep.iter().map(PathBuf::from).collect()).unwrap_or_default(),
         network: fields.word("network", "unknown agent.network", &networks).unwrap_or_default(),
         proxy: read_proxy(fields),
     };
@@ -45,7 +45,7 @@ pub(super) fn read(fields: &mut Fields<'_>, harness: Option<&Harness>, options: 
     }
     look_at_proxy(fields, &sandbox);
     let has_no_way_out = sandbox.network == Network::None && !fields.is_set("sandbox_proxy");
-    if let Some(harness) = harness.filter(|harness| has_no_way_out && !harness.is_custom()) {
+    if let Some(harness) = harness.filter(|harness| has_no_way_out && harness.is_preset() && !harness.is_custom()) {
         let right = "write `network = \"host\"`, a `sandbox_proxy`, or `harness = \"custom\"` with the `command` if it can do without";
         let at = fields.place("network");
         fields.error(

@@ -36,6 +36,7 @@ pub(super) const KNOWN: &[&str] = &[
     "prompt",
     "prompt_file",
     "interactive",
+    "approval",
     "workdir",
     "restart",
     "max_restarts",

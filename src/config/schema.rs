@@ -7,7 +7,7 @@
 
 use serde_json::{Value, json};
 
-use crate::agent::harness::HARNESSES;
+use crate::agent::harness::{self, keys};
 use crate::agent::labels;
 use crate::agent::name::Name;
 use crate::config::agents::MAX_GENERATION;
@@ -35,6 +35,11 @@ pub fn schema() -> Value {
         "properties": {
             "agent": { "$ref": "#/definitions/agent" },
             "agents": { "type": "array", "maxItems": MAX_AGENTS, "items": { "$ref": "#/definitions/agent" } },
+            "harnesses": {
+                "description": "What agentd is to know of harnesses beyond what it comes with.",
+                "type": "object",
+                "additionalProperties": { "$ref": "#/definitions/harness" },
+            },
         },
         // tombi warns about names that are not listed unless this allows them. In an entry, it should.
         "additionalProperties": true,
@@ -45,6 +50,13 @@ pub fn schema() -> Value {
                 "type": "object",
                 "properties": fields(),
                 "required": ["harness"],
+            },
+            "harness": {
+                "title": "harness",
+                "description": "One harness. What is not here stays as agentd comes with it.",
+                "type": "object",
+                "properties": Value::Object(keys::KEYS.iter().map(|key| (key.name.to_owned(), of_harness(key))).collect()),
+                "additionalProperties": false,
             },
         },
     })
@@ -58,14 +70,14 @@ fn fields() -> Value {
 
 /// The fields about what runs, and what it is given.
 fn program_fields() -> Value {
-    let harnesses: Vec<&str> = HARNESSES.iter().map(|harness| harness.name).collect();
+    let harnesses: Vec<&str> = harness::shipped().iter().map(|harness| &*harness.name).collect();
     let text = || json!({ "type": "string", "maxLength": MAX_ARGUMENT });
     let name = || json!({ "type": "string", "pattern": format!("^[A-Za-z0-9_-]{{0,{}}}$", Name::MAX_LENGTH) });
     json!({
         "name": described(name(), "1 to 64 of `A-Z a-z 0-9 _ -`, unique regardless of case"),
         "harness": described(
-            json!({ "type": "string", "enum": harnesses }),
-            "`claude-code`, `opencode`, `gemini-cli`, `codex`, `custom`",
+            json!({ "type": "string", "anyOf": [{ "enum": harnesses }, { "pattern": format!("^[A-Za-z0-9_-]{{1,{}}}$", Name::MAX_LENGTH) }] }),
+            "`claude-code`, `opencode`, `gemini-cli`, `codex`, `pi`, `qwen-code`, `kimi`, `aider`, `custom`, or one of `[harnesses]`; see [Harnesses](harnesses.md)",
         ),
         "command": described(
             json!({ "type": ["string", "array"], "maxLength": MAX_ARGUMENT, "items": text() }),
@@ -80,6 +92,10 @@ fn program_fields() -> Value {
         "interactive": described(
             json!({ "type": ["boolean", "string"], "maxLength": 0 }),
             "`false`: the agent ends when it has finished the prompt; `true`: it stays at its terminal; see [Prompts](#prompts)",
+        ),
+        "approval": described(
+            json!({ "type": "string", "enum": ["readonly", "edits", "everything", ""] }),
+            "what the harness may do without asking: `readonly`, `edits` (change files), `everything`; see [Approval](harnesses.md#approval)",
         ),
         "workdir": described(
             json!({ "type": "string", "maxLength": MAX_ARGUMENT, "pattern": "^($|/|~$|~/)" }),
@@ -226,6 +242,45 @@ fn umask() -> Value {
         "default": "0022",
         "description": "the permissions that new files do not get, in octal digits; `0002` lets the group of a shared repository write",
     })
+}
+
+/// A key of a harness. What is wrong with most of them is only a warning, so editors say more here than `agentd check` refuses.
+fn of_harness(key: &keys::Key) -> Value {
+    let words = || json!({ "type": "array", "items": { "type": "string" } });
+    let one_of = |words: &[&str]| json!({ "type": "string", "enum": words });
+    let variables = || json!({ "type": "object", "additionalProperties": { "type": "string" } });
+    let schema = match key.name {
+        "binary" => json!({ "type": "string", "minLength": 1 }),
+        "session_proof" | "skills_dir" => json!({ "type": "string" }),
+        "stays_by_default" | "looks_behind_dashes" | "closing_record" | "session_learned" | "asks" => {
+            json!({ "type": "boolean" })
+        }
+        "stream" => one_of(&["claude", "codex", "gemini", "opencode", "pi", "none"]),
+        "hooks" => one_of(&["claude", "codex-notify", "none"]),
+        "trust" => one_of(&["status", "stream"]),
+        "variables" | "variables_at_terminal" => variables(),
+        "approval" => json!({
+            "type": "object",
+            "properties": { "readonly": words(), "edits": words(), "everything": words() },
+            "additionalProperties": false,
+        }),
+        "rules" => json!({
+            "type": "array",
+            "maxItems": keys::MOST_RULES,
+            "items": {
+                "type": "object",
+                "properties": {
+                    "on": one_of(&["exit", "screen"]),
+                    "match": { "type": "string", "minLength": 1, "maxLength": keys::LONGEST_PATTERN },
+                    "means": one_of(&["login", "quota", "blocked", "idle"]),
+                },
+                "required": ["on", "match", "means"],
+                "additionalProperties": false,
+            },
+        }),
+        _ => words(),
+    };
+    described(schema, key.holds)
 }
 
 fn described(mut schema: Value, description: &str) -> Value {

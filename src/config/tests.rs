@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
-use crate::agent::harness::Harness;
+use crate::agent::harness::{Harness, shipped};
 use crate::agent::name::{InvalidName, Name};
 use crate::agent::packages::Package;
 use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
@@ -107,7 +107,7 @@ mod the_file {
     #[case("[mixtape]\nname = \"x\"\n")]
     #[case("agents = []\n")]
     fn a_jcard_without_agents_is_complete(#[case] text: &str) {
-        assert_eq!(read(text), Config { entries: vec![], findings: vec![], sandbox_expected: vec![], complete: true });
+        assert_eq!(read(text), Config { entries: vec![], harnesses: shipped().to_vec(), findings: vec![], sandbox_expected: vec![], complete: true });
     }
 
     #[test]
@@ -186,6 +186,7 @@ mod defaults {
             args: vec![],
             prompt: None,
             interactive: None,
+            approval: None,
             workdir: Workdir::Absolute("/home/agent/workspace".into()),
             session: "claude-code".parse().unwrap(),
             user: None,
@@ -329,6 +330,7 @@ mod fields {
                 args: vec![text("--model"), text(""), text("a b")],
                 prompt: Some(Prompt::Text(text("cd $HOME && make; echo \"é\"\n"))),
                 interactive: Some(false),
+                approval: None,
                 workdir: Workdir::Absolute("/workspace".into()),
                 session: "review".parse().unwrap(),
                 user: None,
@@ -641,7 +643,7 @@ mod fields {
     fn a_home_is_filled_with_what_its_harness_needs(#[case] harness: &str, #[case] among: &[&str]) {
         let spec = agent(&format!("[agent]\nharness = \"{harness}\"\ntype = \"sandboxed\"\n"));
         let seed = &spec.kind.sandbox().unwrap().seed;
-        let all: Vec<PathBuf> = Harness::find(harness).unwrap().seed.iter().map(PathBuf::from).collect();
+        let all: Vec<PathBuf> = Harness::find(harness).unwrap().home_keep.iter().map(PathBuf::from).collect();
         assert_eq!(*seed, all);
         assert!(among.iter().all(|path| seed.contains(&PathBuf::from(path))), "{seed:?}");
     }
@@ -1067,7 +1069,7 @@ mod naming {
         for entry in &config.entries {
             let spec = entry.spec.as_ref().unwrap();
             assert_eq!((&spec.name, &spec.session), (&entry.name, &entry.name));
-            assert_eq!(entry.harness, Some(spec.harness));
+            assert_eq!(entry.harness, Some(spec.harness.clone()));
         }
     }
 

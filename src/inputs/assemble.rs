@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::agent::changes::Marks;
 use crate::agent::declaration::{Declaration, Desired, DesiredAgent, Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
+use crate::agent::harness::{Choices, Harness, keys};
 use crate::agent::launch::Launch;
 use crate::agent::program::expanded;
 use crate::agent::sandbox::{Home, Network, Sandbox};
@@ -125,7 +126,7 @@ pub fn desired(config: &Config, secrets: &Secrets, views: &Views, place: &Declar
                 Ok(Declaration { kind: spec.kind.clone(), policy: spec.policy.clone(), launch })
             }
         });
-        let harness = entry.harness.map(|harness| harness.name);
+        let harness = entry.harness.as_ref().map(|harness| Arc::clone(&harness.name));
         (entry.name.key(), DesiredAgent { name: entry.name.clone(), harness, user: user.cloned(), declaration })
     };
     Desired {
@@ -236,12 +237,15 @@ fn declare(
     let launch = if missing.is_empty() {
         let home = &account.home;
         let (command, args) = (at_home(&spec.command, home), at_home(&spec.args, home));
+        // The words for it may make the harness sandbox its commands, or keep it from that.
+        let args = spec.harness.args_with_approval(spec.approval, &command, &args);
         let args = match &spec.kind {
             Kind::Sandboxed(_) => spec.harness.args_in_sandbox(&command, &args),
             Kind::Native | Kind::Unsandboxed => Cow::Borrowed(&*args),
         };
         let text = prompt.clone();
-        let (arguments, prompt) = spec.harness.command_line(&command, &args, spec.interactive, prompt.as_ref());
+        let choices = Choices { approval: None, ..spec.choices() };
+        let (arguments, prompt) = spec.harness.command_line(&command, &args, &choices, prompt.as_ref());
         if let Some(length) = prompt.map(|at| arguments[at].as_slice().len()).filter(|&length| length > MAX_ARGUMENT) {
             let right = format!("the kernel takes at most {MAX_ARGUMENT} bytes (128 KiB less one)");
             return Err(format!("the prompt is too long: with its option it has {length} bytes; {right}"));
@@ -310,6 +314,11 @@ fn checksum(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |sum, &byte| (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
+/// That of a preset does not change with the version of agentd.
+fn harness_mark(harness: &Harness) -> u32 {
+    if harness.is_of_jcard() { checksum(keys::written(harness).as_bytes()) } else { checksum(harness.name.as_bytes()) }
+}
+
 /// Makes marks. Those of the secrets are made once for all agents.
 struct KnownMarks {
     marker: Marker,
@@ -327,12 +336,15 @@ impl KnownMarks {
     /// Those of a launch that lacks the variables of its preset, and whose prompt is this text.
     fn marks(&self, spec: &AgentSpec, launch: &Launch, prompt: Option<&SecretBytes>) -> Marks {
         let mut marks = self.marker.begin();
-        marks.field("harness", checksum(spec.harness.name.as_bytes()));
+        marks.field("harness", harness_mark(&spec.harness));
         marks.field("interactive", checksum(format!("{:?}", spec.interactive).as_bytes()));
         marks.field("workdir", checksum(launch.workdir.as_os_str().as_encoded_bytes()));
         marks.field("session", checksum(launch.session.as_str().as_bytes()));
         if let Some(user) = &launch.user {
             marks.field("user", checksum(format!("{}:{}", user.name, user.uid).as_bytes()));
+        }
+        if let Some(approval) = spec.approval {
+            marks.field("approval", checksum(approval.word().as_bytes()));
         }
         if let Some(umask) = spec.umask {
             marks.field("umask", umask);
@@ -907,7 +919,7 @@ mod tests {
         assert!(desired.complete && desired.secrets_error.is_none());
         assert!(desired.agents[&key("a")].declaration.is_ok());
         let bad = &desired.agents[&key("bad")];
-        assert_eq!((bad.name.as_str(), bad.harness), ("Bad", Some("codex")));
+        assert_eq!((bad.name.as_str(), bad.harness.as_deref()), ("Bad", Some("codex")));
         let error = bad.declaration.as_ref().unwrap_err();
         let places: Vec<&str> = error.lines().map(|line| line.split(": ").next().unwrap()).collect();
         assert_eq!(places, ["/etc/agentd/jcard.toml:4:11", "/etc/agentd/jcard.toml:5:11"]);
