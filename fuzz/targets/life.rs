@@ -143,7 +143,7 @@ impl Life {
     }
 
     fn ended(&mut self, attempt: Attempt, how: ExitStatus) {
-        self.tell(Event::Ended { attempt, how, at: self.now, usage: Usage::default() });
+        self.tell(Event::Ended { attempt, how, at: self.now, usage: Usage::default(), result: None });
     }
 
     /// Time passes, and the machine notices; there is no end of that at one instant.

@@ -16,19 +16,8 @@ use crate::wire::result::StreamResult;
 pub struct Terms {
     /// Whether the harness closes each stream with a record, so that one without it was cut off.
     pub closing_record: bool,
-    /// What counts when the harness says that it succeeded and its status says that it did not.
-    pub trust: Trust,
-}
-
-/// Whose word counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Trust {
-    /// The exit status must be 0.
-    #[default]
-    Status,
-    /// A success that the stream states is one, whatever the exit status is.
-    Stream,
+    /// Whether a success that the stream states is one, whatever the exit status is.
+    pub trusts_stream: bool,
 }
 
 /// Whether an attempt completed.
@@ -68,8 +57,8 @@ pub fn judge(how: &ExitStatus, result: Option<&StreamResult>, terms: Option<Term
     let Some(terms) = terms else { return by_status };
     match result {
         Some(result) if result.is_error => Verdict::Failed(Fault::Said(words(result))),
-        Some(result) if !result.is_partial => match (how, terms.trust) {
-            (ExitStatus::Code(_), Trust::Stream) => Verdict::Completed,
+        Some(result) if !result.is_partial => match (how, terms.trusts_stream) {
+            (ExitStatus::Code(_), true) => Verdict::Completed,
             _ => by_status,
         },
         // The status says more about a failure than the silence after it.
@@ -104,9 +93,9 @@ mod tests {
 
     use super::*;
 
-    const STATUS: Terms = Terms { closing_record: true, trust: Trust::Status };
-    const STREAM: Terms = Terms { closing_record: true, trust: Trust::Stream };
-    const OPEN: Terms = Terms { closing_record: false, trust: Trust::Status };
+    const STATUS: Terms = Terms { closing_record: true, trusts_stream: false };
+    const STREAM: Terms = Terms { closing_record: true, trusts_stream: true };
+    const OPEN: Terms = Terms { closing_record: false, trusts_stream: false };
 
     fn result(is_error: bool, is_partial: bool) -> Option<StreamResult> {
         let text = if is_error { "\nNot logged in\nmore".to_owned() } else { String::new() };

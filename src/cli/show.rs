@@ -172,6 +172,7 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         args,
         prompt,
         interactive,
+        results,
         approval,
         workdir,
         session,
@@ -197,6 +198,8 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         enabled,
         generation,
         labels,
+        max_cost,
+        results: _,
     } = policy;
     let (text, path) = match prompt {
         Some(Prompt::Text(text)) => (json!(text), Value::Null),
@@ -245,6 +248,8 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         prompt,
         field("prompt_file", path),
         interactive,
+        field("results", json!(results)),
+        limit("max_cost", max_cost.map(|cost| json!(cost.dollars()))),
         approval,
         field("workdir", json!(workdir)),
         field("session", json!(session.as_str())),
@@ -421,6 +426,8 @@ args                    default     []
 prompt                  line 5      "Review \"all\"\nof it."
 prompt_file             default     -
 interactive             default     - (as the harness's preset)
+results                 default     false
+max_cost                default     - (no limit)
 workdir                 default     "/home/agent/workspace"
 session                 default     "reviewer"
 user                    default     - (the default user)

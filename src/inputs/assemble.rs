@@ -244,7 +244,8 @@ fn declare(
             Kind::Native | Kind::Unsandboxed => Cow::Borrowed(&*args),
         };
         let text = prompt.clone();
-        let choices = Choices { approval: None, ..spec.choices() };
+        let max_cost = spec.policy.max_cost.map(|cost| cost.to_string());
+        let choices = Choices { approval: None, max_cost: max_cost.as_deref(), ..spec.choices() };
         let (arguments, prompt) = spec.harness.command_line(&command, &args, &choices, prompt.as_ref());
         if let Some(length) = prompt.map(|at| arguments[at].as_slice().len()).filter(|&length| length > MAX_ARGUMENT) {
             let right = format!("the kernel takes at most {MAX_ARGUMENT} bytes (128 KiB less one)");
@@ -269,6 +270,7 @@ fn declare(
             sandbox: spec.kind.sandbox().map(|sandbox| in_place(sandbox, home)),
             packages: spec.packages.clone(),
             packages_timeout: spec.packages_timeout,
+            stream: spec.harness.stream().filter(|_| spec.results),
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: spec.secrets.is_some() || secrets.is_complete,
@@ -342,6 +344,9 @@ impl KnownMarks {
         marks.field("session", checksum(launch.session.as_str().as_bytes()));
         if let Some(user) = &launch.user {
             marks.field("user", checksum(format!("{}:{}", user.name, user.uid).as_bytes()));
+        }
+        if spec.results {
+            marks.field("results", 1);
         }
         if let Some(approval) = spec.approval {
             marks.field("approval", checksum(approval.word().as_bytes()));

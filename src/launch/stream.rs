@@ -12,6 +12,7 @@ mod codex;
 mod gemini;
 mod lines;
 mod loose;
+pub(in crate::launch) mod news;
 mod opencode;
 mod pi;
 mod report;
@@ -197,7 +198,7 @@ fn of_http(status: u64) -> Option<HoldKind> {
 }
 
 /// An id of a conversation, if it is one that can stand in a command line and in a path.
-fn conversation(id: &str) -> Option<String> {
+pub fn conversation(id: &str) -> Option<String> {
     let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let is_id = (1..=128).contains(&id.len()) && id.bytes().all(is_fine) && !id.starts_with(['-', '.']);
     is_id.then(|| id.to_owned())
