@@ -315,7 +315,13 @@ impl Inputs {
         last.secrets = secrets;
         last.overrides = files.overrides;
         is_news |= self.keep_overrides(last).await;
-        let empty = Config { entries: Vec::new(), harnesses: Vec::new(), findings: Vec::new(), sandbox_expected: Vec::new(), complete: false };
+        let empty = Config {
+            entries: Vec::new(),
+            harnesses: Vec::new(),
+            findings: Vec::new(),
+            sandbox_expected: Vec::new(),
+            complete: false,
+        };
         let config = last.config.as_ref().unwrap_or(&empty);
         if is_edited {
             report_sandbox(&self.place.file, config, &mut last.unsandboxed);

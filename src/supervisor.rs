@@ -564,7 +564,11 @@ impl Supervisor {
             machine.count_from(earlier);
             Agent::new(machine, default_user)
         });
-        agent.machine.describe(name, harness.as_deref(), self.desired.agents.get(&key).and_then(|agent| agent.user.clone()));
+        agent.machine.describe(
+            name,
+            harness.as_deref(),
+            self.desired.agents.get(&key).and_then(|agent| agent.user.clone()),
+        );
         // Before it is declared, so that nothing starts that must not.
         self.hand_on(&key);
         let Some(agent) = self.agents.get_mut(&key) else { return };

@@ -730,7 +730,8 @@ mod tests {
         let args = ["--approval-mode=plan"];
         assert_eq!(chosen("gemini-cli", &args, &choices), "gemini --approval-mode=plan do it");
         let args = ["resume", "--last"];
-        let expected = "codex exec --skip-git-repo-check resume --dangerously-bypass-approvals-and-sandbox --last -- do it";
+        let expected =
+            "codex exec --skip-git-repo-check resume --dangerously-bypass-approvals-and-sandbox --last -- do it";
         assert_eq!(chosen("codex", &args, &choices), expected);
     }
 

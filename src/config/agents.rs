@@ -280,7 +280,10 @@ fn read_approval(fields: &mut Fields<'_>, harness: Option<&Harness>) -> Option<A
     } else {
         format!("write {}", alternatives(known.iter().map(String::as_str)))
     };
-    fields.error(at, format!("{name} has no words for the `approval` {word:?}; {known}, or `approval.{word}` in [harnesses.{name}]"));
+    fields.error(
+        at,
+        format!("{name} has no words for the `approval` {word:?}; {known}, or `approval.{word}` in [harnesses.{name}]"),
+    );
     None
 }
 
@@ -335,7 +338,8 @@ fn look_at_results(
     if !results {
         if fields.is_set("max_cost") {
             let at = fields.place("max_cost");
-            fields.error(at, "`max_cost` needs `results = true`; without it, agentd does not learn what the agent costs");
+            fields
+                .error(at, "`max_cost` needs `results = true`; without it, agentd does not learn what the agent costs");
         }
         return;
     }

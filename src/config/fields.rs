@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::position::Places;
+use crate::agent::cost::MaxCost;
 use crate::agent::labels;
 use crate::agent::name::Name;
 use crate::agent::packages::Package;
@@ -22,7 +23,6 @@ use crate::sys::exec::MAX_ARGUMENT;
 use crate::sys::exec::is_variable_name;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::text::duration;
-use crate::agent::cost::MaxCost;
 use crate::text::size;
 use crate::text::suggest::nearest;
 

@@ -68,7 +68,8 @@ impl Harnesses {
                 known.map_or_else(|| Harness::named(name), |known| Harness::clone(&all.rows[known].harness));
             let mut mistakes = keys::read(&mut harness, entry);
             if harness.binary.is_empty() && !mistakes.iter().any(|mistake| mistake.is_fatal) {
-                let message = format!("the harness {} has no `binary`; write the name or path of its program", quoted(name));
+                let message =
+                    format!("the harness {} has no `binary`; write the name or path of its program", quoted(name));
                 mistakes.push(keys::Mistake { at, message, is_fatal: true });
             }
             mistakes.truncate(MAX_NOTED);

@@ -107,7 +107,16 @@ mod the_file {
     #[case("[mixtape]\nname = \"x\"\n")]
     #[case("agents = []\n")]
     fn a_jcard_without_agents_is_complete(#[case] text: &str) {
-        assert_eq!(read(text), Config { entries: vec![], harnesses: shipped().to_vec(), findings: vec![], sandbox_expected: vec![], complete: true });
+        assert_eq!(
+            read(text),
+            Config {
+                entries: vec![],
+                harnesses: shipped().to_vec(),
+                findings: vec![],
+                sandbox_expected: vec![],
+                complete: true
+            }
+        );
     }
 
     #[test]
@@ -333,7 +342,7 @@ mod fields {
                 args: vec![text("--model"), text(""), text("a b")],
                 prompt: Some(Prompt::Text(text("cd $HOME && make; echo \"é\"\n"))),
                 interactive: Some(false),
-            results: false,
+                results: false,
                 approval: None,
                 workdir: Workdir::Absolute("/workspace".into()),
                 session: "review".parse().unwrap(),
@@ -358,8 +367,8 @@ mod fields {
                     enabled: false,
                     generation: 7,
                     labels: BTreeMap::new(),
-                max_cost: None,
-                results: None,
+                    max_cost: None,
+                    results: None,
                     by_default: ByDefault::default(),
                 },
             }

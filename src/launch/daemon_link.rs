@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use zeroize::Zeroizing;
 
-use super::protocol::{FromLauncher, Log, MAX_TO_LAUNCHER, Progress, Told, ToLauncher, WIRE_VERSION};
+use super::protocol::{FromLauncher, Log, MAX_TO_LAUNCHER, Progress, ToLauncher, Told, WIRE_VERSION};
 use crate::agent::fingerprint::Fingerprint;
 use crate::sys::frame::{self, Decoder};
 use crate::sys::{fd, fd_passing, memory, poll, unix_socket};

@@ -19,7 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
 
-use super::protocol::{FromLauncher, Log, MAX_FROM_LAUNCHER, Progress, Told, ToLauncher};
+use super::protocol::{FromLauncher, Log, MAX_FROM_LAUNCHER, Progress, ToLauncher, Told};
 use crate::agent::fingerprint::Fingerprint;
 use crate::launch::socket_dir::LaunchSocketKeeper;
 use crate::sys::frame;

@@ -650,7 +650,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             if let Progress::Running(Harness { pid, .. }) = progress {
                 tracing::info!(agent = %self.name, pid, "found running, and left so");
             }
-        self.hear_told(told).await;
+            self.hear_told(told).await;
             self.hear_progress(&mut launcher, progress).await;
             if self.log.take_up(log).await && launcher.can_move && launcher.heard == Reported::Started {
                 let made = self.log.make().await;

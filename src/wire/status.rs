@@ -12,8 +12,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::wire::exit_status::ExitStatus;
-use crate::wire::result::{StreamResult, Tokens};
 use crate::wire::reason::{Changes, LaunchReason, StopStage, StoppingBecause, WaitingFor};
+use crate::wire::result::{StreamResult, Tokens};
 
 /// A point in time on the wire: RFC 3339, UTC, milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

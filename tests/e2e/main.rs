@@ -42,6 +42,7 @@ mod proxy;
 mod quickstart;
 mod repositories;
 mod restart;
+mod results;
 mod root;
 mod sandbox;
 mod secrets;

@@ -130,16 +130,11 @@ const HOOKS: [(&str, Option<HookKind>); 3] =
     [("claude", Some(HookKind::Claude)), ("codex-notify", Some(HookKind::CodexNotify)), ("none", None)];
 const TRUSTS: [(&str, Trust); 2] = [("status", Trust::Status), ("stream", Trust::Stream)];
 const PLACES: [(&str, Place); 2] = [("exit", Place::Exit), ("screen", Place::Screen)];
-const MEANINGS: [(&str, Meaning); 4] = [
-    ("login", Meaning::Login),
-    ("quota", Meaning::Quota),
-    ("blocked", Meaning::Blocked),
-    ("idle", Meaning::Idle),
-];
+const MEANINGS: [(&str, Meaning); 4] =
+    [("login", Meaning::Login), ("quota", Meaning::Quota), ("blocked", Meaning::Blocked), ("idle", Meaning::Idle)];
 
 /// Forms, and the ones that are for prompts that could be taken for something else.
-const GUARDED: [(&str, &str); 3] =
-    [("prompt", "prompt_guarded"), ("ends", "ends_guarded"), ("stays", "stays_guarded")];
+const GUARDED: [(&str, &str); 3] = [("prompt", "prompt_guarded"), ("ends", "ends_guarded"), ("stays", "stays_guarded")];
 
 /// Reads an entry over what the harness has. Returns what is wrong; each such value is left out.
 pub fn read(harness: &mut Harness, table: &DeTable<'_>) -> Vec<Mistake> {
@@ -202,8 +197,12 @@ impl Reader {
                 let words: Vec<&str> = words.iter().map(String::as_str).collect();
                 match Form::with_prompt(&words) {
                     Ok(read) => *form = Some(read),
-                    Err(_) if words.is_empty() => *form = Some(Form { prompt: super::form::Place::Nowhere, ..Form::default() }),
-                    Err(right) => self.refuse(value.span().start, format!("`{name}` has no place for what it must hold; {right}")),
+                    Err(_) if words.is_empty() => {
+                        *form = Some(Form { prompt: super::form::Place::Nowhere, ..Form::default() })
+                    }
+                    Err(right) => {
+                        self.refuse(value.span().start, format!("`{name}` has no place for what it must hold; {right}"))
+                    }
                 }
             }
             Slot::Alone(form) => {
@@ -330,7 +329,10 @@ impl Reader {
         for key in table.keys() {
             let (at, key) = (key.span().start, key.get_ref().as_ref());
             if !RULE_KEYS.contains(&key) {
-                self.ignore(at, format!("unknown key {} of a rule is ignored; it has on, match and means", quoted(key)));
+                self.ignore(
+                    at,
+                    format!("unknown key {} of a rule is ignored; it has on, match and means", quoted(key)),
+                );
             }
         }
         let (mut on, mut means) = (None, None);
@@ -347,7 +349,10 @@ impl Reader {
         let pattern = table.get("match")?;
         let text = self.text("match", pattern)?;
         if let Err(why) = pattern_fault(text) {
-            self.refuse(pattern.span().start, format!("`match` is no regular expression: {why}; fix it, or remove the rule"));
+            self.refuse(
+                pattern.span().start,
+                format!("`match` is no regular expression: {why}; fix it, or remove the rule"),
+            );
             return None;
         }
         Some(Rule { on: on?, pattern: text.to_owned(), means: means? })
@@ -540,12 +545,12 @@ mod tests {
     #[case("binary = [\"x\"]", "`binary` is an array; write the name", true)]
     #[case("prompt = [\"-p\"]", "`prompt` has no place for what it must hold; end it", true)]
     #[case("alone = [\"${PROMPT}\"]", "`alone` has no place for `args`; end it", true)]
+    #[case("[[rules]]\non = \"exit\"\nmatch = \"(\"\nmeans = \"login\"", "`match` is no regular expression: ", true)]
     #[case(
-        "[[rules]]\non = \"exit\"\nmatch = \"(\"\nmeans = \"login\"",
-        "`match` is no regular expression: ",
+        "[[rules]]\non = \"exit\"\nmatch = \"\"\nmeans = \"login\"",
+        "`match` is no regular expression: it is em",
         true
     )]
-    #[case("[[rules]]\non = \"exit\"\nmatch = \"\"\nmeans = \"login\"", "`match` is no regular expression: it is em", true)]
     #[case(
         "[[rules]]\non = \"exit\"\nmatch = \"(a{1000}){1000}\"\nmeans = \"login\"",
         "`match` is no regular expression: ",

@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::{Absent, Attempt, LaunchReason};
-use crate::agent::cost::Bill;
 use crate::agent::changes::{Before, Marks, changes};
+use crate::agent::cost::Bill;
 use crate::agent::declaration::{Declaration, Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;

@@ -2081,7 +2081,13 @@ mod what_is_shown {
         assert_eq!(shown(&life), (Running, at(1)));
         assert_eq!(life.status().started_at, at(1));
         life.wait(seconds(95));
-        life.tell(Event::Ended { attempt: 1, how: code(0), at: started + seconds(8), usage: Usage::default(), result: None });
+        life.tell(Event::Ended {
+            attempt: 1,
+            how: code(0),
+            at: started + seconds(8),
+            usage: Usage::default(),
+            result: None,
+        });
         assert_eq!(shown(&life), (Exited, at(9)));
         assert_eq!(life.status().exit.map(|exit| exit.at), at(9));
         life.gone(1);
@@ -2240,7 +2246,13 @@ mod what_is_shown {
         let ended = |oom_kills, memory: Option<u64>| {
             let mut life = Life::running(declaration(|policy| policy.limits.memory = memory));
             let how = ExitStatus::Signal("SIGKILL".parse().unwrap());
-            life.tell(Event::Ended { attempt: 1, how, at: life.now, usage: Usage { oom_kills, ..Usage::default() }, result: None });
+            life.tell(Event::Ended {
+                attempt: 1,
+                how,
+                at: life.now,
+                usage: Usage { oom_kills, ..Usage::default() },
+                result: None,
+            });
             let status = life.status();
             (status.reason.unwrap(), status.exit.unwrap().oom_kills)
         };

@@ -298,6 +298,8 @@ impl Reader {
         let complaint = record.error.get().map(|error| error.0.as_str());
         let text = record.result.get().map(String::as_str).or(complaint).unwrap_or_default();
         let text = if text.is_empty() { record.errors.elements().next().map_or("", String::as_str) } else { text };
+        // An API error was shown as a message before.
+        let is_shown = !text.is_empty() && report.result.text == text;
         if !text.is_empty() {
             report.concludes(text);
         }
@@ -316,7 +318,9 @@ impl Reader {
             report.has_taken(reconciled(report.tokens(), Tokens::from(*usage)), sink);
         }
         if is_error {
-            report.show_error(text, sink);
+            if !is_shown {
+                report.show_error(if text.is_empty() { record.subtype.text() } else { text }, sink);
+            }
             let kind = record.api_error_status.0.and_then(of_http).or_else(|| limit_in(text));
             if let Some(kind) = kind {
                 report.is_limited(kind, None, text, sink);
