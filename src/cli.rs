@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod events;
 pub mod explain;
 mod go_flags;
+pub mod harnesses;
 pub mod init;
 pub mod logs;
 pub mod manual;
@@ -92,6 +93,11 @@ pub enum Command {
     /// as they are. If a daemon answers, its agents' present states are shown as well.
     #[command(after_long_help = manual::help("diff"))]
     Diff(Asking<diff::Arguments>),
+    /// Print what is known of harnesses: the whole table, or an entry as TOML for a jcard
+    ///
+    /// The table is that of the jcard: what agentd comes with, and what `[harnesses]` changes or adds.
+    #[command(after_long_help = manual::help("harnesses"))]
+    Harnesses(harnesses::Arguments),
     /// Print the JSON Schema of a jcard's agents, for editors
     ///
     /// With it, taplo and tombi complete and check a jcard while you write.
@@ -279,7 +285,9 @@ impl Command {
             Self::Show(Asking { what, api }) => {
                 Places { config: what.config.clone(), sandboxing: what.sandboxing.clone(), ..of_api(api) }
             }
-            Self::Init(init::Arguments { config, .. }) => Places { config: config.clone(), ..Places::default() },
+            Self::Harnesses(harnesses::Arguments { config, .. }) | Self::Init(init::Arguments { config, .. }) => {
+                Places { config: config.clone(), ..Places::default() }
+            }
             Self::Schema | Self::Completions(_) | Self::Man(_) => Places::default(),
             Self::Status(asking) => of_api(&asking.api),
             Self::Wait(asking) => of_api(&asking.api),
@@ -411,7 +419,12 @@ impl Arguments {
         let asks = match self.command {
             None
             | Some(
-                Command::Check(_) | Command::Schema | Command::Init(_) | Command::Completions(_) | Command::Man(_),
+                Command::Check(_)
+                | Command::Harnesses(_)
+                | Command::Schema
+                | Command::Init(_)
+                | Command::Completions(_)
+                | Command::Man(_),
             ) => false,
             Some(_) => true,
         };
@@ -934,6 +947,7 @@ mod tests {
                     "user",
                     "secret-dir",
                 ],
+                "harnesses" => &["config"],
                 "status" => &["label", "watch", "sort", "json", "failed", "check", "api-socket"],
                 "explain" => &["utc", "json", "api-socket"],
                 "wait" => &["label", "for", "timeout", "exit-code", "json", "api-socket"],

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use agentd::cli;
 use agentd::cli::operate::{self, Order};
 use agentd::cli::{
-    Arguments, Command, attach, check, complete, diff, doctor, events, explain, init, logs, manual, output, send, show,
-    status, wait, watch,
+    Arguments, Command, attach, check, complete, diff, doctor, events, explain, harnesses, init, logs, manual, output,
+    send, show, status, wait, watch,
 };
 use agentd::config;
 use agentd::daemon;
@@ -53,6 +53,7 @@ fn main() -> ExitCode {
             let (file, socket) = (arguments.places.checked_config(&here), arguments.places.client_socket(&here));
             diff::run(&asking.what, &file, arguments.reading(&here).options(&file), &socket)
         }
+        Some(Command::Harnesses(options)) => harnesses::run(options, &arguments.places.checked_config(&here)),
         Some(Command::Schema) => output::print(format!("{:#}\n", config::schema()).as_bytes(), 0, 1),
         Some(Command::Status(asking)) => status::run(&asking.what, &arguments.places.client_socket(&here)),
         Some(Command::Explain(asking)) => explain::run(&asking.what, &arguments.places.client_socket(&here)),

@@ -52,6 +52,7 @@ pub struct Harness {
     hooks: Option<HookKind>,
     approvals: Approvals,
     approval_options: Vec<String>,
+    approval_details: Vec<String>,
     asks: bool,
     skills_dir: String,
     /// What the home of a sandbox is filled with when it is made, as paths below the user's home: the login, and what its user
@@ -125,6 +126,8 @@ pub struct Choices<'a> {
     pub results: bool,
     /// What it may do without asking.
     pub approval: Option<Approval>,
+    /// Whether it runs in a sandbox of agentd.
+    pub in_sandbox: bool,
     /// The conversation.
     pub session: Option<Session<'a>>,
     /// The most that it may cost, in dollars as a decimal number.
@@ -201,6 +204,7 @@ impl Harness {
             hooks: None,
             approvals: Approvals::default(),
             approval_options: Vec::new(),
+            approval_details: Vec::new(),
             asks: false,
             skills_dir: String::new(),
             home_keep: Vec::new(),
@@ -296,11 +300,6 @@ impl Harness {
         &self.rules
     }
 
-    /// Whether it asks for permission although nobody is there.
-    pub fn asks(&self) -> bool {
-        self.asks
-    }
-
     /// The words for what it may do without asking; `None` if it has no way to say that.
     pub fn approval_words(&self, approval: Approval) -> Option<&[String]> {
         self.approvals.0.get(&approval).map(Vec::as_slice)
@@ -311,15 +310,34 @@ impl Harness {
         self.approvals.0.keys().copied()
     }
 
-    /// The word of an entry that says what it may do without asking.
-    pub fn says_approval<'a>(&self, command: &'a [String], args: &'a [String]) -> Option<&'a str> {
-        let says = |word: &&String| {
-            let own = self.approvals.0.values().flatten().filter(|word| word.starts_with('-'));
-            let mut options = self.approval_options.iter().chain(own);
-            let begins = |option: &String| word.strip_prefix(option.as_str());
-            options.any(|option| begins(option).is_some_and(|rest| rest.is_empty() || rest.starts_with('=')))
+    /// The word of an entry that says what it may do without asking, so that the words for `approval` would contradict it.
+    pub fn says_approval<'a>(&self, approval: Approval, command: &'a [String], args: &'a [String]) -> Option<&'a str> {
+        let own = self.approval_words(approval).unwrap_or_default().iter().filter(|word| word.starts_with('-'));
+        self.has_option(self.approval_options.iter().chain(own), command, args)
+    }
+
+    /// Whether it asks for permission although nobody is there, and its entry says nothing of that.
+    pub fn asks(&self, command: &[String], args: &[String]) -> bool {
+        let options = self.approval_options.iter().chain(&self.approval_details);
+        self.asks && self.has_option(options, command, args).is_none()
+    }
+
+    /// The first word of an entry that is one of these options.
+    fn has_option<'a, 'b>(
+        &self,
+        options: impl Iterator<Item = &'b String> + Clone,
+        command: &'a [String],
+        args: &'a [String],
+    ) -> Option<&'a str> {
+        let is_option = |word: &&String| {
+            // `--option=value` in a table is that option.
+            let name = |option: &str| option.split('=').next().unwrap_or_default().len();
+            options.clone().any(|option| {
+                let rest = word.strip_prefix(&option[..name(option)]);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+            })
         };
-        self.own_words(command).iter().chain(args).find(says).map(String::as_str)
+        self.own_words(command).iter().chain(args).find(is_option).map(String::as_str)
     }
 
     /// `args` with the words for what it may do without asking, unless the entry says that itself.
@@ -329,10 +347,13 @@ impl Harness {
         command: &[String],
         args: &'a [String],
     ) -> Cow<'a, [String]> {
-        match approval.and_then(|approval| self.approval_words(approval)) {
-            Some(words) if self.says_approval(command, args).is_none() => self.before_options(words, args),
-            Some(_) | None => Cow::Borrowed(args),
-        }
+        let (words, at) = (self.words_for_approval(approval, command, args), self.after_subcommand(args));
+        with_words(words, at, args)
+    }
+
+    fn words_for_approval(&self, approval: Option<Approval>, command: &[String], args: &[String]) -> &[String] {
+        let approval = approval.filter(|&approval| self.says_approval(approval, command, args).is_none());
+        approval.and_then(|approval| self.approval_words(approval)).unwrap_or_default()
     }
 
     /// Whether a prompt can be given to it that it stays at its terminal with, or ends after.
@@ -369,21 +390,33 @@ impl Harness {
         (!is_off && next != Some(value.as_str())).then_some(word)
     }
 
-    /// `args` for a sandbox of agentd, with the words that do without the harness's own, unless the entry says something of that.
-    pub fn args_in_sandbox<'a>(&self, command: &[String], args: &'a [String]) -> Cow<'a, [String]> {
+    /// The words that do without the harness's own sandbox, unless the entry says something of that.
+    fn words_in_sandbox(&self, command: &[String], args: &[String]) -> &[String] {
         let OwnSandbox { off, words } = &self.own_sandbox;
         let is_said = self.own_words(command).iter().chain(args).any(|word| says_of_sandbox(words, word));
-        if is_said { Cow::Borrowed(args) } else { self.before_options(off, args) }
+        if is_said { &[] } else { off }
     }
 
-    /// `args` with more options in front. A subcommand stays in front of its options.
-    fn before_options<'a>(&self, words: &[String], args: &'a [String]) -> Cow<'a, [String]> {
-        if words.is_empty() {
-            return Cow::Borrowed(args);
-        }
-        let is_subcommand = |word: &String| self.is_subcommand(word.as_bytes());
-        let (before, after) = args.split_at(usize::from(args.first().is_some_and(is_subcommand)));
-        Cow::Owned([before, words, after].concat())
+    /// Where options stand in `args` that have a subcommand: behind it.
+    fn after_subcommand(&self, args: &[String]) -> usize {
+        usize::from(args.first().is_some_and(|word| self.is_subcommand(word.as_bytes())))
+    }
+
+    /// `args` with the words for the choices. `at` is where they stand.
+    fn chosen_args<'a>(
+        &self,
+        choices: &Choices<'_>,
+        command: &[String],
+        args: &'a [String],
+        at: usize,
+    ) -> Cow<'a, [String]> {
+        // The words for the approval may be about the harness's own sandbox.
+        let args = with_words(self.words_for_approval(choices.approval, command, args), at, args);
+        let sandbox = if choices.in_sandbox { self.words_in_sandbox(command, &args) } else { &[] };
+        let max_cost = choices.max_cost.map(|cost| self.max_cost_words(cost)).unwrap_or_default();
+        let results = if choices.results { self.results.as_slice() } else { &[] };
+        let words = [results, &max_cost, sandbox].concat();
+        if words.is_empty() { args } else { Cow::Owned(with_words(&words, at, &args).into_owned()) }
     }
 
     /// The command line of `command` and `args`: the preset's own words go where they belong, unless they are there already.
@@ -416,11 +449,10 @@ impl Harness {
             Some((last, rest)) if prompt.is_some() && self.ends_in_option(args) => (rest, Some(last)),
             _ => (args, None),
         };
-        let args = self.args_with_approval(choices.approval, command, args);
-        let results = if choices.results { self.results.as_slice() } else { &[] };
-        let max_cost = choices.max_cost.map(|cost| self.max_cost_words(cost)).unwrap_or_default();
-        let args = self.before_options(&max_cost, &args);
-        let args = self.before_options(results, &args);
+        // A subcommand of `args` that follows one of the preset takes few options.
+        let is_below = !subcommands.is_empty() || !self.own_words(command).is_empty();
+        let at = if is_below { 0 } else { self.after_subcommand(args) };
+        let args = self.chosen_args(choices, command, args, at);
         let session = choices.session.map(|session| self.session_words(session)).unwrap_or_default();
         let mut words: Vec<&String> = command.iter().collect();
         words.extend(subcommands.into_iter().filter(|word| !is_in_command(word)));
@@ -495,6 +527,15 @@ impl Harness {
 /// The words with something in the place of a name.
 fn filled_in(words: &[String], name: &str, value: &str) -> Vec<String> {
     words.iter().map(|word| word.replace(name, value)).collect()
+}
+
+/// `args` with more words at a place in them.
+fn with_words<'a>(words: &[String], at: usize, args: &'a [String]) -> Cow<'a, [String]> {
+    if words.is_empty() {
+        return Cow::Borrowed(args);
+    }
+    let (before, after) = args.split_at(at);
+    Cow::Owned([before, words, after].concat())
 }
 
 /// Whether a word of a command line is one of these, or begins with one of them that ends in `=`.
@@ -767,7 +808,9 @@ mod tests {
     fn in_sandbox(harness: &str, command: &[&str], args: &[&str]) -> String {
         let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
         let harness = Harness::find(harness).unwrap();
-        harness.args_in_sandbox(&owned(command), &owned(args)).join(" ")
+        let (command, args, choices) =
+            (owned(command), owned(args), Choices { in_sandbox: true, ..Choices::default() });
+        harness.chosen_args(&choices, &command, &args, harness.after_subcommand(&args)).join(" ")
     }
 
     #[rstest]

@@ -64,8 +64,13 @@ pub struct AgentSpec {
 impl AgentSpec {
     /// What it wants of its harness's command line.
     pub fn choices(&self) -> Choices<'_> {
-        let (interactive, results, approval) = (self.interactive, self.results, self.approval);
-        Choices { interactive, results, approval, ..Choices::default() }
+        Choices {
+            interactive: self.interactive,
+            results: self.results,
+            approval: self.approval,
+            in_sandbox: self.kind.sandbox().is_some(),
+            ..Choices::default()
+        }
     }
 }
 

@@ -326,7 +326,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("jcard.toml");
         let entry = |path: &str| format!("[[agents]]\nharness = \"codex\"\nreplicas = 2\nprompt_file = \"{path}\"\n");
-        fs::write(&file, entry("prompts/x.md") + &entry("/nowhere/y.md").replace("codex", "claude-code")).unwrap();
+        fs::write(&file, entry("prompts/x.md") + &entry("/nowhere/y.md").replace("codex", "pi")).unwrap();
         let (status, output) = check_strictly(&file);
         assert_eq!(status, 1);
         assert_eq!(
@@ -348,7 +348,8 @@ mod tests {
         assert_eq!(status, 1);
         assert_eq!(
             output,
-            "jcard.toml:2:11: error: unknown agent.harness \"nope\"; write claude-code, opencode, gemini-cli or codex, or \"custom\" \
+            "jcard.toml:2:11: error: unknown agent.harness \"nope\"; write claude-code, opencode, gemini-cli, codex, pi, \
+             qwen-code, kimi or aider, or \"custom\" \
              with `command = [\"nope\"]`\n\
              jcard.toml:4:16: error: `max_restarts` is out of range; write a whole number from 0 to 18446744073709551615, where 0 is no limit\n\
              jcard.toml: 2 agents, 2 errors, 0 warnings\n"

@@ -115,7 +115,7 @@ const NOT_ALLOWED: (&str, &str) =
     ("4", "there is no such agent, agentd does not answer, or you are not allowed to do it");
 
 /// The topics of the daemon and of all commands.
-pub const TOPICS: [Topic; 22] = [
+pub const TOPICS: [Topic; 23] = [
     Topic {
         verb: "",
         exit: &[
@@ -153,6 +153,19 @@ pub const TOPICS: [Topic; 22] = [
         examples: &[
             ("agentd diff ./jcard.toml", "Say what installing a file as the jcard would start, stop and restart"),
             ("agentd diff -", "The same for standard input, such as the output of git show main:jcard.toml"),
+        ],
+    },
+    Topic {
+        verb: "harnesses",
+        exit: &[
+            ("0", "it was printed"),
+            ("1", "the jcard cannot be read"),
+            USAGE,
+            ("4", "there is no harness of that name"),
+        ],
+        examples: &[
+            ("agentd harnesses", "List every harness that an entry can name"),
+            ("agentd harnesses codex", "Print what is known of codex, to paste into a jcard and change"),
         ],
     },
     Topic {

@@ -428,6 +428,7 @@ prompt_file             default     -
 interactive             default     - (as the harness's preset)
 results                 default     false
 max_cost                default     - (no limit)
+approval                default     - (as the harness is configured)
 workdir                 default     "/home/agent/workspace"
 session                 default     "reviewer"
 user                    default     - (the default user)

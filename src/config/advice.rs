@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::fields::{Fields, KNOWN, quoted};
 use super::position::Places;
+use crate::agent::harness::Approval;
 use crate::agent::sandbox::{Home, is_run_outside};
 use crate::agent::spec::{AgentSpec, Prompt, Restart};
 use crate::config::{DefaultType, Finding, Options, Severity};
@@ -41,6 +42,7 @@ pub(super) fn look_at(fields: &mut Fields<'_>, spec: &AgentSpec) {
     memory(fields, spec);
     overridden_secrets(fields, spec);
     sandbox(fields, spec);
+    approval(fields, spec);
 }
 
 fn command(fields: &mut Fields<'_>, spec: &AgentSpec) {
@@ -224,8 +226,14 @@ fn sandbox(fields: &mut Fields<'_>, spec: &AgentSpec) {
     let name = &spec.harness.name;
     let args = spec.harness.args_with_approval(spec.approval, &spec.command, &spec.args);
     if let Some(word) = spec.harness.asks_for_own_sandbox(&spec.command, &args) {
-        let key = if spec.args.iter().any(|given| given.starts_with(word)) { "args" } else { "command" };
-        let right = "remove it: the agent's commands are confined already";
+        let is_in = |words: &[String]| words.iter().any(|given| given.starts_with(word));
+        let (key, right) = if is_in(&spec.args) {
+            ("args", "remove it: the agent's commands are confined already")
+        } else if is_in(&spec.command) {
+            ("command", "remove it: the agent's commands are confined already")
+        } else {
+            ("approval", "write `approval = \"everything\"`: the agent's commands are confined already")
+        };
         let at = fields.place(key);
         fields
             .warn(at, format!("{} makes {name} sandbox its commands, which fails in a sandbox; {right}", quoted(word)));
@@ -247,6 +255,29 @@ fn sandbox(fields: &mut Fields<'_>, spec: &AgentSpec) {
             fields.warn(at, format!("writing to {} {what}; name a folder that has nothing of that kind", quoted(path)));
         }
     }
+}
+
+/// Warns about an `approval` that has no effect, or that nothing confines.
+fn approval(fields: &mut Fields<'_>, spec: &AgentSpec) {
+    let Some(approval) = spec.approval else { return };
+    let at = fields.place("approval");
+    if let Some(word) = spec.harness.says_approval(approval, &spec.command, &spec.args) {
+        let key = if spec.args.iter().any(|given| given == word) { "args" } else { "command" };
+        let right = "remove one of them";
+        fields.warn(at, format!("`approval` has no effect, because `{key}` says {}; {right}", quoted(word)));
+    } else if approval == Approval::Everything && spec.kind.sandbox().is_none() && spec.user.is_none() {
+        let what = format!(
+            "nothing confines what {} does unasked, and it can do all that the agent user can",
+            spec.harness.name
+        );
+        fields.warn(at, format!("{what}; write `type = \"sandboxed\"`, or give it a `user` of its own"));
+    }
+}
+
+/// Whether the harness asks for permission although nobody is there, because the entry does not say what it may do.
+pub(super) fn asks_nobody(spec: &AgentSpec) -> bool {
+    let asks = || spec.harness.asks(&spec.command, &spec.args);
+    spec.prompt.is_some() && spec.approval.is_none() && ends(spec) && asks()
 }
 
 /// A finding if the Go daemon, which agentd replaces, would run the entry's agent in a sandbox.

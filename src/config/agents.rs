@@ -480,6 +480,8 @@ struct Roster {
     incomplete: bool,
     /// Whether the warning about agents that never end was given. Once is enough: those who want that have many such entries.
     is_stay_told: bool,
+    /// Whether the warning about agents that ask nobody was given.
+    is_ask_told: bool,
     /// Entries that do not say which agents they mean.
     unplaced: Vec<Unplaced>,
     /// How many agents are declared, counting those whose name is taken.
@@ -529,6 +531,16 @@ impl Roster {
                 at,
                 format!("{name} stays at its terminal when it is done with the prompt, and never ends; {right}"),
             );
+        }
+        if let Ok(spec) = &spec
+            && advice::asks_nobody(spec)
+            && !self.is_ask_told
+        {
+            self.is_ask_told = true;
+            let right = "write `approval = \"readonly\"`, `\"edits\"` or `\"everything\"`";
+            let at = draft.fields.place("harness");
+            let name = &spec.harness.name;
+            draft.fields.warn(at, format!("{name} asks for permission, and nobody is there to give it; {right}"));
         }
         if let (Ok(declared), Some(names)) = (&spec, &names) {
             let together = size(declared).saturating_mul(names.len());

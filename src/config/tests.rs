@@ -459,7 +459,8 @@ mod fields {
     #[case("interactive = false", Some(false))]
     #[case("", None)]
     fn interactive_is_true_false_or_unset(#[case] line: &str, #[case] expected: Option<bool>) {
-        let spec = agent(&format!("[agent]\nharness = \"claude-code\"\nprompt = \"x\"\n{line}\n"));
+        let spec =
+            agent(&format!("[agent]\nharness = \"claude-code\"\nprompt = \"x\"\napproval = \"edits\"\n{line}\n"));
         assert_eq!(spec.interactive, expected);
     }
 
@@ -500,9 +501,9 @@ mod fields {
 
     #[rstest]
     #[case("custom", "prompt = \"- fix it\"\nargs = [\"--\"]")]
-    #[case("claude-code", "prompt = \"- fix it\"")]
-    #[case("gemini-cli", "prompt = \"- fix it\"")]
-    #[case("gemini-cli", "prompt = \"fix it\"\nargs = [\"-p\"]")]
+    #[case("claude-code", "prompt = \"- fix it\"\napproval = \"edits\"")]
+    #[case("gemini-cli", "prompt = \"- fix it\"\nargs = [\"--yolo\"]")]
+    #[case("gemini-cli", "prompt = \"fix it\"\napproval = \"edits\"\nargs = [\"-p\"]")]
     #[case("gemini-cli", "prompt = \"fix it\"\ninteractive = true")]
     #[case("opencode", "prompt = \"fix it\"\ninteractive = false")]
     #[case("opencode", "")]
@@ -1168,7 +1169,10 @@ mod naming {
         assert_eq!(names(&config), ["rev"]);
         assert!(config.complete);
         let error = config.entries[0].spec.clone().unwrap_err();
-        assert_eq!(error, "1:1: harness is required; write one of claude-code, opencode, gemini-cli, codex or custom");
+        assert_eq!(
+            error,
+            "1:1: harness is required; write one of claude-code, opencode, gemini-cli, codex, pi, qwen-code, kimi, aider or custom"
+        );
     }
 
     #[rstest]
@@ -1341,7 +1345,7 @@ mod real_files {
 
     #[test]
     fn a_prompt_of_shell_lines_is_taken_literally() {
-        let spec = agent("[agent]\nharness = \"claude-code\"\nprompt = '''\ncd \"$HOME\" && make\n\tdone;'''\n");
+        let spec = agent("[agent]\nharness = \"codex\"\nprompt = '''\ncd \"$HOME\" && make\n\tdone;'''\n");
         assert_eq!(spec.prompt, Some(Prompt::Text("cd \"$HOME\" && make\n\tdone;".into())));
     }
 }
@@ -1356,6 +1360,7 @@ fn any_line() -> impl Strategy<Value = String> {
         "prompt",
         "prompt_file",
         "interactive",
+        "approval",
         "workdir",
         "restart",
         "max_restarts",
@@ -1384,6 +1389,7 @@ fn any_line() -> impl Strategy<Value = String> {
         "\"a\"",
         "\"x y\"",
         "\"custom\"",
+        "\"edits\"",
         "\"codex\"",
         "\"cdex\"",
         "\"always\"",

@@ -14,7 +14,7 @@ use crate::agent::program::expanded;
 use crate::agent::sandbox::{Home, Network, Sandbox};
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::{Problem, Seen, SeenPrompt, SeenWorkdir};
-use crate::agent::spec::{AgentSpec, Kind, Prompt, Workdir};
+use crate::agent::spec::{AgentSpec, Prompt, Workdir};
 use crate::agent::user::{AgentUser, UserName};
 use crate::config::{Config, Entry};
 use crate::inputs::users::{self, Standing, Standings, View, Views};
@@ -237,15 +237,9 @@ fn declare(
     let launch = if missing.is_empty() {
         let home = &account.home;
         let (command, args) = (at_home(&spec.command, home), at_home(&spec.args, home));
-        // The words for it may make the harness sandbox its commands, or keep it from that.
-        let args = spec.harness.args_with_approval(spec.approval, &command, &args);
-        let args = match &spec.kind {
-            Kind::Sandboxed(_) => spec.harness.args_in_sandbox(&command, &args),
-            Kind::Native | Kind::Unsandboxed => Cow::Borrowed(&*args),
-        };
         let text = prompt.clone();
         let max_cost = spec.policy.max_cost.map(|cost| cost.to_string());
-        let choices = Choices { approval: None, max_cost: max_cost.as_deref(), ..spec.choices() };
+        let choices = Choices { max_cost: max_cost.as_deref(), ..spec.choices() };
         let (arguments, prompt) = spec.harness.command_line(&command, &args, &choices, prompt.as_ref());
         if let Some(length) = prompt.map(|at| arguments[at].as_slice().len()).filter(|&length| length > MAX_ARGUMENT) {
             let right = format!("the kernel takes at most {MAX_ARGUMENT} bytes (128 KiB less one)");
@@ -442,6 +436,7 @@ mod tests {
     use super::*;
     use crate::agent::name::key;
     use crate::agent::sandbox::Engine;
+    use crate::agent::spec::Kind;
     use crate::config::{Options, parse};
 
     const FILE: &str = "/etc/agentd/jcard.toml";

@@ -73,9 +73,9 @@ impl Drop for Service {
 }
 
 /// Where `tests/harnesses/prepare` has installed them.
-fn installed() -> PathBuf {
+pub(crate) fn installed() -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("harnesses");
-    assert!(folder.join("stamp").exists(), "run tests/harnesses/prepare first");
+    assert!(folder.join("stamp").exists(), "run tests/real, or tests/harnesses/prepare first");
     folder
 }
 

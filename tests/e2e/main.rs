@@ -40,6 +40,7 @@ mod people;
 mod presets;
 mod proxy;
 mod quickstart;
+mod real;
 mod repositories;
 mod restart;
 mod results;

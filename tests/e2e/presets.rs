@@ -1,6 +1,7 @@
 //! Every preset passes its harness the prompt, whatever it looks like. Stand-ins parse arguments like the real harnesses.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use agentd::wire::status::State;
@@ -121,6 +122,51 @@ fn codex_starts_in_an_empty_directory_with_args() {
     for name in ["args", "flag", "command"] {
         assert_understood(&daemon, name, "once", Some("fix the bug"));
     }
+}
+
+/// The table of a jcard: a preset of another binary and with other words, and a harness that agentd does not know.
+const TABLE: &str = "[harnesses.claude-code]\nbinary = \"claude-next\"\napproval.edits = [\"--may\", \"edit\"]\n\n\
+     [harnesses.mine]\nbinary = \"my-agent\"\nprompt = [\"go\", \"${ARGS}\", \"--\", \"${PROMPT}\"]\n\n";
+
+/// Waits until an agent's stand-in has written these arguments.
+fn assert_given(daemon: &Daemon, name: &str, expected: &str) {
+    let file = daemon.work(name);
+    let is_expected = || fs::read_to_string(Path::new(&file)).ok().filter(|given| given == expected);
+    daemon.wait(&format!("{name} to be given {expected:?}"), is_expected);
+}
+
+#[test]
+fn the_table_of_the_jcard_changes_a_preset_and_adds_a_harness() {
+    let setup = Setup::new();
+    for binary in ["claude-next", "my-agent"] {
+        let path = setup.path("bin").join(binary);
+        fs::write(&path, "#!/bin/sh\necho \"${0##*/} $*\" > \"$UNDERSTOOD.new\"\nmv \"$UNDERSTOOD.new\" \"$UNDERSTOOD\"\nexec sleep 1000\n")
+            .unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let entries = entry("changed", "claude-code", "prompt = \"do it\"\napproval = \"edits\"\nargs = [\"-x\"]")
+        + &entry("added", "mine", "prompt = \"do it\"\nargs = [\"-x\"]");
+    let daemon = setup.start(&(TABLE.to_owned() + &entries));
+    assert_given(&daemon, "changed", "claude-next --may edit -x -p do it\n");
+    assert_given(&daemon, "added", "my-agent go -x -- do it\n");
+    let [changed, added] = ["changed", "added"].map(|name| daemon.wait_for_state(name, State::Running));
+    assert_eq!(added.harness.as_deref(), Some("mine"));
+
+    // Another word of one harness relaunches its agents alone, and what is no part of a command line nobody's.
+    let table = TABLE.replace("edit\"]", "all\"]\nasks = false")
+        + "[[harnesses.mine.rules]]\non = \"exit\"\nmatch = \"x\"\nmeans = \"quota\"\n\n";
+    daemon.edit_jcard(&(table + &entries));
+    assert_given(&daemon, "changed", "claude-next --may all -x -p do it\n");
+    assert_ne!(daemon.wait_for_state("changed", State::Running).pid, changed.pid);
+    assert_eq!(daemon.agent("added").unwrap().pid, added.pid);
+
+    // A mistake that no agent can do without is the error of those that use it.
+    let table = TABLE.to_owned() + "[[harnesses.mine.rules]]\non = \"exit\"\nmatch = \"(\"\nmeans = \"quota\"\n\n";
+    daemon.edit_jcard(&(table + &entries));
+    assert_given(&daemon, "changed", "claude-next --may edit -x -p do it\n");
+    let wrong = daemon.wait("the error of the harness", || daemon.agent("added").filter(|agent| agent.error.is_some()));
+    assert!(wrong.error.unwrap().contains(":11:9: `match` is no regular expression: "));
+    assert_eq!(wrong.pid, added.pid, "what runs goes on");
 }
 
 #[test]

@@ -15,6 +15,9 @@ Behavior: the first path element of the base URL, so that agents beside each oth
   say what the tool call is to be (in mode ok they act like mode tool; `RUN[!command]` asks codex to leave its sandbox);
   `SAY[text]` is the answer.
 
+A credential decides before any mode: one with `dead` in it is refused as in mode `401`, and one with `spent` in it has no quota left as in
+mode `quota`, from its first request on for --spent seconds; the reset that is told is that moment.
+
 Modes
   ok        a short streamed answer                       slow      streams a word each second, 60 of them
   tool      one tool call (RUN/WRITE/ASK or a default), then an answer
@@ -26,7 +29,7 @@ Modes
   hang      accepts, never answers                        hangmid   headers and half an answer, then silence
   cut       half an answer, then the connection closes    garbage   200 and a stream of nonsense
   html      200 with an HTML page (captive portal)        long      prompt too long (400)
-  flaky     529 twice, then as ok
+  flaky     529 twice for a credential, then as ok
 
 Every request is a line of JSON in --log (t, mode, path, model, stream, auth, roles, tools, status, gone = client hung up).
 The latest body of each endpoint is kept in --dump as NAME.json.
@@ -36,14 +39,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 MODES = "ok slow tool loop 401 403 429 quota credit 529 500 404 hang hangmid cut garbage html long flaky".split()
-STATE = {"mode": "ok", "flaky": 0}
+STATE = {"mode": "ok"}
+FLAKY = {}
+SPENT = {}
 LOG_LOCK = threading.Lock()
 ARGS = None
 HANG_MAX = 900
 
 
 def log(**kw):
-    kw = {"t": time.strftime("%H:%M:%S") + f".{int(time.time()*1000)%1000:03d}", **kw}
+    kw = {"t": time.strftime("%H:%M:%S") + f".{int(time.time()*1000)%1000:03d}", "at": time.time(), **kw}
     with LOG_LOCK, open(ARGS.log, "a") as f:
         f.write(json.dumps(kw) + "\n")
 
@@ -240,7 +245,7 @@ class Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         if path.startswith("/_mode/"):
             STATE["mode"] = path.split("/")[2]
-            STATE["flaky"] = 0
+            FLAKY.clear()
             return self.plain(200, {"mode": STATE["mode"]})
         mode = STATE["mode"]
         first = path.split("/")[1]
@@ -268,6 +273,14 @@ class Handler(BaseHTTPRequestHandler):
             with open(os.path.join(ARGS.dump, api + ("-tools" if ask.tools else "") + ".json"), "wb") as f:
                 f.write(raw)
         mode = ask.last("MODE") or mode
+        self.credential = credential = " ".join(self.headers.get(k) or "" for k in ("authorization", "x-api-key", "x-goog-api-key"))
+        self.reset = int(time.time()) + 3 * 3600
+        if "dead" in credential:
+            mode = "401"
+        elif "spent" in credential:
+            self.reset = SPENT.setdefault(credential, int(time.time()) + ARGS.spent)
+            if time.time() < self.reset:
+                mode = "quota"
         info = dict(mode=mode, path=self.path, model=ask.model, stream=ask.stream, auth=auth, roles=",".join(ask.roles)[-60:], tools=len(ask.tools),
                     schema=bool(ask.schema), user=ask.user[-80:], ua=(self.headers.get("user-agent") or "")[:50])
         t0 = time.time()
@@ -331,7 +344,9 @@ class Handler(BaseHTTPRequestHandler):
 
     # -- errors ------------------------------------------------------------------------------------------------------
     def error(self, mode, api):
-        reset = int(time.time()) + 3 * 3600
+        reset = self.reset
+        left = max(0, reset - int(time.time()))
+        wait = f"{left // 3600}h{left % 3600 // 60}m{left % 60}s"
         if api == "anthropic":
             table = {
                 "401": (401, "authentication_error", "invalid x-api-key", []),
@@ -343,7 +358,7 @@ class Handler(BaseHTTPRequestHandler):
                     ("anthropic-ratelimit-unified-representative-claim", "five_hour"), ("anthropic-ratelimit-unified-fallback", "unavailable"),
                     ("anthropic-ratelimit-unified-5h-status", "rejected"), ("anthropic-ratelimit-unified-5h-reset", reset), ("anthropic-ratelimit-unified-5h-utilization", "1.0"),
                     ("anthropic-ratelimit-unified-7d-status", "allowed"), ("anthropic-ratelimit-unified-7d-reset", reset + 300000), ("anthropic-ratelimit-unified-7d-utilization", "0.4"),
-                    ("anthropic-ratelimit-unified-overage-status", "rejected"), ("anthropic-ratelimit-unified-overage-disabled-reason", "org_level_disabled"), ("retry-after", 10800), ("x-should-retry", "false")]),
+                    ("anthropic-ratelimit-unified-overage-status", "rejected"), ("anthropic-ratelimit-unified-overage-disabled-reason", "org_level_disabled"), ("retry-after", left), ("x-should-retry", "false")]),
                 "credit": (400, "invalid_request_error", "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing to upgrade or purchase credits.", []),
                 "529": (529, "overloaded_error", "Overloaded", []),
                 "500": (500, "api_error", "Internal server error", []),
@@ -358,7 +373,7 @@ class Handler(BaseHTTPRequestHandler):
                 "403": (403, "PERMISSION_DENIED", "Permission denied on resource project mock.", []),
                 "404": (404, "NOT_FOUND", "models/mock-model is not found for API version v1beta", []),
                 "429": (429, "RESOURCE_EXHAUSTED", "Resource has been exhausted (e.g. check quota). Please retry in 20s.", [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "20s"}]),
-                "quota": (429, "RESOURCE_EXHAUSTED", "You exceeded your current quota, please check your plan and billing details. Quota exceeded for metric: generativelanguage.googleapis.com/generate_content_free_tier_requests, limit: 100. Please retry in 3h0m0s.", [q, {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "10800s"}]),
+                "quota": (429, "RESOURCE_EXHAUSTED", "You exceeded your current quota, please check your plan and billing details. Quota exceeded for metric: generativelanguage.googleapis.com/generate_content_free_tier_requests, limit: 100. Please retry in " + wait + ".", [q, {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{left}s"}]),
                 "credit": (429, "RESOURCE_EXHAUSTED", "Your prepayment credits are depleted. Please go to AI Studio to manage your project and billing.", []),
                 "529": (503, "UNAVAILABLE", "The model is overloaded. Please try again later.", []),
                 "500": (500, "INTERNAL", "An internal error has occurred.", []),
@@ -371,7 +386,7 @@ class Handler(BaseHTTPRequestHandler):
             "403": (403, "invalid_request_error", "unsupported_country_region_territory", "Country, region, or territory not supported", []),
             "404": (404, "invalid_request_error", "model_not_found", "The model `mock-model` does not exist or you do not have access to it.", []),
             "429": (429, "tokens", "rate_limit_exceeded", "Rate limit reached for gpt-5 in organization org-mock on tokens per min (TPM): Limit 30000, Used 30000, Requested 500. Please try again in 20s.", [("retry-after", 20), ("x-ratelimit-remaining-requests", 0), ("x-ratelimit-reset-requests", "20s")]),
-            "quota": (429, "usage_limit_reached", None, "The usage limit has been reached", [("x-codex-primary-used-percent", "100.0"), ("x-codex-primary-window-minutes", 300), ("x-codex-primary-reset-at", reset), ("retry-after", 10800)]),
+            "quota": (429, "usage_limit_reached", None, "The usage limit has been reached", [("x-codex-primary-used-percent", "100.0"), ("x-codex-primary-window-minutes", 300), ("x-codex-primary-reset-at", reset), ("retry-after", left)]),
             "credit": (429, "insufficient_quota", "insufficient_quota", "You exceeded your current quota, please check your plan and billing details. For more information on this error, read the docs: https://platform.openai.com/docs/guides/error-codes/api-errors.", []),
             "529": (503, "server_error", "server_is_overloaded", "The server is currently overloaded. Please try again later.", []),
             "500": (500, "server_error", None, "The server had an error while processing your request.", []),
@@ -380,14 +395,14 @@ class Handler(BaseHTTPRequestHandler):
         status, kind, code, msg, hdr = table[mode]
         e = {"message": msg, "type": kind, "param": None, "code": code}
         if mode == "quota":
-            e.update(plan_type="plus", resets_at=reset, resets_in_seconds=10800)
+            e.update(plan_type="plus", resets_at=reset, resets_in_seconds=left)
         return self.plain(status, {"error": e}, hdr)
 
     # -- the answer --------------------------------------------------------------------------------------------------
     def answer(self, mode, ask):
         if mode == "flaky":
-            STATE["flaky"] += 1
-            if STATE["flaky"] <= 2:
+            FLAKY[self.credential] = FLAKY.get(self.credential, 0) + 1
+            if FLAKY[self.credential] <= 2:
                 return self.error("529", ask.api)
             mode = "ok"
         if mode in ("401", "403", "404", "429", "quota", "credit", "529", "500", "long"):
@@ -537,6 +552,7 @@ if __name__ == "__main__":
     p.add_argument("file")
     p.add_argument("--log", default="/dev/null")
     p.add_argument("--dump", default="")
+    p.add_argument("--spent", type=int, default=20)
     ARGS = p.parse_args()
     ThreadingHTTPServer.daemon_threads = True
     ThreadingHTTPServer.request_queue_size = 64

@@ -103,6 +103,7 @@ pub static KEYS: &[Key] = &[
     key!("hooks", "how it tells what it does", Hooks, hooks),
     key!("approval", "words for each value of the field `approval`", Approvals, approvals),
     key!("approval_options", "options in `args` that say the same", Words, approval_options),
+    key!("approval_details", "options in `args` that permit this and that", Words, approval_details),
     key!("asks", "whether it asks for permission although nobody is there", Flag, asks),
     key!("skills_dir", "the folder that it reads skills from", Text, skills_dir),
     key!("home_keep", "what a sandbox's home is filled with, below the user's home", Words, home_keep),
@@ -445,6 +446,11 @@ pub fn written(harness: &Harness) -> String {
     text + &rules
 }
 
+/// A form of streams, as written.
+pub fn stream_word(stream: StreamKind) -> &'static str {
+    STREAMS.iter().find(|(_, kind)| *kind == Some(stream)).map_or("none", |(word, _)| word)
+}
+
 fn named<T: PartialEq>(words: &[(&str, T)], value: &T) -> Option<String> {
     words.iter().find(|(_, meaning)| meaning == value).map(|(word, _)| string(word))
 }
@@ -489,6 +495,22 @@ mod tests {
             let document = DeTable::parse(text).unwrap();
             assert_eq!(read(&mut harness, document.get_ref()), [], "{name}");
             assert!(!harness.binary.is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        let page = include_str!("../../../docs/harnesses.md");
+        let rows = page.lines().skip_while(|line| !line.starts_with("| key | type |")).skip(2);
+        let rows = rows.take_while(|line| line.starts_with('|')).map(|line| {
+            let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+            (cells[0].trim_matches('`'), cells[2])
+        });
+        let rows: Vec<(&str, &str)> = rows.collect();
+        assert_eq!(rows.len(), KEYS.len());
+        for (key, (name, holds)) in KEYS.iter().zip(rows) {
+            assert_eq!(key.name, name);
+            assert!(holds.starts_with(key.holds) || ["trust"].contains(&name), "{name}");
         }
     }
 

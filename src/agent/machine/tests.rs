@@ -299,6 +299,7 @@ impl Life {
 mod operate;
 mod properties;
 mod records;
+mod results;
 mod table;
 
 mod an_end {

@@ -216,13 +216,13 @@ fn in_an_entry_is_answered_with_its_place_and_remedy(#[case] lines: &str, #[case
     "2:11: error: unknown agent.harness \"Claude-Code\"; did you mean"
 )]
 #[case::unknown_harness(
-    "[agent]\nharness = \"aider\"\n",
-    "2:11: error: unknown agent.harness \"aider\"; write claude-code, opencode, gemini-cli or codex, or \"custom\" with `command = \
-     [\"aider\"]`"
+    "[agent]\nharness = \"crush\"\n",
+    "2:11: error: unknown agent.harness \"crush\"; write claude-code, opencode, gemini-cli, codex, pi, qwen-code, kimi or aider, or \
+     \"custom\" with `command = [\"crush\"]`"
 )]
 #[case::unknown_harness_with_a_command(
-    "[agent]\nharness = \"aider\"\ncommand = \"aider\"\n",
-    "2:11: error: unknown agent.harness \"aider\"; write \"custom\", because the entry has a `command`"
+    "[agent]\nharness = \"crush\"\ncommand = \"crush\"\n",
+    "2:11: error: unknown agent.harness \"crush\"; write \"custom\", because the entry has a `command`"
 )]
 #[case::open_string("[agent]\nharness = \"x\n", "2:13: error: the file is not valid TOML: ")]
 #[case::open_header("[[agents]\nharness = \"x\"\n", "1:10: error: the file is not valid TOML: ")]
@@ -264,6 +264,87 @@ fn in_an_entry_is_answered_with_its_place_and_remedy(#[case] lines: &str, #[case
     "[[workers]]\nharness = \"codex\"\n",
     "1:3: warning: no agents are declared, and \"workers\" has a `harness`; write"
 )]
+#[case::harnesses_of_another_type(
+    "harnesses = 1\n[agent]\nharness = \"codex\"\n",
+    "1:13: warning: `harnesses` is an integer, and is ignored; write [harnesses.NAME]"
+)]
+#[case::harness_of_another_type(
+    "[harnesses]\nmine = 1\n[agent]\nharness = \"codex\"\n",
+    "2:8: warning: the harness \"mine\" is an integer, and is ignored; write [harnesses.NAME]"
+)]
+#[case::unknown_key_of_a_harness(
+    "[harnesses.codex]\nreslts = []\n[agent]\nharness = \"codex\"\n",
+    "2:1: warning: unknown key \"reslts\" is ignored; did you mean `results`?"
+)]
+#[case::value_of_a_harness_of_another_type(
+    "[harnesses.codex]\nasks = \"yes\"\n[agent]\nharness = \"codex\"\n",
+    "2:8: warning: `asks` is a string, and is ignored; write true or false"
+)]
+#[case::rule_that_is_no_regular_expression(
+    "[agent]\nharness = \"codex\"\n[[harnesses.codex.rules]]\non = \"exit\"\nmatch = \"(\"\nmeans = \"login\"\n",
+    "5:9: error: `match` is no regular expression: "
+)]
+#[case::rule_of_a_harness_that_nobody_uses(
+    "[agent]\nharness = \"codex\"\n[[harnesses.pi.rules]]\non = \"exit\"\nmatch = \"(\"\nmeans = \"login\"\n",
+    "5:9: warning: `match` is no regular expression: "
+)]
+#[case::binary_of_nothing(
+    "[agent]\nharness = \"codex\"\n[harnesses.codex]\nbinary = \"\"\n",
+    "4:10: error: `binary` names no program; write the name or the path of the program"
+)]
+#[case::harness_without_a_binary(
+    "[agent]\nharness = \"mine\"\n[harnesses.mine]\nasks = true\n",
+    "3:12: error: the harness \"mine\" has no `binary`; write the name or path of its program"
+)]
+#[case::name_of_a_harness(
+    "[agent]\nharness = \"codex\"\n[harnesses.\"my own\"]\nbinary = \"x\"\n",
+    "3:12: warning: \"my own\" cannot be the name of a harness, and is ignored; a name has 1 to 64"
+)]
+#[case::case_of_a_preset(
+    "[agent]\nharness = \"codex\"\n[harnesses.Codex]\nasks = true\n",
+    "3:12: warning: the harness \"Codex\" differs only in case from codex, and is ignored; write [harnesses.codex]"
+)]
+#[case::harnesses_in_two_cases(
+    "[agent]\nharness = \"mine\"\n[harnesses.Mine]\nbinary = \"x\"\n[harnesses.mine]\nbinary = \"x\"\n",
+    "2:11: error: unknown agent.harness \"mine\"; did you mean \"Mine\"?"
+)]
+#[case::misspelt_harness_of_the_jcard(
+    "[agent]\nharness = \"mime\"\n[harnesses.mine]\nbinary = \"x\"\n",
+    "2:11: error: unknown agent.harness \"mime\"; did you mean \"mine\"?"
+)]
+#[case::approval_of_no_word(
+    "[agent]\nharness = \"codex\"\napproval = \"all\"\n",
+    "3:12: error: unknown agent.approval \"all\"; write readonly, edits or everything"
+)]
+#[case::approval_that_the_harness_does_not_know(
+    "[agent]\nharness = \"opencode\"\napproval = \"edits\"\n",
+    "3:12: error: opencode has no words for the `approval` \"edits\"; write \"readonly\" or \"everything\", or `approval.edits` in \
+     [harnesses.opencode]"
+)]
+#[case::approval_of_a_custom_command(
+    "[agent]\nharness = \"custom\"\napproval = \"edits\"\n",
+    "3:12: error: custom has no words for the `approval` \"edits\"; remove it, and write in `args` what the program knows"
+)]
+#[case::approval_that_args_say_too(
+    "[agent]\nharness = \"codex\"\napproval = \"edits\"\nargs = [\"-s\", \"read-only\"]\n",
+    "3:12: warning: `approval` has no effect, because `args` says \"-s\"; remove one of them"
+)]
+#[case::everything_without_a_sandbox(
+    "[agent]\nharness = \"codex\"\napproval = \"everything\"\n",
+    "3:12: warning: nothing confines what codex does unasked, and it can do all that the agent user can; write `type = "
+)]
+#[case::codex_that_sandboxes_itself_in_a_sandbox(
+    "[agent]\nharness = \"codex\"\napproval = \"edits\"\nsandbox = \"bwrap\"\n",
+    "3:12: warning: \"--sandbox\" makes codex sandbox its commands, which fails in a sandbox; write `approval = \"everything\"`"
+)]
+#[case::prompt_that_asks_nobody(
+    "[agent]\nharness = \"claude-code\"\nprompt = \"x\"\n",
+    "2:11: warning: claude-code asks for permission, and nobody is there to give it; write `approval = \"readonly\"`"
+)]
+#[case::prompt_at_the_terminal_of_kimi(
+    "[agent]\nharness = \"kimi\"\nprompt = \"x\"\ninteractive = true\n",
+    "4:15: error: kimi takes no prompt at its terminal; write `interactive = false`, or remove the prompt"
+)]
 #[case::names_in_two_cases(
     "[[agents]]\nharness = \"codex\"\nname = \"a\"\n[[agents]]\nharness = \"codex\"\nname = \"A\"\n",
     "6:8: error: duplicate agent name \"A\", which the entry at line 3 has; give each a name of its own"
@@ -273,7 +354,11 @@ fn in_an_entry_is_answered_with_its_place_and_remedy(#[case] lines: &str, #[case
     "7:11: error: duplicate session \"a\", which the entry at line 3 has; give each a session of its own"
 )]
 fn in_a_file_is_answered_with_its_place_and_remedy(#[case] text: &str, #[case] expected: &str) {
-    let answers = answers(text);
+    let mut answers = answers(text);
+    if text.contains("Mine]") {
+        let second = answers.pop().unwrap();
+        assert!(second.contains("the harness \"mine\" differs only in case from Mine, and is ignored"), "{second}");
+    }
     assert_eq!(answers.len(), 1, "{answers:?}");
     assert!(answers[0].starts_with(expected), "{}", answers[0]);
 }
