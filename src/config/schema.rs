@@ -442,6 +442,8 @@ pub(super) mod tests {
     #[case("[harnesses.codex]\nreslts = []\n")]
     #[case("[harnesses.codex]\nasks = 1\n")]
     #[case("[[harnesses.codex.rules]]\non = \"exit\"\n")]
+    #[case("[agent]\nharness = \"codex\"\nresults = 1\n")]
+    #[case("[agent]\nharness = \"codex\"\nmax_cost = 0\n")]
     #[case("[agent]\nharness = \"custom\"\nname = \"a b\"\n")]
     #[case("[agent]\nharness = \"custom\"\nreplicas = 0\n")]
     #[case("[agent]\nharness = \"custom\"\nreplicas = 1001\n")]
