@@ -508,15 +508,15 @@ impl Supervisor {
         for action in plan(&self.desired, &held) {
             match action {
                 Action::Declare(Wanted { name, harness, declaration }) => {
-                    self.desire(name, harness, machine::Event::Declare(declaration));
+                    self.desire(name, harness.as_deref(), machine::Event::Declare(declaration));
                 }
                 Action::Update(Wanted { name, harness, declaration }) => {
-                    self.desire(name, harness, machine::Event::Update(declaration));
+                    self.desire(name, harness.as_deref(), machine::Event::Update(declaration));
                 }
                 Action::Reject { name, harness, error } => {
                     // An agent that is still leaving is rejected when it has left.
                     if self.agents.get(&name.key()).is_none_or(|agent| !agent.machine.is_leaving()) {
-                        self.desire(name, harness, machine::Event::Reject(error));
+                        self.desire(name, harness.as_deref(), machine::Event::Reject(error));
                     }
                 }
                 Action::Remove(key) => {
@@ -539,7 +539,7 @@ impl Supervisor {
         self.facts.reconcile.observe(from.elapsed().as_secs_f64());
     }
 
-    fn desire(&mut self, name: Name, harness: Option<Arc<str>>, event: machine::Event) {
+    fn desire(&mut self, name: Name, harness: Option<&str>, event: machine::Event) {
         let key = name.key();
         let known = self.agents.get(&key);
         let changed = match &event {
@@ -564,11 +564,7 @@ impl Supervisor {
             machine.count_from(earlier);
             Agent::new(machine, default_user)
         });
-        agent.machine.describe(
-            name,
-            harness.as_deref(),
-            self.desired.agents.get(&key).and_then(|agent| agent.user.clone()),
-        );
+        agent.machine.describe(name, harness, self.desired.agents.get(&key).and_then(|agent| agent.user.clone()));
         // Before it is declared, so that nothing starts that must not.
         self.hand_on(&key);
         let Some(agent) = self.agents.get_mut(&key) else { return };

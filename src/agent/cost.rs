@@ -154,7 +154,9 @@ mod tests {
         for (conversation, figures) in attempts {
             bill.begin();
             let conversation = Some(conversation).filter(|id| !id.is_empty());
-            figures.into_iter().for_each(|figure| bill.costs(figure, conversation));
+            for figure in figures {
+                bill.costs(figure, conversation);
+            }
         }
         let cost = bill.cost().unwrap();
         assert!((cost - expected).abs() < 1e-9, "{cost}");

@@ -28,6 +28,7 @@ use self::approval::Approvals;
 
 /// An entry of the table of harnesses. Its keys are described in [`keys::KEYS`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a key of the table")]
 pub struct Harness {
     /// As written in `harness = "…"`.
     pub name: Arc<str>,
@@ -313,19 +314,19 @@ impl Harness {
     /// The word of an entry that says what it may do without asking, so that the words for `approval` would contradict it.
     pub fn says_approval<'a>(&self, approval: Approval, command: &'a [String], args: &'a [String]) -> Option<&'a str> {
         let own = self.approval_words(approval).unwrap_or_default().iter().filter(|word| word.starts_with('-'));
-        self.has_option(self.approval_options.iter().chain(own), command, args)
+        self.has_option(&self.approval_options.iter().chain(own), command, args)
     }
 
     /// Whether it asks for permission although nobody is there, and its entry says nothing of that.
     pub fn asks(&self, command: &[String], args: &[String]) -> bool {
         let options = self.approval_options.iter().chain(&self.approval_details);
-        self.asks && self.has_option(options, command, args).is_none()
+        self.asks && self.has_option(&options, command, args).is_none()
     }
 
     /// The first word of an entry that is one of these options.
     fn has_option<'a, 'b>(
         &self,
-        options: impl Iterator<Item = &'b String> + Clone,
+        options: &(impl Iterator<Item = &'b String> + Clone),
         command: &'a [String],
         args: &'a [String],
     ) -> Option<&'a str> {
@@ -745,7 +746,7 @@ mod tests {
         let harness = Harness::find(harness).unwrap();
         let args: Vec<String> = args.iter().map(|&word| word.to_owned()).collect();
         let prompt = SecretBytes::from("do it");
-        let (words, at) = harness.command_line(&[harness.binary.clone()], &args, choices, Some(&prompt));
+        let (words, at) = harness.command_line(std::slice::from_ref(&harness.binary), &args, choices, Some(&prompt));
         assert_eq!(at, Some(words.len() - 1));
         let words = words.iter().map(|word| String::from_utf8(word.as_slice().to_vec()).unwrap());
         words.collect::<Vec<_>>().join(" ")
@@ -771,9 +772,33 @@ mod tests {
         let args = ["--approval-mode=plan"];
         assert_eq!(chosen("gemini-cli", &args, &choices), "gemini --approval-mode=plan do it");
         let args = ["resume", "--last"];
+        // `codex exec resume` has no option for its sandbox, and `codex resume` has.
         let expected =
-            "codex exec --skip-git-repo-check resume --dangerously-bypass-approvals-and-sandbox --last -- do it";
+            "codex exec --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox resume --last -- do it";
         assert_eq!(chosen("codex", &args, &choices), expected);
+        let stays = Choices { interactive: Some(true), ..choices };
+        let expected = "codex --no-daemon resume --dangerously-bypass-approvals-and-sandbox --last -- do it";
+        assert_eq!(chosen("codex", &args, &stays), expected);
+    }
+
+    #[test]
+    fn options_that_permit_details_go_with_an_approval() {
+        let choices = Choices { approval: Some(Approval::Edits), ..Choices::default() };
+        let args = ["--allowedTools", "Bash(git *)"];
+        let expected = "claude --permission-mode acceptEdits --allowedTools Bash(git *) -p do it";
+        assert_eq!(chosen("claude-code", &args, &choices), expected);
+        let claude = Harness::find("claude-code").unwrap();
+        assert!(claude.asks(&[], &[]) && !claude.asks(&[], &args.map(str::to_owned)));
+    }
+
+    #[test]
+    fn codex_sandboxes_nothing_itself_in_a_sandbox() {
+        let choices = Choices { in_sandbox: true, ..Choices::default() };
+        let expected = "codex exec --skip-git-repo-check --sandbox danger-full-access resume --last -- do it";
+        assert_eq!(chosen("codex", &["resume", "--last"], &choices), expected);
+        let everything = Choices { approval: Some(Approval::Everything), ..choices };
+        let expected = "codex exec --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox -- do it";
+        assert_eq!(chosen("codex", &[], &everything), expected);
     }
 
     #[rstest]

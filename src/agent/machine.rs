@@ -850,6 +850,8 @@ impl Machine {
         };
         self.linger(attempt, now);
         let Some(life) = &mut self.life else { return };
+        let result = verdict::noted(exit.result.map(|result| *result), &exit.how, life.policy.results).map(Box::new);
+        let exit = Exit { result, ..exit };
         let exit = Exit { by_cost: life.is_spent(&exit), ..exit };
         let why = match exit.verdict(&life.policy) {
             _ if exit.by_cost => StoppingBecause::CostLimit {}.to_string(),

@@ -78,8 +78,8 @@ fn after(words: &[String]) -> Option<Duration> {
         match word.as_str() {
             "in" | "after" => {
                 let rest: Vec<&str> = rest.iter().map(String::as_str).filter(|word| *word != "and").collect();
-                let lengths = (1..=rest.len().min(MOST_WORDS)).rev();
-                lengths.filter_map(|length| humantime::parse_duration(&rest[..length].join(" ")).ok()).next()
+                let mut lengths = (1..=rest.len().min(MOST_WORDS)).rev();
+                lengths.find_map(|length| humantime::parse_duration(&rest[..length].join(" ")).ok())
             }
             "retry-after" | "retry_after" => rest.first()?.parse().ok().map(Duration::from_secs),
             _ => None,

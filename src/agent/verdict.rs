@@ -97,9 +97,10 @@ mod tests {
     const STREAM: Terms = Terms { closing_record: true, trusts_stream: true };
     const OPEN: Terms = Terms { closing_record: false, trusts_stream: false };
 
+    #[expect(clippy::unnecessary_wraps, reason = "it stands beside `None`")]
     fn result(is_error: bool, is_partial: bool) -> Option<StreamResult> {
         let text = if is_error { "\nNot logged in\nmore".to_owned() } else { String::new() };
-        Some(StreamResult { is_error, is_partial, text, ..StreamResult::default() })
+        Some(StreamResult { text, is_error, is_partial, ..StreamResult::default() })
     }
 
     fn said() -> Verdict {

@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 
+use super::Places;
 use super::output::{complain, print};
 use super::table::Table;
 use super::wording::fault;
 use crate::agent::harness::{self, Harness, keys};
 use crate::config::{self, Options};
+use crate::settings::Surroundings;
 use crate::sys::regular_file;
 use crate::text::printable::escaped;
 use crate::text::suggest::nearest;
@@ -33,11 +35,13 @@ pub struct Arguments {
     pub config: Option<PathBuf>,
 }
 
-/// The names of those that agentd comes with.
+/// The names of those that the usual jcard has.
 fn names() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
+        let file = Places::default().checked_config(&Surroundings::here());
+        let harnesses = in_force(&file, false).unwrap_or_else(|_| harness::shipped().to_vec());
         let candidate = |harness: &Arc<Harness>| CompletionCandidate::new(&*harness.name);
-        harness::shipped().iter().map(candidate).collect()
+        harnesses.iter().map(candidate).collect()
     })
 }
 
@@ -48,15 +52,12 @@ pub fn run(arguments: &Arguments, file: &Path) -> ExitCode {
         Err(error) => return complain(UNREADABLE, &error),
     };
     let Some(name) = &arguments.name else { return print(list(&harnesses).as_bytes(), SHOWN, UNREADABLE) };
-    match harnesses.iter().find(|harness| *harness.name == **name) {
-        Some(harness) => print(keys::written(harness).as_bytes(), SHOWN, UNREADABLE),
-        None => {
-            let near = nearest(name, harnesses.iter().map(|harness| &*harness.name));
-            let right =
-                near.map_or_else(|| "agentd harnesses lists all".to_owned(), |near| format!("did you mean {near}?"));
-            complain(UNKNOWN, &format!("there is no harness {}; {right}", escaped(name)))
-        }
+    if let Some(harness) = harnesses.iter().find(|harness| *harness.name == **name) {
+        return print(keys::written(harness).as_bytes(), SHOWN, UNREADABLE);
     }
+    let near = nearest(name, harnesses.iter().map(|harness| &*harness.name));
+    let right = near.map_or_else(|| "agentd harnesses lists all".to_owned(), |near| format!("did you mean {near}?"));
+    complain(UNKNOWN, &format!("there is no harness {}; {right}", escaped(name)))
 }
 
 /// The table that the jcard gives; what agentd comes with if there is no jcard, and none was named.

@@ -162,6 +162,7 @@ fn find(file: &Path, name: &str, options: &Options) -> Result<Declaration, Error
 }
 
 /// Every field that an entry may have, in the order of the documentation.
+#[expect(clippy::too_many_lines, reason = "a line for each field")]
 fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize>) -> Vec<Field> {
     let field = |name, value| Field { name, value, line: line(name), note: None };
     let noted = |name, value, note: &'static str| Field { note: Some(note), ..field(name, value) };
@@ -227,19 +228,12 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         Some(files) => field("secrets", json!(files)),
         None => noted("secrets", Value::Null, "all of them"),
     };
-    let limit = |name, value: Option<Value>| match value {
+    let or_noted = |name, value: Option<Value>, note| match value {
         Some(value) => field(name, value),
-        None => noted(name, Value::Null, "no limit"),
+        None => noted(name, Value::Null, note),
     };
+    let limit = |name, value| or_noted(name, value, "no limit");
     let confinement = confinement(kind, field, noted);
-    let interactive = match interactive {
-        Some(interactive) => field("interactive", json!(interactive)),
-        None => noted("interactive", Value::Null, "as the harness's preset"),
-    };
-    let approval = match approval {
-        Some(approval) => field("approval", json!(approval.word())),
-        None => noted("approval", Value::Null, "as the harness is configured"),
-    };
     let all = [
         field("name", json!(name.as_str())),
         field("harness", json!(harness.name)),
@@ -247,10 +241,10 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         field("args", json!(args)),
         prompt,
         field("prompt_file", path),
-        interactive,
+        or_noted("interactive", interactive.map(Value::from), "as the harness's preset"),
         field("results", json!(results)),
         limit("max_cost", max_cost.map(|cost| json!(cost.dollars()))),
-        approval,
+        or_noted("approval", approval.map(|approval| json!(approval.word())), "as the harness is configured"),
         field("workdir", json!(workdir)),
         field("session", json!(session.as_str())),
         user,

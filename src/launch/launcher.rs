@@ -667,7 +667,9 @@ fn tell(terminal: &mut Terminal, daemon: &mut DaemonLink) {
     if !said.is_empty() || news.told().result.is_some() {
         daemon.told = Some(news.told().clone());
     }
-    said.iter().for_each(|message| daemon.say(message));
+    for message in &said {
+        daemon.say(message);
+    }
 }
 
 /// How the harness ended, as its stream is told.

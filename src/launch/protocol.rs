@@ -123,6 +123,7 @@ pub struct Told {
 
 impl Told {
     /// With no more text than daemons of earlier builds take in.
+    #[must_use]
     pub fn in_brief(&self) -> Self {
         let mut brief = self.clone();
         if let Some(result) = &mut brief.result {

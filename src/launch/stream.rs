@@ -114,14 +114,14 @@ struct Reader {
     skipped: u64,
 }
 
-/// The form of the lines, with what its reader remembers.
+/// The form of the lines, with what is remembered from line to line.
 #[derive(Debug)]
 enum Form {
     Claude(claude::Reader),
-    Codex(codex::Reader),
+    Codex,
     Gemini(gemini::Reader),
-    Opencode(opencode::Reader),
-    Pi(pi::Reader),
+    Opencode,
+    Pi,
 }
 
 impl Stream {
@@ -129,10 +129,10 @@ impl Stream {
     pub fn new(kind: StreamKind) -> Self {
         let form = match kind {
             StreamKind::Claude => Form::Claude(claude::Reader::default()),
-            StreamKind::Codex => Form::Codex(codex::Reader::default()),
+            StreamKind::Codex => Form::Codex,
             StreamKind::Gemini => Form::Gemini(gemini::Reader::default()),
-            StreamKind::Opencode => Form::Opencode(opencode::Reader::default()),
-            StreamKind::Pi => Form::Pi(pi::Reader::default()),
+            StreamKind::Opencode => Form::Opencode,
+            StreamKind::Pi => Form::Pi,
         };
         Self { lines: Lines::default(), reader: Reader { form, report: Report::default(), skipped: 0 } }
     }
@@ -175,10 +175,10 @@ impl Reader {
         let is_read = line.starts_with(b"{")
             && match &mut self.form {
                 Form::Claude(form) => form.read(line, report, sink),
-                Form::Codex(form) => form.read(line, report, sink),
+                Form::Codex => codex::read(line, report, sink),
                 Form::Gemini(form) => form.read(line, report, sink),
-                Form::Opencode(form) => form.read(line, report, sink),
-                Form::Pi(form) => form.read(line, report, sink),
+                Form::Opencode => opencode::read(line, report, sink),
+                Form::Pi => pi::read(line, report, sink),
             };
         if is_read {
             report.is_spoken = true;

@@ -357,20 +357,17 @@ impl<T: Fn(machine::Event)> Run<T> {
         let excess = result.text.len().saturating_sub(stream::MOST_TEXT);
         result.text.drain(..result.text.ceil_char_boundary(excess));
         let of_one_line = |text: &str| shortened(&plain(text), stream::MOST_WORDS);
-        match &redactor {
-            Some(redactor) => {
-                result.text = printable::plain(&redactor.redact(&result.text));
-                let line = |text: &str| of_one_line(&redactor.redact(text));
-                result.subtype = result.subtype.as_deref().map(line);
-                result.model = result.model.as_deref().map(line);
-                result.note = result.note.as_deref().map(line);
-                result.denied = result.denied.iter().take(MOST_DENIED).map(|name| line(name)).collect();
-            }
-            None => {
-                (result.text, result.subtype, result.model) = (UNREDACTED.to_owned(), None, None);
-                result.note = None;
-                result.denied.clear();
-            }
+        if let Some(redactor) = &redactor {
+            result.text = printable::plain(&redactor.redact(&result.text));
+            let line = |text: &str| of_one_line(&redactor.redact(text));
+            result.subtype = result.subtype.as_deref().map(line);
+            result.model = result.model.as_deref().map(line);
+            result.note = result.note.as_deref().map(line);
+            result.denied = result.denied.iter().take(MOST_DENIED).map(|name| line(name)).collect();
+        } else {
+            (result.text, result.subtype, result.model) = (UNREDACTED.to_owned(), None, None);
+            result.note = None;
+            result.denied.clear();
         }
         result.cost_usd = result.cost_usd.filter(|cost| (0.0..1e9).contains(cost));
         self.result = Some(Box::new(result));
@@ -945,19 +942,12 @@ impl<T: Fn(machine::Event)> Run<T> {
                         let how = self.condemned.take().map_or(said, ExitStatus::Cause);
                         self.ended(how, Some(Timestamp::now().back_to(end.at)), usage);
                     }
-                    // What an agent does and what holds it up is followed elsewhere.
-                    Ok(Some(FromLauncher::Activity { .. } | FromLauncher::Held(_))) => {}
-                    Ok(Some(FromLauncher::Conversation(id))) => self.converses(&id),
-                    Ok(Some(FromLauncher::Spent(spent))) => self.spent(spent),
-                    Ok(Some(FromLauncher::Result(result))) if launcher.heard == Reported::Started => {
-                        self.hear_result(*result).await;
-                    }
                     Ok(Some(FromLauncher::Environment(error))) if !std::mem::replace(&mut lacks_told, true) => {
                         let error = self.words(&error).await;
                         tracing::warn!(agent = %self.name, "{error}");
                         (self.tell)(machine::Event::Environment { attempt: self.attempt, error });
                     }
-                    Ok(Some(other)) => self.hear_warning(other).await,
+                    Ok(Some(other)) => self.hear(other).await,
                     Ok(None) | Err(_) => launcher.lose_connection(if alive { REPORT_TIMEOUT } else { END_TIMEOUT }),
                 },
                 command = self.commands.recv() => match command {
@@ -1023,6 +1013,18 @@ impl<T: Fn(machine::Event)> Run<T> {
                 self.ended(ExitStatus::Cause(cause), None, usage);
             }
             Reported::End => {}
+        }
+    }
+
+    /// What a harness says while it works, or a warning.
+    async fn hear(&mut self, message: FromLauncher) {
+        match message {
+            // What an agent does and what holds it up is followed elsewhere.
+            FromLauncher::Activity { .. } | FromLauncher::Held(_) => {}
+            FromLauncher::Conversation(id) => self.converses(&id),
+            FromLauncher::Spent(spent) => self.spent(spent),
+            FromLauncher::Result(result) => self.hear_result(*result).await,
+            other => self.hear_warning(other).await,
         }
     }
 

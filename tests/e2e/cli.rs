@@ -47,6 +47,29 @@ fn check_fails_for_invalid_toml_and_for_a_missing_file() {
 }
 
 #[test]
+fn harnesses_prints_the_table_of_the_jcard_and_entries_that_can_be_pasted() {
+    let setup = Setup::new();
+    setup.edit_jcard("[harnesses.mine]\nbinary = \"my-agent\"\n[[harnesses.mine.rules]]\non = \"exit\"\nmatch = 'a\\d'\nmeans = \"quota\"\n");
+    let ask = |words: &[&str]| run(setup.agentd(&[&["harnesses"], words].concat()).arg("--config").arg(setup.jcard()));
+    let (status, table) = ask(&[]);
+    assert_eq!(status, Some(0), "{table}");
+    for start in ["NAME", "claude-code", "codex", "aider", "mine"] {
+        assert!(table.lines().any(|line| line.starts_with(start)), "{start}: {table}");
+    }
+    assert!(table.lines().any(|line| line.starts_with("mine") && line.ends_with("added")), "{table}");
+    for name in ["mine", "claude-code"] {
+        let (status, entry) = ask(&[name]);
+        assert_eq!(status, Some(0), "{entry}");
+        let (status, said) = check(&setup, &format!("{entry}\n[agent]\nharness = {name:?}\n"));
+        assert_eq!((status, said.contains("1 agent, 0 errors, 0 warnings")), (Some(0), true), "{entry}{said}");
+        assert_eq!(ask(&[name]).1, entry, "it is printed as it was pasted");
+        setup.edit_jcard("[harnesses.mine]\nbinary = \"my-agent\"\n");
+    }
+    let (status, said) = ask(&["mime"]);
+    assert_eq!((status, said.contains("did you mean mine?")), (Some(4), true), "{said}");
+}
+
+#[test]
 fn check_warns_about_unknown_keys_and_passes() {
     let setup = Setup::new();
     let (status, said) = check(&setup, "[agent]\nharness = \"custom\"\nfavourite = 7\n");

@@ -199,10 +199,13 @@ impl Reader {
                 match Form::with_prompt(&words) {
                     Ok(read) => *form = Some(read),
                     Err(_) if words.is_empty() => {
-                        *form = Some(Form { prompt: super::form::Place::Nowhere, ..Form::default() })
+                        *form = Some(Form { prompt: super::form::Place::Nowhere, ..Form::default() });
                     }
                     Err(right) => {
-                        self.refuse(value.span().start, format!("`{name}` has no place for what it must hold; {right}"))
+                        self.refuse(
+                            value.span().start,
+                            format!("`{name}` has no place for what it must hold; {right}"),
+                        );
                     }
                 }
             }

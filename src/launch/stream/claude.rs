@@ -118,6 +118,7 @@ impl Fields for TextBlock {}
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_field_names, reason = "they are the harness's")]
 struct Usage {
     input_tokens: Count,
     output_tokens: Count,
@@ -228,7 +229,7 @@ impl Reader {
                     report.does(Fact::Blocked(format!("may it use {}?", words(request.tool_name.text()))), sink);
                 }
             }
-            ("result", _) => self.concludes(&record, report, sink),
+            ("result", _) => concludes(&record, report, sink),
             // Records that say nothing of interest.
             ("", _) => return false,
             _ => {}
@@ -271,63 +272,60 @@ impl Reader {
     fn counts(&mut self, id: &str, usage: Tokens, report: &mut Report, sink: &mut dyn Sink) {
         let id = words(id);
         let known = self.messages.iter_mut().find(|(known, _)| *known == id);
-        let more = match known {
-            Some((_, before)) => {
-                let more = Tokens {
-                    input: usage.input.saturating_sub(before.input),
-                    output: usage.output.saturating_sub(before.output),
-                    cache_read: usage.cache_read.saturating_sub(before.cache_read),
-                    cache_write: usage.cache_write.saturating_sub(before.cache_write),
-                };
-                *before = sum(*before, more);
-                more
+        let more = if let Some((_, before)) = known {
+            let more = Tokens {
+                input: usage.input.saturating_sub(before.input),
+                output: usage.output.saturating_sub(before.output),
+                cache_read: usage.cache_read.saturating_sub(before.cache_read),
+                cache_write: usage.cache_write.saturating_sub(before.cache_write),
+            };
+            *before = sum(*before, more);
+            more
+        } else {
+            if self.messages.len() >= MOST_MESSAGES {
+                self.messages.pop_front();
             }
-            None => {
-                if self.messages.len() >= MOST_MESSAGES {
-                    self.messages.pop_front();
-                }
-                self.messages.push_back((id, usage));
-                usage
-            }
+            self.messages.push_back((id, usage));
+            usage
         };
         report.takes(more, sink);
     }
+}
 
-    fn concludes(&mut self, record: &Record, report: &mut Report, sink: &mut dyn Sink) {
-        let is_error = record.is_error.0.unwrap_or(record.subtype.text() != "success");
-        let complaint = record.error.get().map(|error| error.0.as_str());
-        let text = record.result.get().map(String::as_str).or(complaint).unwrap_or_default();
-        let text = if text.is_empty() { record.errors.elements().next().map_or("", String::as_str) } else { text };
-        // An API error was shown as a message before.
-        let is_shown = !text.is_empty() && report.result.text == text;
-        if !text.is_empty() {
-            report.concludes(text);
-        }
-        report.is_closed = true;
-        report.result.is_error = is_error;
-        report.names_end(record.subtype.text());
-        report.result.turns = record.num_turns.0;
-        report.result.duration_api_ms = record.duration_api_ms.0;
-        for denial in record.permission_denials.elements() {
-            report.is_denied(denial.tool_name.text());
-        }
-        if let Some(cost) = record.total_cost_usd.0 {
-            report.has_cost(cost, sink);
-        }
-        if let Some(usage) = record.usage.get() {
-            report.has_taken(reconciled(report.tokens(), Tokens::from(*usage)), sink);
-        }
-        if is_error {
-            if !is_shown {
-                report.show_error(if text.is_empty() { record.subtype.text() } else { text }, sink);
-            }
-            let kind = record.api_error_status.0.and_then(of_http).or_else(|| limit_in(text));
-            if let Some(kind) = kind {
-                report.is_limited(kind, None, text, sink);
-            }
-        }
-        report.does(Fact::Idle, sink);
+fn concludes(record: &Record, report: &mut Report, sink: &mut dyn Sink) {
+    let is_error = record.is_error.0.unwrap_or(record.subtype.text() != "success");
+    let complaint = record.error.get().map(|error| error.0.as_str());
+    let text = record.result.get().map(String::as_str).or(complaint).unwrap_or_default();
+    let text = if text.is_empty() { record.errors.elements().next().map_or("", String::as_str) } else { text };
+    // An API error was shown as a message before.
+    let is_shown = !text.is_empty() && report.result.text == text;
+    if !text.is_empty() {
+        report.concludes(text);
     }
+    report.is_closed = true;
+    report.result.is_error = is_error;
+    report.names_end(record.subtype.text());
+    report.result.turns = record.num_turns.0;
+    report.result.duration_api_ms = record.duration_api_ms.0;
+    for denial in record.permission_denials.elements() {
+        report.is_denied(denial.tool_name.text());
+    }
+    if let Some(cost) = record.total_cost_usd.0 {
+        report.has_cost(cost, sink);
+    }
+    if let Some(usage) = record.usage.get() {
+        report.has_taken(reconciled(report.tokens(), Tokens::from(*usage)), sink);
+    }
+    if is_error {
+        if !is_shown {
+            report.show_error(if text.is_empty() { record.subtype.text() } else { text }, sink);
+        }
+        let kind = record.api_error_status.0.and_then(of_http).or_else(|| limit_in(text));
+        if let Some(kind) = kind {
+            report.is_limited(kind, None, text, sink);
+        }
+    }
+    report.does(Fact::Idle, sink);
 }
 
 /// Which tokens were taken, by the messages and by the result.

@@ -8,10 +8,6 @@ use super::{Fact, Sink};
 use crate::wire::hold::HoldKind;
 use crate::wire::result::Tokens;
 
-/// Nothing is remembered from line to line.
-#[derive(Debug, Default)]
-pub(super) struct Reader;
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Record {
@@ -61,6 +57,7 @@ impl Fields for Complaint {}
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_field_names, reason = "they are the harness's")]
 struct Usage {
     input_tokens: Loose<u64>,
     cached_input_tokens: Loose<u64>,
@@ -70,55 +67,52 @@ struct Usage {
 
 impl Fields for Usage {}
 
-impl Reader {
-    /// Reads a line. Returns whether it is of this form.
-    #[expect(clippy::unused_self, reason = "other forms remember something")]
-    pub(super) fn read(&mut self, line: &[u8], report: &mut Report, sink: &mut dyn Sink) -> bool {
-        let Ok(record) = serde_json::from_slice::<Record>(line) else { return false };
-        match record.is.text() {
-            "thread.started" => report.converses(record.thread_id.text(), sink),
-            "turn.started" => report.does(Fact::Working, sink),
-            "item.started" => {
-                report.does(Fact::Working, sink);
-                record.item.get().into_iter().for_each(|item| begins(item, report, sink));
-            }
-            "item.completed" => record.item.get().into_iter().for_each(|item| completes(item, report, sink)),
-            // It goes on after some of them.
-            "error" => {
-                let message = record.message.text();
-                report.show_error(message, sink);
-                if is_refused(message) {
-                    report.is_limited(HoldKind::Login, None, message, sink);
-                }
-            }
-            "turn.completed" => {
-                if let Some(usage) = record.usage.get() {
-                    let of = |number: &Loose<u64>| number.0.unwrap_or_default();
-                    let cache_read = of(&usage.cached_input_tokens);
-                    let tokens = Tokens {
-                        input: of(&usage.input_tokens).saturating_sub(cache_read),
-                        output: of(&usage.output_tokens),
-                        cache_read,
-                        cache_write: of(&usage.cache_write_input_tokens),
-                    };
-                    report.takes(tokens, sink);
-                }
-                closes(false, report, sink);
-            }
-            "turn.failed" => {
-                let message = record.error.get().map_or("", |error| error.message.text());
-                report.concludes(message);
-                report.show_error(message, sink);
-                if let Some(kind) = limit_in(message) {
-                    report.is_limited(kind, None, message, sink);
-                }
-                closes(true, report, sink);
-            }
-            "" => return false,
-            _ => {}
+/// Reads a line. Returns whether it is of this form.
+pub(super) fn read(line: &[u8], report: &mut Report, sink: &mut dyn Sink) -> bool {
+    let Ok(record) = serde_json::from_slice::<Record>(line) else { return false };
+    match record.is.text() {
+        "thread.started" => report.converses(record.thread_id.text(), sink),
+        "turn.started" => report.does(Fact::Working, sink),
+        "item.started" => {
+            report.does(Fact::Working, sink);
+            record.item.get().into_iter().for_each(|item| begins(item, report, sink));
         }
-        true
+        "item.completed" => record.item.get().into_iter().for_each(|item| completes(item, report, sink)),
+        // It goes on after some of them.
+        "error" => {
+            let message = record.message.text();
+            report.show_error(message, sink);
+            if is_refused(message) {
+                report.is_limited(HoldKind::Login, None, message, sink);
+            }
+        }
+        "turn.completed" => {
+            if let Some(usage) = record.usage.get() {
+                let of = |number: &Loose<u64>| number.0.unwrap_or_default();
+                let cache_read = of(&usage.cached_input_tokens);
+                let tokens = Tokens {
+                    input: of(&usage.input_tokens).saturating_sub(cache_read),
+                    output: of(&usage.output_tokens),
+                    cache_read,
+                    cache_write: of(&usage.cache_write_input_tokens),
+                };
+                report.takes(tokens, sink);
+            }
+            closes(false, report, sink);
+        }
+        "turn.failed" => {
+            let message = record.error.get().map_or("", |error| error.message.text());
+            report.concludes(message);
+            report.show_error(message, sink);
+            if let Some(kind) = limit_in(message) {
+                report.is_limited(kind, None, message, sink);
+            }
+            closes(true, report, sink);
+        }
+        "" => return false,
+        _ => {}
     }
+    true
 }
 
 fn closes(is_error: bool, report: &mut Report, sink: &mut dyn Sink) {

@@ -96,12 +96,10 @@ impl Reader {
                 report.does(Fact::Working, sink);
                 report.show_tool(record.tool_name.text(), record.parameters.get().unwrap_or(&nothing), sink);
             }
-            "tool_result" => {
-                if record.status.text() == "error" {
-                    let error = record.error.get().map_or("", |error| error.message.text());
-                    let text = if error.is_empty() { record.output.text() } else { error };
-                    report.show_line(&format!("> tool failed: {}", super::words(text)), sink);
-                }
+            "tool_result" if record.status.text() == "error" => {
+                let error = record.error.get().map_or("", |error| error.message.text());
+                let text = if error.is_empty() { record.output.text() } else { error };
+                report.show_line(&format!("> tool failed: {}", super::words(text)), sink);
             }
             "error" => {
                 let error = record.error.get().map_or("", |error| error.message.text());
@@ -144,11 +142,7 @@ fn limit_in(word: &str, message: &str) -> Option<HoldKind> {
         ["TerminalQuotaError", "exhausted your daily quota", "exceeded your current quota", "\"code\":429"];
     const LOGIN: [&str; 3] = ["FatalAuthenticationError", "API key not valid", "UNAUTHENTICATED"];
     let is_said = |words: &&str| word.contains(*words) || message.contains(*words);
-    if LOGIN.iter().any(|words| is_said(&words)) {
-        Some(HoldKind::Login)
-    } else {
-        QUOTA.iter().any(|words| is_said(&words)).then_some(HoldKind::Quota)
-    }
+    if LOGIN.iter().any(is_said) { Some(HoldKind::Login) } else { QUOTA.iter().any(is_said).then_some(HoldKind::Quota) }
 }
 
 /// It ends with a status of its own if it is not logged in, and prints no record then.

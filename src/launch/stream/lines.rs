@@ -4,7 +4,7 @@
 pub const LONGEST: usize = 1 << 20;
 
 /// What becomes of a line.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Line<'a> {
     /// Its bytes, without the LF and a CR before it.
     Whole(&'a [u8]),

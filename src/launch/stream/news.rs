@@ -21,6 +21,7 @@ pub(in crate::launch) struct News {
 
 /// What is not reported yet.
 #[derive(Debug, Default, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each stands for itself")]
 struct Fresh {
     conversation: bool,
     activity: bool,

@@ -10,10 +10,6 @@ use crate::wire::result::Tokens;
 /// The longest time that a service can ask to wait, in seconds.
 const MOST_WAIT: u64 = 366 * 24 * 3600;
 
-/// Nothing is remembered from line to line.
-#[derive(Debug, Default)]
-pub(super) struct Reader;
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Record {
@@ -100,32 +96,29 @@ struct Headers {
 
 impl Fields for Headers {}
 
-impl Reader {
-    /// Reads a line. Returns whether it is of this form.
-    #[expect(clippy::unused_self, reason = "other forms remember something")]
-    pub(super) fn read(&mut self, line: &[u8], report: &mut Report, sink: &mut dyn Sink) -> bool {
-        let Ok(record) = serde_json::from_slice::<Record>(line) else { return false };
-        report.converses(record.session_id.text(), sink);
-        let nothing = Part::default();
-        let part = record.part.get().unwrap_or(&nothing);
-        match record.is.text() {
-            "step_start" => {
-                // Another step follows: the one before was not the last.
-                report.is_closed = false;
-                report.does(Fact::Working, sink);
-            }
-            "text" => {
-                report.concludes(part.text.text());
-                report.show_line(part.text.text(), sink);
-            }
-            "tool_use" => uses_tool(part, report, sink),
-            "step_finish" => finishes(part, report, sink),
-            "error" => fails(&record, report, sink),
-            "" => return false,
-            _ => {}
+/// Reads a line. Returns whether it is of this form.
+pub(super) fn read(line: &[u8], report: &mut Report, sink: &mut dyn Sink) -> bool {
+    let Ok(record) = serde_json::from_slice::<Record>(line) else { return false };
+    report.converses(record.session_id.text(), sink);
+    let nothing = Part::default();
+    let part = record.part.get().unwrap_or(&nothing);
+    match record.is.text() {
+        "step_start" => {
+            // Another step follows: the one before was not the last.
+            report.is_closed = false;
+            report.does(Fact::Working, sink);
         }
-        true
+        "text" => {
+            report.concludes(part.text.text());
+            report.show_line(part.text.text(), sink);
+        }
+        "tool_use" => uses_tool(part, report, sink),
+        "step_finish" => finishes(part, report, sink),
+        "error" => fails(&record, report, sink),
+        "" => return false,
+        _ => {}
     }
+    true
 }
 
 fn uses_tool(part: &Part, report: &mut Report, sink: &mut dyn Sink) {

@@ -8,10 +8,6 @@ use super::{Fact, Sink, of_http};
 use crate::wire::hold::HoldKind;
 use crate::wire::result::Tokens;
 
-/// Nothing is remembered from line to line.
-#[derive(Debug, Default)]
-pub(super) struct Reader;
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Record {
@@ -40,7 +36,7 @@ struct Message {
     #[serde(rename = "stopReason")]
     stop_reason: Loose<String>,
     #[serde(rename = "errorMessage")]
-    error_message: Loose<String>,
+    complaint: Loose<String>,
     usage: Loose<Usage>,
 }
 
@@ -95,44 +91,37 @@ struct Cost {
 
 impl Fields for Cost {}
 
-impl Reader {
-    /// Reads a line. Returns whether it is of this form.
-    #[expect(clippy::unused_self, reason = "other forms remember something")]
-    pub(super) fn read(&mut self, line: &[u8], report: &mut Report, sink: &mut dyn Sink) -> bool {
-        let Ok(record) = serde_json::from_slice::<Record>(line) else { return false };
-        match record.is.text() {
-            "session" => report.converses(record.id.text(), sink),
-            "agent_start" | "turn_start" => report.does(Fact::Working, sink),
-            "tool_execution_start" => {
-                let nothing = ToolInput::default();
-                report.show_tool(record.tool_name.text(), record.args.get().unwrap_or(&nothing), sink);
-            }
-            "tool_execution_end" => {
-                if record.is_error.0 == Some(true) {
-                    report.show_line("> tool failed", sink);
-                }
-            }
-            "message_end" => {
-                if let Some(message) = record.message.get().filter(|message| message.role.text() == "assistant") {
-                    says(message, report, sink);
-                }
-            }
-            "turn_end" => report.turns(),
-            // It tries again by itself, or that was all.
-            "agent_end" if record.will_retry.0 == Some(true) => report.does(Fact::Working, sink),
-            "agent_end" | "agent_settled" => {
-                report.is_closed = true;
-                if record.aborted.0 == Some(true) {
-                    report.result.is_error = true;
-                    report.names_end("aborted");
-                }
-                report.does(Fact::Idle, sink);
-            }
-            "" => return false,
-            _ => {}
+/// Reads a line. Returns whether it is of this form.
+pub(super) fn read(line: &[u8], report: &mut Report, sink: &mut dyn Sink) -> bool {
+    let Ok(record) = serde_json::from_slice::<Record>(line) else { return false };
+    match record.is.text() {
+        "session" => report.converses(record.id.text(), sink),
+        "agent_start" | "turn_start" => report.does(Fact::Working, sink),
+        "tool_execution_start" => {
+            let nothing = ToolInput::default();
+            report.show_tool(record.tool_name.text(), record.args.get().unwrap_or(&nothing), sink);
         }
-        true
+        "tool_execution_end" if record.is_error.0 == Some(true) => report.show_line("> tool failed", sink),
+        "message_end" => {
+            if let Some(message) = record.message.get().filter(|message| message.role.text() == "assistant") {
+                says(message, report, sink);
+            }
+        }
+        "turn_end" => report.turns(),
+        // It tries again by itself, or that was all.
+        "agent_end" if record.will_retry.0 == Some(true) => report.does(Fact::Working, sink),
+        "agent_end" | "agent_settled" => {
+            report.is_closed = true;
+            if record.aborted.0 == Some(true) {
+                report.result.is_error = true;
+                report.names_end("aborted");
+            }
+            report.does(Fact::Idle, sink);
+        }
+        "" => return false,
+        _ => {}
     }
+    true
 }
 
 fn says(message: &Message, report: &mut Report, sink: &mut dyn Sink) {
@@ -159,7 +148,7 @@ fn says(message: &Message, report: &mut Report, sink: &mut dyn Sink) {
     let is_error = ["error", "aborted"].contains(&message.stop_reason.text());
     report.result.is_error = is_error;
     if is_error {
-        let error = message.error_message.text();
+        let error = message.complaint.text();
         report.concludes(error);
         report.show_error(error, sink);
         if let Some(kind) = limit_in(error) {

@@ -276,8 +276,9 @@ fn a_harness_that_asks_for_a_permission_is_blocked_until_it_goes_on() {
 
 #[test]
 fn a_harness_that_says_another_limit_each_time_is_heard_a_hundred_times() {
-    let stream: String =
+    let lines: Vec<String> =
         (0..1000).map(|at| format!("{{\"type\":\"error\",\"message\":\"{at}: 401 Unauthorized\"}}\n")).collect();
+    let stream = lines.concat();
     let (said, _) = read(CODEX, stream.as_bytes(), 1000);
     assert_eq!(said.facts.len(), 100);
 }

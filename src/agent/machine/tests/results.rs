@@ -13,9 +13,9 @@ fn streamed(more: impl FnOnce(&mut Policy)) -> Declaration {
     })
 }
 
-fn said(is_error: bool) -> Option<Box<StreamResult>> {
+fn said(is_error: bool) -> Box<StreamResult> {
     let text = if is_error { "Not logged in" } else { "done" }.to_owned();
-    Some(Box::new(StreamResult { text, is_error, ..StreamResult::default() }))
+    Box::new(StreamResult { text, is_error, ..StreamResult::default() })
 }
 
 fn end_with(life: &mut Life, attempt: Attempt, how: ExitStatus, result: Option<Box<StreamResult>>) {
@@ -31,7 +31,7 @@ fn spend(life: &mut Life, attempt: Attempt, cost: f64) -> Vec<String> {
 #[test]
 fn an_agent_that_says_that_it_failed_has_not_completed() {
     let mut life = Life::running(streamed(|_| {}));
-    end_with(&mut life, 1, code(0), said(true));
+    end_with(&mut life, 1, code(0), Some(said(true)));
     life.assert_over(Outcome::Failed);
     let status = life.status();
     assert_eq!(status.reason.as_deref(), Some("the harness says that it failed: Not logged in (exited with status 0)"));
@@ -48,7 +48,7 @@ fn an_agent_whose_stream_has_no_end_is_restarted_as_one_that_failed() {
     assert!(life.status().reason.unwrap().starts_with("the stream ended without a result (exited with status 0); "));
     life.wait(seconds(1));
     life.start(2);
-    end_with(&mut life, 2, code(0), said(false));
+    end_with(&mut life, 2, code(0), Some(said(false)));
     life.assert_over(Outcome::Completed);
 }
 
@@ -67,7 +67,7 @@ fn an_agent_that_costs_more_than_it_may_is_stopped_and_stays_so() {
     assert_eq!(spend(&mut life, 2, 0.5), ["interrupt 2"]);
     assert!(spend(&mut life, 2, 0.6).is_empty(), "it is being stopped already");
     assert_eq!(life.status().stopping_because.unwrap().to_string(), "cost limit: it has cost more than its `max_cost`");
-    end_with(&mut life, 2, code(0), said(false));
+    end_with(&mut life, 2, code(0), Some(said(false)));
     life.assert_over(Outcome::Failed);
     assert_eq!(life.status().cost_usd.map(|cost| format!("{cost:.2}")).as_deref(), Some("1.35"));
     assert_eq!(life.status().tokens.map(|tokens| tokens.output), Some(14));
