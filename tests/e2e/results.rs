@@ -57,7 +57,7 @@ fn a_stream_gives_a_result_and_a_transcript() {
     assert!(daemon.screen("a").contains("Mock answer: the tool has run."), "{}", daemon.screen("a"));
     let one: AgentStatus = serde_json::from_str(&daemon.get("/v1/agents/a").body).unwrap();
     assert_eq!(one.history[0].result.as_ref().map(|result| result.turns), Some(Some(2)));
-    let metrics = daemon.get("/v1/metrics").body;
+    let metrics = daemon.get("/metrics").body;
     assert!(metrics.contains("agentd_cost_usd_total{agent=\"a\"} 0.032775"), "{metrics}");
     assert!(metrics.contains("agentd_tokens_total{agent=\"a\",kind=\"cache_read\"} 8000"), "{metrics}");
 }
@@ -117,14 +117,16 @@ fn an_agent_that_costs_more_than_it_may_is_stopped_for_good() {
     daemon.wait_for_line("log", "SIGINT");
 }
 
-#[test]
-fn the_costs_of_two_attempts_add_up() {
-    let stream = "{\"type\":\"system\",\"subtype\":\"init\",\"session_id\":\"s-1\"}\n{\"type\":\"result\",\"subtype\":\"success\",\"is_error\":true,\"total_cost_usd\":0.25}\n";
-    let setup = with_stream(stream);
+#[rstest]
+#[case::each_of_its_own("", 0.5)]
+#[case::in_one_conversation("\"session_id\":\"s-1\",", 0.25)]
+fn the_costs_of_two_attempts_add_up_unless_one_contains_the_other(#[case] session: &str, #[case] expected: f64) {
+    let stream =
+        format!("{{\"type\":\"result\",{session}\"subtype\":\"success\",\"is_error\":true,\"total_cost_usd\":0.25}}\n");
     let more = "restart = \"on-failure\"\nmax_restarts = 1\nbackoff = [\"0s\"]";
-    let daemon = setup.start(&streamed("claude-code", "replay @WORK/stream", more));
+    let daemon = with_stream(stream).start(&streamed("claude-code", "replay @WORK/stream", more));
     let agent = daemon.wait_for_state("a", State::Exited);
-    assert_eq!((agent.outcome, agent.cost_usd), (Some(Outcome::GaveUp), Some(0.5)));
+    assert_eq!((agent.outcome, agent.cost_usd), (Some(Outcome::GaveUp), Some(expected)));
 }
 
 #[test]
