@@ -36,6 +36,7 @@ pub mod program;
 pub mod protocol;
 pub mod sandbox;
 pub mod socket_dir;
+pub mod stream;
 pub mod temporary_dir;
 pub mod terminal;
 pub mod traces;

@@ -173,7 +173,7 @@ fn live() -> Work {
 }
 
 fn ended(at: Timestamp) -> Event {
-    Event::Ended { attempt: 1, how: ExitStatus::Code(1), at, usage: Usage::default() }
+    Event::Ended { attempt: 1, how: ExitStatus::Code(1), at, usage: Usage::default(), result: None }
 }
 
 /// One step: the harness of a running agent has ended. A second is news of an attempt that has ended already.

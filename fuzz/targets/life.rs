@@ -143,7 +143,7 @@ impl Life {
     }
 
     fn ended(&mut self, attempt: Attempt, how: ExitStatus) {
-        self.tell(Event::Ended { attempt, how, at: self.now, usage: Usage::default() });
+        self.tell(Event::Ended { attempt, how, at: self.now, usage: Usage::default(), result: None });
     }
 
     /// Time passes, and the machine notices; there is no end of that at one instant.
@@ -260,6 +260,8 @@ pub fn declaration(which: u8) -> Declaration {
         enabled: which & 16 == 0,
         generation: u64::from(which >> 5),
         labels: BTreeMap::new(),
+        max_cost: None,
+        results: None,
         by_default: ByDefault::default(),
     };
     let launch = if which == 15 { Err(Missing(vec![WaitingFor::Unread {}])) } else { Ok(Arc::new(launch)) };

@@ -137,6 +137,7 @@ fn of_policy((kind, before): (&Kind, &Policy), (later_kind, later): (&Kind, &Pol
         // What else of a sandbox differs is found out from the marks.
         ("type", kind.in_words() != later_kind.in_words()),
         ("labels", before.labels != later.labels),
+        ("max_cost", before.max_cost != later.max_cost),
     ];
     fields.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }
@@ -197,6 +198,7 @@ mod tests {
 
     #[test]
     fn each_field_of_the_policy_is_named() {
+        use crate::agent::cost::MaxCost;
         use crate::agent::spec::{Limits, Restart};
         use std::time::Duration;
         let (before, second) = (Policy::default(), Duration::from_secs(1));
@@ -212,6 +214,7 @@ mod tests {
             ("pid_limit", Policy { limits: Limits { tasks: Some(1), ..limits }, ..before.clone() }),
             ("cpu", Policy { limits: Limits { cpu: Some(1), ..limits }, ..before.clone() }),
             ("labels", Policy { labels: [("team".to_owned(), "x".to_owned())].into(), ..before.clone() }),
+            ("max_cost", Policy { max_cost: MaxCost::parse("5"), ..before.clone() }),
             ("", before.clone()),
         ] {
             let marks = marks("k", &[], &[]);

@@ -9,6 +9,7 @@ use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::Name;
 use crate::agent::packages::Package;
 use crate::agent::sandbox::Sandbox;
+use crate::agent::stream_kind::StreamKind;
 use crate::agent::user::AgentUser;
 use crate::sys::secret_bytes::SecretBytes;
 
@@ -41,6 +42,8 @@ pub struct Launch {
     pub packages: Vec<Package>,
     /// How long these may take to be built. A change of this alone launches nothing.
     pub packages_timeout: Duration,
+    /// The form of its machine-readable output, which then goes to a pipe instead of its terminal.
+    pub stream: Option<StreamKind>,
     /// Of all of the above but what the preset gives of itself.
     pub fingerprint: Fingerprint,
     /// Of each of them, to tell by name what a later declaration changes.
@@ -68,6 +71,7 @@ impl Launch {
             sandbox: None,
             packages: Vec::new(),
             packages_timeout: crate::agent::packages::TIMEOUT,
+            stream: None,
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: true,

@@ -59,10 +59,12 @@ use crate::agent::reconcile::{InForce, Place};
 use crate::agent::restart::{self, Verdict};
 use crate::agent::spec::{Kind, Policy};
 use crate::agent::user::{AgentUser, UserName};
+use crate::agent::verdict::{self, Fault};
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
 use crate::wire::exit_status::ExitStatus;
-use crate::wire::reason::Changes;
+use crate::wire::reason::{Changes, StoppingBecause};
+use crate::wire::result::Tokens;
 use crate::wire::status::{Outcome, Usage};
 
 /// How long an attempt may take to be gone once its harness has ended, before it is killed.
@@ -200,6 +202,8 @@ enum StopReason {
     Restarted,
     Removed(Removal),
     TimedOut,
+    /// It has cost more than it may.
+    CostLimit,
 }
 
 /// What was done to stop an attempt.
@@ -480,8 +484,11 @@ impl Machine {
             Event::Started { attempt, pid, at } => self.started(attempt, pid, at),
             Event::Found { attempt, fingerprint } => self.found_instead(attempt, fingerprint.as_ref()),
             Event::NotStarted { attempt, why } => self.not_started(attempt, why, now, &mut effects),
-            Event::Ended { attempt, how, at, usage } => {
-                self.ended(attempt, Exit { how, at, usage, silent: false }, now, &mut effects);
+            Event::Ended { attempt, how, at, usage, result } => {
+                self.ended(attempt, Exit { result, ..Exit::new(how, at, usage) }, now, &mut effects);
+            }
+            Event::Spent { attempt, cost_usd, tokens, conversation } => {
+                self.spent(attempt, cost_usd, tokens, conversation.as_deref(), now, &mut effects);
             }
             Event::Limited { attempt, error } => self.limited(attempt, error),
             Event::Logged { attempt, error } => self.logged(attempt, error),
@@ -546,6 +553,8 @@ impl Machine {
         {
             effects.push(Effect::Limit { attempt, limits });
         }
+        self.see_cost(now, effects);
+        let Some(life) = &mut self.life else { return };
         life.generation.get_or_insert_with(|| self.orders.generation(&life.policy));
         self.heed(was_disabled, now, effects);
         let is_disabled = self.is_disabled();
@@ -681,7 +690,7 @@ impl Machine {
             NotStarted::NotFound(_) | NotStarted::Unbuilt(_) | NotStarted::Unreached(_) => {}
             NotStarted::Failed(message) => {
                 life.error = Some(message.clone());
-                let exit = Exit { how: ExitStatus::Cause(message), at: now, usage: Usage::default(), silent: false };
+                let exit = Exit::new(ExitStatus::Cause(message), now, Usage::default());
                 effects.extend(account(self.latest.as_ref(), &exit, "it could not be started"));
                 life.exit = Some(exit);
                 self.judge(now, effects);
@@ -774,6 +783,36 @@ impl Machine {
         }
     }
 
+    fn spent(
+        &mut self,
+        attempt: Attempt,
+        cost: Option<f64>,
+        tokens: Option<Tokens>,
+        conversation: Option<&str>,
+        now: Timestamp,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.attempt != attempt {
+            return;
+        }
+        let Some(life) = self.life_with_attempts() else { return };
+        if let Some(cost) = cost {
+            life.bill.costs(cost, conversation);
+        }
+        if let Some(tokens) = tokens {
+            life.bill.takes(tokens);
+        }
+        self.see_cost(now, effects);
+    }
+
+    /// Stops what has cost more than it may.
+    fn see_cost(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let is_over = |life: &Life| life.policy.max_cost.is_some_and(|most| life.bill.exceeds(most));
+        if matches!(self.state, State::Running { .. }) && self.life.as_ref().is_some_and(is_over) {
+            self.stop(StopReason::CostLimit, now, effects);
+        }
+    }
+
     fn building(&mut self, attempt: Attempt) {
         if self.state == (State::Starting { attempt })
             && let Some(life) = &mut self.life
@@ -797,6 +836,7 @@ impl Machine {
                 *harness = Harness::Over;
                 *deadline = (*deadline).min(now + LINGER);
                 let why = *why;
+                let exit = Exit { by_cost: why == StopReason::CostLimit, ..exit };
                 let why = self.because(why).to_string();
                 effects.extend(account(self.latest.as_ref(), &exit, &why));
                 if let Some(life) = self.life_with_attempts() {
@@ -810,7 +850,15 @@ impl Machine {
         };
         self.linger(attempt, now);
         let Some(life) = &mut self.life else { return };
-        effects.extend(account(self.latest.as_ref(), &exit, "it ended by itself"));
+        let result = verdict::noted(exit.result.map(|result| *result), &exit.how, life.policy.results).map(Box::new);
+        let exit = Exit { result, ..exit };
+        let exit = Exit { by_cost: life.is_spent(&exit), ..exit };
+        let why = match exit.verdict(&life.policy) {
+            _ if exit.by_cost => StoppingBecause::CostLimit {}.to_string(),
+            verdict::Verdict::Failed(fault) if fault != Fault::Status => format!("it ended by itself; {fault}"),
+            _ => "it ended by itself".to_owned(),
+        };
+        effects.extend(account(self.latest.as_ref(), &exit, &why));
         // The start may not have been seen.
         life.first_started.get_or_insert(since);
         life.exit = Some(exit);
@@ -843,7 +891,7 @@ impl Machine {
                 if present == attempt =>
             {
                 let how = ExitStatus::Cause("its end was not reported".to_owned());
-                self.ended(attempt, Exit { how, at: now, usage: Usage::default(), silent: false }, now, effects);
+                self.ended(attempt, Exit::new(how, now, Usage::default()), now, effects);
                 self.gone(attempt, now, effects);
             }
             State::Stopping { attempt: present, why, .. } if present == attempt => match why {
@@ -851,6 +899,7 @@ impl Machine {
                 StopReason::Changed => self.begin(now, effects),
                 StopReason::Disabled | StopReason::Restarted => self.stopped_by_order(now, effects),
                 StopReason::TimedOut => self.end_with(Outcome::TimedOut, effects),
+                StopReason::CostLimit => self.end_with(Outcome::Failed, effects),
             },
             _ => {
                 if self.lingering.as_ref().is_some_and(|lingering| lingering.attempt == attempt) {
@@ -958,6 +1007,7 @@ impl Machine {
         life.in_force = InForce::Here(launch.fingerprint.clone());
         (life.limits_error, life.log_error, life.environment_error) = (None, None, None);
         life.is_building = false;
+        life.bill.begin();
         self.attempt = self.attempt.saturating_add(1);
         self.session.get_or_insert_with(|| Session::requested(&launch));
         self.state = State::Starting { attempt: self.attempt };
@@ -1006,12 +1056,16 @@ impl Machine {
     /// Lets the policy decide upon the latest end, also for a second time: the policy may have changed since.
     fn judge(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let Some(life) = &mut self.life else { return };
-        let Some(Exit { how, at, .. }) = &life.exit else { return };
+        let Some(exit) = &life.exit else { return };
         life.next = None;
-        match restart::decide(&life.policy, how, life.restarts, life.in_a_row) {
+        if exit.by_cost {
+            return self.end_with(Outcome::Failed, effects);
+        }
+        let (at, has_completed) = (exit.at, exit.verdict(&life.policy) == verdict::Verdict::Completed);
+        match restart::decide(&life.policy, has_completed, life.restarts, life.in_a_row) {
             Verdict::Restart { after } => {
                 life.next = Some(Next::Restart);
-                let until = *at + after;
+                let until = at + after;
                 self.state = State::Backoff { until, why: BackoffReason::Restart };
                 if until <= now && self.lingering.is_none() {
                     self.begin(now, effects);

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::agent::spec::{Policy, Restart};
-use crate::wire::exit_status::ExitStatus;
 use crate::wire::status::Outcome;
 
 /// What follows when an attempt has ended by itself.
@@ -18,9 +17,8 @@ pub enum Verdict {
     Over(Outcome),
 }
 
-/// Decides what follows the end `how`. `restarts` were made already, `in_a_row` of them since the agent last ran for `backoff_reset`.
-pub fn decide(policy: &Policy, how: &ExitStatus, restarts: u64, in_a_row: usize) -> Verdict {
-    let completed = *how == ExitStatus::Code(0);
+/// Decides what follows an end that was a completion, or was none. `restarts` were made already, `in_a_row` of them since the agent last ran for `backoff_reset`.
+pub fn decide(policy: &Policy, completed: bool, restarts: u64, in_a_row: usize) -> Verdict {
     let again = match policy.restart {
         Restart::No => false,
         Restart::OnFailure => !completed,
@@ -61,20 +59,14 @@ mod tests {
     const AGAIN: Verdict = Verdict::Restart { after: Duration::from_secs(1) };
 
     #[rstest]
-    #[case(Restart::No, ExitStatus::Code(0), Verdict::Over(Outcome::Completed))]
-    #[case(Restart::No, ExitStatus::Code(3), Verdict::Over(Outcome::Failed))]
-    #[case(Restart::No, ExitStatus::Signal("SIGKILL".parse().unwrap()), Verdict::Over(Outcome::Failed))]
-    #[case(Restart::No, ExitStatus::Cause("lost".into()), Verdict::Over(Outcome::Failed))]
-    #[case(Restart::OnFailure, ExitStatus::Code(0), Verdict::Over(Outcome::Completed))]
-    #[case(Restart::OnFailure, ExitStatus::Code(3), AGAIN)]
-    #[case(Restart::OnFailure, ExitStatus::Signal("SIGTERM".parse().unwrap()), AGAIN)]
-    #[case(Restart::OnFailure, ExitStatus::Cause("lost".into()), AGAIN)]
-    #[case(Restart::Always, ExitStatus::Code(0), AGAIN)]
-    #[case(Restart::Always, ExitStatus::Code(3), AGAIN)]
-    #[case(Restart::Always, ExitStatus::Signal("SIGTERM".parse().unwrap()), AGAIN)]
-    #[case(Restart::Always, ExitStatus::Cause("lost".into()), AGAIN)]
-    fn the_restart_matrix(#[case] restart: Restart, #[case] how: ExitStatus, #[case] verdict: Verdict) {
-        assert_eq!(decide(&policy(restart, None), &how, 0, 0), verdict);
+    #[case(Restart::No, true, Verdict::Over(Outcome::Completed))]
+    #[case(Restart::No, false, Verdict::Over(Outcome::Failed))]
+    #[case(Restart::OnFailure, true, Verdict::Over(Outcome::Completed))]
+    #[case(Restart::OnFailure, false, AGAIN)]
+    #[case(Restart::Always, true, AGAIN)]
+    #[case(Restart::Always, false, AGAIN)]
+    fn the_restart_matrix(#[case] restart: Restart, #[case] completed: bool, #[case] verdict: Verdict) {
+        assert_eq!(decide(&policy(restart, None), completed, 0, 0), verdict);
     }
 
     #[rstest]
@@ -83,14 +75,14 @@ mod tests {
     #[case(2, Verdict::Over(Outcome::GaveUp))]
     #[case(3, Verdict::Over(Outcome::GaveUp))]
     fn max_restarts_allows_that_many(#[case] restarts: u64, #[case] verdict: Verdict) {
-        assert_eq!(decide(&policy(Restart::Always, Some(2)), &ExitStatus::Code(1), restarts, 0), verdict);
+        assert_eq!(decide(&policy(Restart::Always, Some(2)), false, restarts, 0), verdict);
     }
 
     #[test]
     fn restarts_of_an_entry_without_backoff_become_rarer() {
         let policy = Policy { restart: Restart::Always, ..Policy::default() };
         let delays: Vec<u64> = (0..11)
-            .map(|in_a_row| match decide(&policy, &ExitStatus::Code(1), in_a_row as u64, in_a_row) {
+            .map(|in_a_row| match decide(&policy, false, in_a_row as u64, in_a_row) {
                 Verdict::Restart { after } => after.as_secs(),
                 Verdict::Over(outcome) => panic!("{outcome:?}"),
             })
@@ -104,7 +96,7 @@ mod tests {
     #[case(2, 5)]
     #[case(100, 5)]
     fn the_last_delay_repeats(#[case] in_a_row: usize, #[case] seconds: u64) {
-        let verdict = decide(&policy(Restart::Always, None), &ExitStatus::Code(1), 100, in_a_row);
+        let verdict = decide(&policy(Restart::Always, None), false, 100, in_a_row);
         assert_eq!(verdict, Verdict::Restart { after: Duration::from_secs(seconds) });
     }
 }

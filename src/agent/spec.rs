@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::cost::MaxCost;
 use crate::agent::harness::{Approval, Choices, Harness};
 use crate::agent::name::Name;
 use crate::agent::packages::Package;
 use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
 use crate::agent::user::UserName;
+use crate::agent::verdict::Terms;
 use crate::sys::secret_bytes::SecretBytes;
 
 /// One agent as declared, every field validated and every default filled in.
@@ -30,6 +32,8 @@ pub struct AgentSpec {
     pub prompt: Option<Prompt>,
     /// Whether it stays at its terminal when it has done what the prompt says; `None` is as the preset has always been.
     pub interactive: Option<bool>,
+    /// Whether it prints a machine-readable stream, which is read.
+    pub results: bool,
     /// What it may do without asking; `None` is as the harness is configured.
     pub approval: Option<Approval>,
     /// Where the harness runs.
@@ -62,6 +66,7 @@ impl AgentSpec {
     pub fn choices(&self) -> Choices<'_> {
         Choices {
             interactive: self.interactive,
+            results: self.results,
             approval: self.approval,
             in_sandbox: self.kind.sandbox().is_some(),
             ..Choices::default()
@@ -203,6 +208,12 @@ pub struct Policy {
     /// What agents can be selected by: each a key with a value, which may be empty.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// The most that a life of it may cost, as far as its harness says what it costs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_cost: Option<MaxCost>,
+    /// How its machine-readable output is judged; `None` if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub results: Option<Terms>,
     /// What of it, and of how the agent is confined, its entry does not say.
     #[serde(default, skip_serializing_if = "ByDefault::is_nothing")]
     pub by_default: ByDefault,
@@ -248,6 +259,8 @@ impl Default for Policy {
             enabled: true,
             generation: 0,
             labels: BTreeMap::new(),
+            max_cost: None,
+            results: None,
             by_default: ByDefault::default(),
         }
     }

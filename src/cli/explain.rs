@@ -263,6 +263,9 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
                 Some(StoppingBecause::Changed { .. }) => {
                     push("When nothing of it is left, it starts as it is declared now", None);
                 }
+                Some(StoppingBecause::CostLimit {}) => {
+                    push("When nothing of it is left, it has failed for good", None);
+                }
                 Some(StoppingBecause::TimedOut {}) => push("When nothing of it is left, it has exited for good", None),
                 Some(StoppingBecause::Removed {} | StoppingBecause::Shutdown {}) => {
                     push("When nothing of it is left, it is no longer listed", None);

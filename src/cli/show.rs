@@ -162,6 +162,7 @@ fn find(file: &Path, name: &str, options: &Options) -> Result<Declaration, Error
 }
 
 /// Every field that an entry may have, in the order of the documentation.
+#[expect(clippy::too_many_lines, reason = "a line for each field")]
 fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize>) -> Vec<Field> {
     let field = |name, value| Field { name, value, line: line(name), note: None };
     let noted = |name, value, note: &'static str| Field { note: Some(note), ..field(name, value) };
@@ -172,6 +173,7 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         args,
         prompt,
         interactive,
+        results,
         approval,
         workdir,
         session,
@@ -197,6 +199,8 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         enabled,
         generation,
         labels,
+        max_cost,
+        results: _,
     } = policy;
     let (text, path) = match prompt {
         Some(Prompt::Text(text)) => (json!(text), Value::Null),
@@ -238,6 +242,8 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         prompt,
         field("prompt_file", path),
         or_noted("interactive", interactive.map(Value::from), "as the harness's preset"),
+        field("results", json!(results)),
+        limit("max_cost", max_cost.map(|cost| json!(cost.dollars()))),
         or_noted("approval", approval.map(|approval| json!(approval.word())), "as the harness is configured"),
         field("workdir", json!(workdir)),
         field("session", json!(session.as_str())),
@@ -414,6 +420,8 @@ args                    default     []
 prompt                  line 5      "Review \"all\"\nof it."
 prompt_file             default     -
 interactive             default     - (as the harness's preset)
+results                 default     false
+max_cost                default     - (no limit)
 approval                default     - (as the harness is configured)
 workdir                 default     "/home/agent/workspace"
 session                 default     "reviewer"

@@ -400,6 +400,9 @@ pub(super) mod tests {
             launch_reason: None,
             attempt_total: None,
             last_output_at: None,
+            result: None,
+            cost_usd: None,
+            tokens: None,
             generation: 0,
             overridden: None,
             changed: crate::wire::reason::Changes::default(),
@@ -432,6 +435,7 @@ pub(super) mod tests {
             reason: reason.to_owned(),
             cpu_usec: None,
             memory_peak: None,
+            result: None,
         };
         let history = [
             past(12, ExitStatus::Signal("SIGINT".parse().unwrap()), Some(3_660), "its declaration has changed"),

@@ -15,10 +15,11 @@ use super::confinement;
 use super::fields::{Fields, alternatives, described, quoted};
 use super::harnesses::Harnesses;
 use super::position::Places;
-use crate::agent::harness::{Approval, Harness};
+use crate::agent::harness::{Approval, Harness, Trust};
 use crate::agent::name::{InvalidName, Key, Name};
 use crate::agent::packages;
 use crate::agent::spec::{AgentSpec, Limits, Policy, Prompt, Restart, Workdir};
+use crate::agent::verdict::Terms;
 use crate::config::{Config, Entry, Finding, Lines, MAX_AGENTS, MAX_REPLICAS, MAX_TOGETHER, Options, Severity};
 use crate::text::suggest::nearest;
 
@@ -179,6 +180,8 @@ impl<'a> Draft<'a> {
         let prompt = fields.string("prompt").map(|text| Prompt::Text(text.to_owned()));
         let prompt_file = fields.string("prompt_file").map(|path| Prompt::File(PathBuf::from(path)));
         let interactive = fields.boolean("interactive");
+        let results = fields.boolean("results").unwrap_or_default();
+        let max_cost = fields.max_cost("max_cost");
         let approval = read_approval(fields, self.harness.as_deref());
         let user = fields.user("user");
         let default_workdir = || match &user {
@@ -198,8 +201,12 @@ impl<'a> Draft<'a> {
         let policy = confinement::with_defaults(fields, policy, &kind);
         fields.unknown_keys();
         let prompt = prompt_file.or(prompt);
+        let mut policy = policy;
+        policy.max_cost = max_cost;
         if let Some(harness) = &self.harness {
             look_at_prompt(fields, harness, &args, prompt.as_ref(), interactive);
+            policy.results = results.then(|| terms_of(harness));
+            look_at_results(fields, harness, prompt.is_some(), interactive, results);
         }
         let faults = self.faults.iter().map(Finding::to_string).chain(fields.errors());
         let errors = Some(faults.collect::<Vec<_>>().join("\n")).filter(|errors| !errors.is_empty());
@@ -211,6 +218,7 @@ impl<'a> Draft<'a> {
                 args,
                 prompt,
                 interactive,
+                results,
                 approval,
                 workdir,
                 session: name.clone(),
@@ -314,8 +322,43 @@ fn look_at_prompt(
     }
 }
 
+/// How the machine-readable output of a harness is judged.
+fn terms_of(harness: &Harness) -> Terms {
+    Terms { closing_record: harness.closing_record(), trusts_stream: harness.trust() == Trust::Stream }
+}
+
+/// A machine-readable stream needs a harness that has one, and something to do.
+fn look_at_results(
+    fields: &mut Fields<'_>,
+    harness: &Harness,
+    has_prompt: bool,
+    interactive: Option<bool>,
+    results: bool,
+) {
+    if !results {
+        if fields.is_set("max_cost") {
+            let at = fields.place("max_cost");
+            fields
+                .error(at, "`max_cost` needs `results = true`; without it, agentd does not learn what the agent costs");
+        }
+        return;
+    }
+    let at = fields.place("results");
+    if harness.stream().is_none() {
+        let right = "remove `results`, or set `stream` in its [harnesses] table";
+        fields.error(at, format!("{} has no machine-readable output that agentd can read; {right}", harness.name));
+    } else if !has_prompt {
+        fields.error(at, "`results = true` needs something to do; write a `prompt` or a `prompt_file`");
+    } else if interactive == Some(true) {
+        fields.error(at, "`results = true` and `interactive = true` exclude each other; remove one of them");
+    }
+}
+
 /// Whether the harness keeps running after it has finished its prompt.
 fn stays_open(spec: &AgentSpec) -> bool {
+    if spec.results {
+        return false;
+    }
     let stays = |prompt: &[u8]| spec.harness.stays_open(&spec.args, spec.interactive, prompt);
     match &spec.prompt {
         Some(Prompt::Text(text)) => stays(text.as_bytes()),
@@ -365,6 +408,9 @@ fn read_policy(fields: &mut Fields<'_>) -> Policy {
         enabled: fields.boolean("enabled").unwrap_or(default.enabled),
         generation: generation(fields).unwrap_or(default.generation),
         labels: fields.labels("labels").unwrap_or_default(),
+        // They are read elsewhere.
+        max_cost: default.max_cost,
+        results: default.results,
         by_default: default.by_default,
     }
 }

@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::position::Places;
+use crate::agent::cost::MaxCost;
 use crate::agent::labels;
 use crate::agent::name::Name;
 use crate::agent::packages::Package;
@@ -36,6 +37,8 @@ pub(super) const KNOWN: &[&str] = &[
     "prompt",
     "prompt_file",
     "interactive",
+    "results",
+    "max_cost",
     "approval",
     "workdir",
     "restart",
@@ -484,6 +487,25 @@ impl<'a> Fields<'a> {
             self.error(at, format!("`{key}` is out of range; {right}"));
         }
         number
+    }
+
+    /// Reads a number of dollars.
+    pub(super) fn max_cost(&mut self, key: &str) -> Option<MaxCost> {
+        let value = self.value(key)?;
+        let right = "write a number of US dollars above 0, for example 5.00";
+        let text = match value.get_ref() {
+            DeValue::Float(float) => float.as_str(),
+            DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str(),
+            other => {
+                self.error(value.span().start, format!("`{key}` is {}; {right}", described(other)));
+                return None;
+            }
+        };
+        let cost = MaxCost::parse(text.strip_prefix('+').unwrap_or(text));
+        if cost.is_none() {
+            self.error(value.span().start, format!("`{key}` is out of range; {right}"));
+        }
+        cost
     }
 
     /// Reads a duration, or a whole number of seconds.

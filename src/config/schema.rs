@@ -93,6 +93,15 @@ fn program_fields() -> Value {
             json!({ "type": ["boolean", "string"], "maxLength": 0 }),
             "`false`: the agent ends when it has finished the prompt; `true`: it stays at its terminal; see [Prompts](#prompts)",
         ),
+        "results": with_default(
+            json!({ "type": ["boolean", "string"], "maxLength": 0 }),
+            json!(false),
+            "`true`: the harness prints a machine-readable stream, from which agentd learns the result, the cost and more; see [Results](results.md)",
+        ),
+        "max_cost": described(
+            json!({ "type": ["number", "string"], "maxLength": 0, "exclusiveMinimum": 0, "exclusiveMaximum": 1_000_000_000 }),
+            "the most that a life of the agent may cost, in US dollars; then it is stopped, and has failed; needs `results = true`",
+        ),
         "approval": described(
             json!({ "type": "string", "enum": ["readonly", "edits", "everything", ""] }),
             "what the harness may do without asking: `readonly`, `edits` (change files), `everything`; see [Approval](harnesses.md#approval)",
@@ -433,6 +442,8 @@ pub(super) mod tests {
     #[case("[harnesses.codex]\nreslts = []\n")]
     #[case("[harnesses.codex]\nasks = 1\n")]
     #[case("[[harnesses.codex.rules]]\non = \"exit\"\n")]
+    #[case("[agent]\nharness = \"codex\"\nresults = 1\n")]
+    #[case("[agent]\nharness = \"codex\"\nmax_cost = 0\n")]
     #[case("[agent]\nharness = \"custom\"\nname = \"a b\"\n")]
     #[case("[agent]\nharness = \"custom\"\nreplicas = 0\n")]
     #[case("[agent]\nharness = \"custom\"\nreplicas = 1001\n")]

@@ -195,6 +195,7 @@ mod defaults {
             args: vec![],
             prompt: None,
             interactive: None,
+            results: false,
             approval: None,
             workdir: Workdir::Absolute("/home/agent/workspace".into()),
             session: "claude-code".parse().unwrap(),
@@ -217,6 +218,8 @@ mod defaults {
                 enabled: true,
                 generation: 0,
                 labels: BTreeMap::new(),
+                max_cost: None,
+                results: None,
                 by_default: ByDefault::default(),
             },
         }
@@ -339,6 +342,7 @@ mod fields {
                 args: vec![text("--model"), text(""), text("a b")],
                 prompt: Some(Prompt::Text(text("cd $HOME && make; echo \"é\"\n"))),
                 interactive: Some(false),
+                results: false,
                 approval: None,
                 workdir: Workdir::Absolute("/workspace".into()),
                 session: "review".parse().unwrap(),
@@ -363,6 +367,8 @@ mod fields {
                     enabled: false,
                     generation: 7,
                     labels: BTreeMap::new(),
+                    max_cost: None,
+                    results: None,
                     by_default: ByDefault::default(),
                 },
             }

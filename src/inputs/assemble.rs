@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::agent::changes::Marks;
 use crate::agent::declaration::{Declaration, Desired, DesiredAgent, Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
-use crate::agent::harness::{Harness, keys};
+use crate::agent::harness::{Choices, Harness, keys};
 use crate::agent::launch::Launch;
 use crate::agent::program::expanded;
 use crate::agent::sandbox::{Home, Network, Sandbox};
@@ -238,7 +238,9 @@ fn declare(
         let home = &account.home;
         let (command, args) = (at_home(&spec.command, home), at_home(&spec.args, home));
         let text = prompt.clone();
-        let (arguments, prompt) = spec.harness.command_line(&command, &args, &spec.choices(), prompt.as_ref());
+        let max_cost = spec.policy.max_cost.map(|cost| cost.to_string());
+        let choices = Choices { max_cost: max_cost.as_deref(), ..spec.choices() };
+        let (arguments, prompt) = spec.harness.command_line(&command, &args, &choices, prompt.as_ref());
         if let Some(length) = prompt.map(|at| arguments[at].as_slice().len()).filter(|&length| length > MAX_ARGUMENT) {
             let right = format!("the kernel takes at most {MAX_ARGUMENT} bytes (128 KiB less one)");
             return Err(format!("the prompt is too long: with its option it has {length} bytes; {right}"));
@@ -262,6 +264,7 @@ fn declare(
             sandbox: spec.kind.sandbox().map(|sandbox| in_place(sandbox, home)),
             packages: spec.packages.clone(),
             packages_timeout: spec.packages_timeout,
+            stream: spec.harness.stream().filter(|_| spec.results),
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: spec.secrets.is_some() || secrets.is_complete,
@@ -335,6 +338,9 @@ impl KnownMarks {
         marks.field("session", checksum(launch.session.as_str().as_bytes()));
         if let Some(user) = &launch.user {
             marks.field("user", checksum(format!("{}:{}", user.name, user.uid).as_bytes()));
+        }
+        if spec.results {
+            marks.field("results", 1);
         }
         if let Some(approval) = spec.approval {
             marks.field("approval", checksum(approval.word().as_bytes()));

@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use zeroize::Zeroizing;
 
-use super::protocol::{FromLauncher, Log, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION};
+use super::protocol::{FromLauncher, Log, MAX_TO_LAUNCHER, Progress, ToLauncher, Told, WIRE_VERSION};
 use crate::agent::fingerprint::Fingerprint;
 use crate::sys::frame::{self, Decoder};
 use crate::sys::{fd, fd_passing, memory, poll, unix_socket};
@@ -39,6 +39,8 @@ pub(super) struct DaemonLink {
     pub(super) fingerprint: Option<Fingerprint>,
     /// Where it writes output.
     pub(super) log: Option<Log>,
+    /// What the harness has said of its work.
+    pub(super) told: Option<Told>,
     state: State,
 }
 
@@ -106,6 +108,7 @@ impl DaemonLink {
             attempt,
             fingerprint: None,
             log: None,
+            told: None,
             state: State::Away { next_try: Instant::now() },
         }
     }
@@ -167,6 +170,7 @@ impl DaemonLink {
             progress: progress.clone(),
             can_move: true,
             log: self.log,
+            told: self.told.as_ref().map(|told| Box::new(told.in_brief())),
         })?;
         Ok(connection)
     }

@@ -41,6 +41,7 @@ use super::temporary_dir::{self, Scratch};
 use super::terminal::Terminal;
 use crate::agent::packages::{Built, Package, TIMEOUT};
 use crate::agent::sandbox::Sandbox;
+use crate::agent::stream_kind::StreamKind;
 use crate::contain::marker;
 use crate::logs::writer::Writer;
 use crate::sys::clock::Timestamp;
@@ -185,6 +186,7 @@ fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) ->
         sandbox,
         packages,
         packages_timeout,
+        stream,
     } = message
     else {
         return None;
@@ -211,6 +213,7 @@ fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) ->
             packages_timeout,
             closure: Vec::new(),
             log,
+            stream,
         },
         login_patience.unwrap_or(login::LOGIN_TIMEOUT),
     ))
@@ -359,6 +362,8 @@ struct Order {
     /// What the packages need of the store.
     closure: Vec<PathBuf>,
     log: Option<Writer>,
+    /// The form of its standard output, if that is to be read.
+    stream: Option<StreamKind>,
 }
 
 /// What was started.
@@ -472,7 +477,7 @@ fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<Running,
     faults.extend(git::trust(&mut environment, workdir, order.trust_repository, home.as_deref()));
     say_faults(&faults, daemon);
     command.envs(environment);
-    let terminal = Terminal::open(order.log).map_err(|error| no_terminal(&error))?;
+    let mut terminal = Terminal::open(order.log, order.stream).map_err(|error| no_terminal(&error))?;
     let at = Timestamp::now().boot();
     let child = terminal.spawn(command).map_err(|error| match error.kind() {
         // The file itself was found.
@@ -558,8 +563,12 @@ fn attend(mut running: Running, signals: &mut Caught, daemon: &mut DaemonLink) -
     let at = Timestamp::now().boot();
     let Running { harness, mut terminal, scratch, boxed, .. } = running;
     drop(boxed);
-    if let Err(error) = terminal.collect() {
+    if let Err(error) = terminal.end_stream(&as_status(&status)).and(terminal.collect()) {
         say_lost(&error, daemon);
+    }
+    tell(&mut terminal, daemon);
+    if let Some(result) = terminal.news().and_then(|news| news.told().result.clone()) {
+        daemon.say(&FromLauncher::Result(result));
     }
     let ending = if has_hung_up || pane_is_gone() { Ending::Cause(hangup_cause(server)) } else { status };
     let end = end(ending.clone(), at, terminal.has_printed());
@@ -612,6 +621,7 @@ fn see_end(running: &mut Running, signals: &mut Caught, daemon: &mut DaemonLink)
                 running.signal_foreground(Signal::SIGINT);
             }
         }
+        tell(&mut running.terminal, daemon);
         let ready = await_something(running, signals, daemon, hung_up)?;
         is_heard = !ready.daemon.is_empty() || daemon.due().is_some_and(|due| due <= Instant::now());
         if let Err(error) = running.terminal.relay(ready.terminal) {
@@ -623,7 +633,7 @@ fn see_end(running: &mut Running, signals: &mut Caught, daemon: &mut DaemonLink)
 /// The descriptors that are ready.
 struct Ready {
     daemon: PollFlags,
-    terminal: [PollFlags; 2],
+    terminal: [PollFlags; 3],
 }
 
 fn await_something(
@@ -632,20 +642,43 @@ fn await_something(
     daemon: &DaemonLink,
     hung_up: Option<Instant>,
 ) -> io::Result<Ready> {
-    let [other, pane] = running.terminal.interest();
+    let [other, pane, output] = running.terminal.interest();
     let boxed = running.boxed.as_ref();
     let inside = boxed.and_then(Boxed::interest);
-    let mut descriptors = [readable(Some(signals.descriptor())), readable(daemon.descriptor()), other, pane, inside];
+    let mut descriptors =
+        [readable(Some(signals.descriptor())), readable(daemon.descriptor()), other, pane, output, inside];
     let mut present: Vec<PollFd> = descriptors.iter().flatten().cloned().collect();
     let limit = boxed.and_then(|boxed| boxed.limit);
-    poll::wait(&mut present, daemon.due().into_iter().chain(hung_up).chain(limit).min())?;
+    let news = running.terminal.news_due();
+    poll::wait(&mut present, daemon.due().into_iter().chain(hung_up).chain(limit).chain(news).min())?;
     let mut events = present.iter().map(|descriptor| descriptor.revents().unwrap_or(PollFlags::empty()));
-    let [_, daemon, other, pane, _] = descriptors
+    let [_, daemon, other, pane, output, _] = descriptors
         .each_mut()
         .map(|descriptor| descriptor.as_ref().and_then(|_| events.next()).unwrap_or(PollFlags::empty()));
     drop(events);
     signals.take_in();
-    Ok(Ready { daemon, terminal: [other, pane] })
+    Ok(Ready { daemon, terminal: [other, pane, output] })
+}
+
+/// Reports what the harness has said of its work, to this daemon and the next.
+fn tell(terminal: &mut Terminal, daemon: &mut DaemonLink) {
+    let Some(news) = terminal.news() else { return };
+    let said = news.report(Instant::now());
+    if !said.is_empty() || news.told().result.is_some() {
+        daemon.told = Some(news.told().clone());
+    }
+    for message in &said {
+        daemon.say(message);
+    }
+}
+
+/// How the harness ended, as its stream is told.
+fn as_status(ending: &Ending) -> ExitStatus {
+    match ending {
+        Ending::Code(code) => ExitStatus::of_code(*code),
+        Ending::Signal(number) => ExitStatus::of_signal(*number),
+        Ending::Cause(cause) => ExitStatus::Cause(cause.clone()),
+    }
 }
 
 /// Obeys the daemon's message; returns how many SIGINT it asks for in all.

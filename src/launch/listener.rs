@@ -19,7 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
 
-use super::protocol::{FromLauncher, Log, MAX_FROM_LAUNCHER, Progress, ToLauncher};
+use super::protocol::{FromLauncher, Log, MAX_FROM_LAUNCHER, Progress, ToLauncher, Told};
 use crate::agent::fingerprint::Fingerprint;
 use crate::launch::socket_dir::LaunchSocketKeeper;
 use crate::sys::frame;
@@ -52,6 +52,8 @@ pub struct UnverifiedLauncher {
     pub can_move: bool,
     /// Where it claims to write output.
     pub log: Option<Log>,
+    /// What it claims that its harness has said.
+    pub told: Told,
     /// The process, as reported by the kernel.
     pub process: Process,
     /// Reads its further messages.
@@ -232,7 +234,7 @@ async fn listen_to(stream: UnixStream, user: Uid, permit: OwnedSemaphorePermit) 
     let (reader, writer) = stream.into_split();
     let mut reader = frame::Reader::new(reader, MAX_FROM_LAUNCHER);
     match reader.read().await.map_err(io::Error::other)? {
-        Some(FromLauncher::Hello { version, name, attempt, fingerprint, progress, can_move, log }) => {
+        Some(FromLauncher::Hello { version, name, attempt, fingerprint, progress, can_move, log, told }) => {
             Ok(UnverifiedLauncher {
                 name,
                 attempt,
@@ -241,6 +243,7 @@ async fn listen_to(stream: UnixStream, user: Uid, permit: OwnedSemaphorePermit) 
                 progress,
                 can_move,
                 log,
+                told: told.map(|told| *told).unwrap_or_default(),
                 process,
                 reader,
                 writer,
@@ -308,6 +311,7 @@ mod tests {
             fingerprint: None,
             can_move: true,
             log: None,
+            told: None,
             progress: Progress::New,
         };
         frame::write(&mut launcher, &hello).await.unwrap();

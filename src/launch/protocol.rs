@@ -9,8 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::packages::Package;
 use crate::agent::sandbox::Sandbox;
+use crate::agent::stream_kind::StreamKind;
 use crate::sys::file_id::FileId;
 use crate::sys::secret_bytes::SecretBytes;
+use crate::wire::activity::{Doing, Source};
+use crate::wire::hold::HoldKind;
+use crate::wire::result::{StreamResult, Tokens};
 use crate::wire::status::Usage;
 
 /// The version of the protocol.
@@ -20,8 +24,14 @@ use crate::wire::status::Usage;
 /// sandbox, which launchers of version 1 do not know.
 pub const WIRE_VERSION: u32 = 2;
 
-/// The longest message from a launcher.
-pub const MAX_FROM_LAUNCHER: usize = 64 << 10;
+/// The longest message from a launcher: a result, whose text may take six times as much as JSON.
+pub const MAX_FROM_LAUNCHER: usize = 512 << 10;
+
+/// The longest detail of an activity, in bytes.
+pub const MOST_DETAIL: usize = 512;
+
+/// How much of a result's text a `Hello` holds, in bytes: daemons of earlier builds take messages of 64 KiB.
+pub const MOST_TEXT_OF_HELLO: usize = 8 << 10;
 
 /// The longest message to a launcher: arguments and environment may take about 6 MiB in all (`execve(2)`).
 pub const MAX_TO_LAUNCHER: usize = 32 << 20;
@@ -49,6 +59,9 @@ pub enum FromLauncher {
         /// Where it writes output.
         #[serde(default)]
         log: Option<Log>,
+        /// What the harness has said of its work. Daemons of earlier builds ignore it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        told: Option<Box<Told>>,
     },
     /// The packages of its work are being built, which may take as long as it says. Sent before `Started`, and only if the work names
     /// packages: then the daemon knows this message.
@@ -66,6 +79,83 @@ pub enum FromLauncher {
     LogLost(String),
     /// Why the harness's environment is incomplete. Sent before `Started`.
     Environment(String),
+    /// What the harness does, as it says itself. This and the following are sent only for a [stream](ToLauncher::Launch::stream), and
+    /// so only to daemons that know them.
+    Activity {
+        /// What it does.
+        doing: Doing,
+        /// More about it, at most 512 bytes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+        /// How that is known.
+        source: Source,
+    },
+    /// The id of the conversation.
+    Conversation(String),
+    /// Its credential is not accepted, or its quota is used up.
+    Held(Held),
+    /// What the attempt has cost and taken so far.
+    Spent(Spent),
+    /// What the harness said of its work. Sent before `Ended`.
+    Result(Box<StreamResult>),
+}
+
+/// What a harness has said of its work.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Told {
+    /// The id of the conversation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<String>,
+    /// What it does, and more about that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activity: Option<(Doing, Option<String>)>,
+    /// What is wrong with its credential.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
+    /// What the attempt has cost and taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spent: Option<Spent>,
+    /// Its result, once it has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<Box<StreamResult>>,
+}
+
+impl Told {
+    /// With no more text than daemons of earlier builds take in.
+    #[must_use]
+    pub fn in_brief(&self) -> Self {
+        let mut brief = self.clone();
+        if let Some(result) = &mut brief.result {
+            let excess = result.text.len().saturating_sub(MOST_TEXT_OF_HELLO);
+            result.text.drain(..result.text.ceil_char_boundary(excess));
+        }
+        brief
+    }
+}
+
+/// What is wrong with the credential of a harness.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// What is wrong.
+    pub kind: HoldKind,
+    /// When that ends, in seconds since 1970, as far as that is said as data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+    /// What the harness said, at most 256 bytes.
+    pub evidence: String,
+}
+
+/// What an attempt has cost and taken so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Spent {
+    /// In US dollars.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
+    /// Tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<Tokens>,
 }
 
 /// Where a launcher writes output.
@@ -150,6 +240,10 @@ pub enum ToLauncher {
         /// How long these may take to be built.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         packages_timeout: Option<Duration>,
+        /// The form of its machine-readable output, which is read from a pipe and reported. Launchers of earlier builds give the
+        /// harness its terminal instead, and report nothing of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stream: Option<StreamKind>,
     },
     /// Write output to the two files that [come with](crate::sys::fd_passing) this message from now on: the earlier ones were
     /// moved or removed.

@@ -102,6 +102,8 @@ pub(super) struct Request<'a> {
     pub mark: Option<(&'a str, &'a SecretBytes)>,
     /// The socket of the daemon.
     pub launch_socket: &'a Path,
+    /// Whether the harness's standard output is read.
+    pub is_streamed: bool,
 }
 
 /// A sandbox that is ready to be started.
@@ -288,6 +290,7 @@ impl Request<'_> {
             ids: is_relayed.then_some((facts.uid, facts.gid)),
             size: None,
             has_proxy: self.sandbox.proxy.is_some(),
+            is_streamed: self.is_streamed,
         }
     }
 }
@@ -392,6 +395,7 @@ mod tests {
             environment: Vec::new(),
             mark: None,
             launch_socket: Path::new("/nonexistent/launch.sock"),
+            is_streamed: false,
         };
         assert!(request.hidden(&home).contains(&home.join(homes::FOLDER)));
         assert!(request.hidden(Path::new("/proc/nonexistent")).iter().all(|path| !path.ends_with("homes")));

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags};
@@ -28,10 +28,14 @@ use nix::unistd::{Pid, getppid, tcgetpgrp};
 use pty_process::blocking::{Command as CommandOn, Pts};
 use rustix::termios::{tcgetwinsize, tcsetwinsize};
 
+use super::stream::news::News;
+use super::stream::{Fact, Sink, Stream};
 use super::traces::{Shown, Traces};
+use crate::agent::stream_kind::StreamKind;
 use crate::logs::rendering::Size;
 use crate::logs::writer::Writer;
 use crate::sys::{fd, poll};
+use crate::wire::exit_status::ExitStatus;
 
 /// How much is read at a time; the kernel returns no more than that from a terminal.
 const PIECE: usize = 4096;
@@ -55,6 +59,67 @@ pub struct Terminal {
     traces: Traces,
     log: Option<Writer>,
     has_printed: bool,
+    output: Option<Output>,
+}
+
+/// The harness's standard output, when that is not its terminal.
+struct Output {
+    /// `None` once it is over.
+    pipe: Option<OwnedFd>,
+    /// The harness's end, until it is started.
+    own: Option<OwnedFd>,
+    stream: Stream,
+    news: News,
+}
+
+/// Collects what a stream says.
+struct Collected<'a> {
+    news: &'a mut News,
+    shown: String,
+}
+
+impl Sink for Collected<'_> {
+    fn fact(&mut self, fact: Fact) {
+        self.news.take(fact, SystemTime::now());
+    }
+
+    fn show(&mut self, text: &str) {
+        self.shown.push_str(text);
+    }
+}
+
+impl Collected<'_> {
+    /// What was shown, as a terminal wants its lines to end.
+    fn on_terminal(self) -> Vec<u8> {
+        self.shown.replace('\n', "\r\n").into_bytes()
+    }
+}
+
+impl Output {
+    fn new(kind: StreamKind) -> io::Result<Self> {
+        let (pipe, own) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        fd::set_nonblocking(&pipe)?;
+        Ok(Self { pipe: Some(pipe), own: Some(own), stream: Stream::new(kind), news: News::default() })
+    }
+
+    /// Reads the next piece, and returns how long it was and what there is to show. Nothing else waits to be read if it was empty.
+    fn read(&mut self) -> (usize, Vec<u8>) {
+        let Some(pipe) = &self.pipe else { return (0, Vec::new()) };
+        let mut buffer = [0; PIECE];
+        match fd::read(pipe, &mut buffer) {
+            Ok(count @ 1..) => {
+                let mut collected = Collected { news: &mut self.news, shown: String::new() };
+                self.stream.feed(&buffer[..count], &mut collected);
+                (count, collected.on_terminal())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (0, Vec::new()),
+            // It is over, or cannot be read any more.
+            Ok(_) | Err(_) => {
+                self.pipe = None;
+                (0, Vec::new())
+            }
+        }
+    }
 }
 
 /// The harness's end.
@@ -68,8 +133,11 @@ impl Terminal {
     /// Opens a new terminal with the settings of this process's own, which is the pane.
     ///
     /// Output is written to the log, if there is one.
-    pub fn open(log: Option<Writer>) -> io::Result<Self> {
-        Self::over(log, |pane| {
+    ///
+    /// With a stream, the harness's standard output is a pipe of that form. Its standard input stays the terminal: harnesses take
+    /// what is on another input for a part of their task, and wait for its end. Its standard error stays there, too.
+    pub fn open(log: Option<Writer>, stream: Option<StreamKind>) -> io::Result<Self> {
+        Self::over(log, stream, |pane| {
             let (other, own) = pty_process::blocking::open().map_err(plain)?;
             tcsetattr(&own, SetArg::TCSANOW, &tcgetattr(pane)?)?;
             Ok((OwnedFd::from(other), Own::Terminal(own)))
@@ -77,40 +145,50 @@ impl Terminal {
     }
 
     /// Opens a socket that stands for a terminal in a sandbox.
-    pub fn open_relayed(log: Option<Writer>) -> io::Result<Self> {
-        Self::over(log, |_| {
+    pub fn open_relayed(log: Option<Writer>, stream: Option<StreamKind>) -> io::Result<Self> {
+        Self::over(log, stream, |_| {
             let (other, own) = UnixStream::pair()?;
             Ok((OwnedFd::from(other), Own::Socket(own)))
         })
     }
 
-    fn over(log: Option<Writer>, make: impl FnOnce(&OwnedFd) -> io::Result<(OwnedFd, Own)>) -> io::Result<Self> {
+    fn over(
+        log: Option<Writer>,
+        stream: Option<StreamKind>,
+        make: impl FnOnce(&OwnedFd) -> io::Result<(OwnedFd, Own)>,
+    ) -> io::Result<Self> {
+        let output = stream.map(Output::new).transpose()?;
         // Opened again, because O_NONBLOCK affects all who share an open file description.
         let pane = open("/dev/tty", OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())?;
         let (other, own) = make(&pane)?;
         [&other, &pane].map(fd::set_nonblocking).into_iter().collect::<io::Result<()>>()?;
         let (typed, printed, traces) = (Piece::default(), Piece::default(), Traces::default());
         let mut terminal =
-            Self { own, other, pane, pane_is_over: false, typed, printed, traces, log, has_printed: false };
+            Self { own, other, pane, pane_is_over: false, typed, printed, traces, log, has_printed: false, output };
         terminal.resize();
         Ok(terminal)
     }
 
     /// Starts a program on the terminal, as the leader of its session. From now on the pane is raw.
-    pub fn spawn(&self, command: Command) -> io::Result<Child> {
+    pub fn spawn(&mut self, command: Command) -> io::Result<Child> {
         let Own::Terminal(own) = &self.own else { return Err(io::ErrorKind::Unsupported.into()) };
-        let child = CommandOn::from(command).spawn_borrowed(own).map_err(plain)?;
+        let mut command = CommandOn::from(command);
+        if let Some(output) = self.output.as_mut().and_then(|output| output.own.take()) {
+            command = command.stdout(output);
+        }
+        let child = command.spawn_borrowed(own).map_err(plain)?;
         self.make_pane_raw();
         Ok(child)
     }
 
     /// The harness's end as standard input and output, for a program that makes it the harness's terminal.
-    pub fn ends(&self) -> io::Result<(OwnedFd, OwnedFd)> {
+    pub fn ends(&mut self) -> io::Result<(OwnedFd, OwnedFd)> {
         let end = match &self.own {
             Own::Terminal(own) => own.as_fd(),
             Own::Socket(own) => own.as_fd(),
         };
-        Ok((end.try_clone_to_owned()?, end.try_clone_to_owned()?))
+        let output = self.output.as_mut().and_then(|output| output.own.take());
+        Ok((end.try_clone_to_owned()?, output.map_or_else(|| end.try_clone_to_owned(), Ok)?))
     }
 
     /// Leaves it to the harness's terminal what keys mean.
@@ -164,8 +242,48 @@ impl Terminal {
         tcgetsid(&self.other).ok().filter(|leader| leader.as_raw() > 1)
     }
 
-    /// What to wait for before the next [`Terminal::relay`]: the terminal's other end, and the pane.
-    pub fn interest(&self) -> [Option<PollFd<'_>>; 2] {
+    /// What there is to report of the harness's stream, if it has one.
+    pub(super) fn news(&mut self) -> Option<&mut News> {
+        self.output.as_mut().map(|output| &mut output.news)
+    }
+
+    /// When there is something to report of it.
+    pub(super) fn news_due(&self) -> Option<Instant> {
+        self.output.as_ref().and_then(|output| output.news.due())
+    }
+
+    /// Reads what is left of the harness's stream, now that the harness has ended like this. Others that have it open are not waited
+    /// for.
+    pub fn end_stream(&mut self, how: &ExitStatus) -> io::Result<()> {
+        let mut logged = Ok(());
+        let Some(mut output) = self.output.take() else { return logged };
+        let mut total = 0;
+        while total < MOST_UNREAD
+            && let (count @ 1.., shown) = output.read()
+        {
+            total += count;
+            self.has_printed = true;
+            logged = logged.and(self.print(&shown));
+        }
+        let Output { stream, mut news, .. } = output;
+        let mut collected = Collected { news: &mut news, shown: String::new() };
+        let ending = stream.end(Some(how), &mut collected);
+        let shown = collected.on_terminal();
+        news.end(ending);
+        // Nothing more is read; what was said is still to be reported.
+        self.output = Some(Output { pipe: None, own: None, stream: Stream::new(StreamKind::Claude), news });
+        logged.and(self.print(&shown))
+    }
+
+    /// Has this written to the log and shown in the pane.
+    fn print(&mut self, shown: &[u8]) -> io::Result<()> {
+        self.printed.bytes.extend_from_slice(shown);
+        self.traces.follow(shown);
+        self.log.as_mut().map_or(Ok(()), |log| log.write(shown))
+    }
+
+    /// What to wait for before the next [`Terminal::relay`]: the terminal's other end, the pane, and the harness's standard output.
+    pub fn interest(&self) -> [Option<PollFd<'_>>; 3] {
         let when = |is_wanted, flag| if is_wanted { flag } else { PollFlags::empty() };
         let other = when(self.printed.is_empty(), PollFlags::POLLIN) | when(!self.typed.is_empty(), PollFlags::POLLOUT);
         let reads = self.typed.is_empty() && !self.pane_is_over;
@@ -173,14 +291,16 @@ impl Terminal {
         let of_pane = || PollFd::new(self.pane.as_fd(), pane);
         // A pane that is gone is always ready.
         let is_of_interest = !pane.is_empty() || !self.pane_is_over;
-        [Some(PollFd::new(self.other.as_fd(), other)), is_of_interest.then(of_pane)]
+        let pipe = self.output.as_ref().and_then(|output| output.pipe.as_ref()).filter(|_| self.printed.is_empty());
+        let output = pipe.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
+        [Some(PollFd::new(self.other.as_fd(), other)), is_of_interest.then(of_pane), output]
     }
 
     /// Passes on what was typed and printed, as far as possible without blocking.
     ///
     /// The argument says which of the [descriptors](Terminal::interest) are ready. Fails if output cannot be written to the log;
     /// the output is passed on anyway.
-    pub fn relay(&mut self, [other, pane]: [PollFlags; 2]) -> io::Result<()> {
+    pub fn relay(&mut self, [other, pane, output]: [PollFlags; 3]) -> io::Result<()> {
         let over = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
         if pane.contains(PollFlags::POLLIN) && self.typed.is_empty() {
             self.pane_is_over = !self.typed.take_from(&self.pane);
@@ -197,6 +317,14 @@ impl Terminal {
             *has_printed |= !printed.bytes.is_empty();
             traces.follow(&printed.bytes);
             logged = log.as_mut().map_or(Ok(()), |log| log.write(&printed.bytes));
+        }
+        if output.intersects(PollFlags::POLLIN | over)
+            && self.printed.is_empty()
+            && let Some(from) = &mut self.output
+        {
+            let (count, shown) = from.read();
+            self.has_printed |= count > 0;
+            logged = logged.and(self.print(&shown));
         }
         // Output for a pane that is gone is dropped.
         if !self.printed.is_empty() && self.printed.give_to(&self.pane).is_err() {

@@ -23,6 +23,7 @@ use crate::observe::facts::Restarts;
 use crate::observe::snapshot::Snapshot;
 use crate::sys::{log, procfs};
 use crate::wire::exit_status::ExitStatus;
+use crate::wire::result::Tokens;
 use crate::wire::status::{AgentStatus, Outcome, Resources, State, Time};
 
 /// The media type of the text.
@@ -217,6 +218,7 @@ fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
             _ => None,
         }),
     )?;
+    of_costs(families, agents)?;
     let resources: Vec<(&str, Resources)> = agents
         .iter()
         .filter_map(|agent| Some((agent.name.as_str(), snapshot.resources(&agent.name.parse().ok()?)?)))
@@ -241,6 +243,24 @@ fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
         )?;
     }
     Ok(())
+}
+
+/// What agents cost, as their harnesses say.
+fn of_costs(families: &mut Families<'_, '_>, agents: &[AgentStatus]) -> fmt::Result {
+    families.counter(
+        ("agentd_cost_usd", None),
+        "what the agent has cost under its present declaration, in US dollars, as its harness says",
+        agents.iter().filter_map(|agent| Some((Some([("agent", agent.name.as_str())]), agent.cost_usd?))),
+    )?;
+    families.counter(
+        ("agentd_tokens", None),
+        "the tokens that the agent has taken under its present declaration, as its harness says",
+        agents.iter().filter_map(|agent| Some((agent.name.as_str(), agent.tokens?))).flat_map(|(name, tokens)| {
+            let Tokens { input, output, cache_read, cache_write } = tokens;
+            [("input", input), ("output", output), ("cache_read", cache_read), ("cache_write", cache_write)]
+                .map(|(kind, count)| (Some([("agent", name), ("kind", kind)]), count))
+        }),
+    )
 }
 
 type Part = fn(&Resources) -> Option<u64>;

@@ -28,7 +28,7 @@ const MOST: usize = 50;
 const MOST_AGENTS: usize = 10_000;
 
 /// The latest finished attempts of one agent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct History {
     /// The key of the agent.
     agent: Key,
@@ -149,6 +149,7 @@ mod tests {
             reason: "it ended by itself".to_owned(),
             cpu_usec: None,
             memory_peak: None,
+            result: None,
         }
     }
 

@@ -134,6 +134,10 @@ impl Marker {
         if launch.trust_repository {
             hash.text(b"trust_repository");
         }
+        if let Some(stream) = launch.stream {
+            hash.text(b"stream");
+            hash.text(format!("{stream:?}").as_bytes());
+        }
         if let Some(sandbox) = &launch.sandbox {
             hash.text(b"sandbox");
             // What a new home is filled with changes nothing about one that is there. Nothing here can fail to be written.

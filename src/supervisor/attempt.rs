@@ -40,8 +40,9 @@ use crate::contain::tree;
 use crate::launch::launcher as launch_command;
 use crate::launch::listener::UnverifiedLauncher;
 use crate::launch::protocol::{
-    Ending, Failure, FromLauncher, Harness, ProgramNotFound, Progress, ToLauncher, WIRE_VERSION,
+    Ending, Failure, FromLauncher, Harness, ProgramNotFound, Progress, Spent, ToLauncher, Told, WIRE_VERSION,
 };
+use crate::launch::stream;
 use crate::logs::guard::Finding;
 use crate::observe::redactions::prepared;
 use crate::supervisor::containment::ProcessTree;
@@ -52,10 +53,12 @@ use crate::sys::frame;
 use crate::sys::process::{Identity, Process};
 use crate::sys::rate_limit::{Brake, OnChange};
 use crate::sys::secret_bytes::SecretBytes;
+use crate::text::printable;
 use crate::text::redact::Redactor;
 use crate::tmux;
 use crate::wire::exit_status::{ExitStatus, Signal};
 use crate::wire::reason::{MissingPackages, MissingProgram, MissingProxy};
+use crate::wire::result::StreamResult;
 use crate::wire::status::Usage;
 
 use super::pacing::Turn;
@@ -93,6 +96,12 @@ const UNSAID: &str = "its launcher says why, which is not shown because its secr
 
 /// The most characters of what is wrong with packages.
 const MOST_OF_DETAIL: usize = 600;
+
+/// Shown instead of a harness's final message while the secrets are unknown.
+const UNREDACTED: &str = "(not shown, because its secrets could not be redacted)";
+
+/// The most tools whose denial is named.
+const MOST_DENIED: usize = 32;
 
 const STOPPED_BEFORE: &str = "it was stopped before it started";
 
@@ -185,6 +194,8 @@ pub async fn run(
         condemned,
         flaw,
         earliest,
+        conversation: None,
+        result: None,
     };
     // What lasts for a moment only is boxed: there are many attempts, and each would keep the room for it as long as it lasts.
     let met = match start {
@@ -245,6 +256,10 @@ struct Run<T> {
     flaw: String,
     /// Before this, on the boot clock, nothing that comes of the attempt can have happened, whatever its launcher says.
     earliest: Duration,
+    /// The conversation that its harness is in, as far as it has said so.
+    conversation: Option<String>,
+    /// What its harness has said of its work, until its end is told.
+    result: Option<Box<StreamResult>>,
 }
 
 impl<T: Fn(machine::Event)> Run<T> {
@@ -313,10 +328,56 @@ impl<T: Fn(machine::Event)> Run<T> {
         (self.tell)(started(self.attempt, harness, now));
     }
 
-    fn ended(&self, how: ExitStatus, at: Option<Timestamp>, usage: Usage) {
+    /// Takes note of what a harness has said of its work, according to its launcher, which may lie.
+    async fn hear_told(&mut self, told: Told) {
+        let Told { conversation, activity: _, held: _, spent, result } = told;
+        if let Some(id) = conversation {
+            self.converses(&id);
+        }
+        if let Some(spent) = spent {
+            self.spent(spent);
+        }
+        if let Some(result) = result {
+            self.hear_result(*result).await;
+        }
+    }
+
+    fn converses(&mut self, id: &str) {
+        self.conversation = stream::conversation(id);
+    }
+
+    fn spent(&self, Spent { cost_usd, tokens }: Spent) {
+        let conversation = self.conversation.clone();
+        (self.tell)(machine::Event::Spent { attempt: self.attempt, cost_usd, tokens, conversation });
+    }
+
+    /// Keeps a result for the end that follows. A second one of the same attempt replaces it.
+    async fn hear_result(&mut self, mut result: StreamResult) {
+        let redactor = self.redactor().await;
+        let excess = result.text.len().saturating_sub(stream::MOST_TEXT);
+        result.text.drain(..result.text.ceil_char_boundary(excess));
+        let of_one_line = |text: &str| shortened(&plain(text), stream::MOST_WORDS);
+        if let Some(redactor) = &redactor {
+            result.text = printable::plain(&redactor.redact(&result.text));
+            let line = |text: &str| of_one_line(&redactor.redact(text));
+            result.subtype = result.subtype.as_deref().map(line);
+            result.model = result.model.as_deref().map(line);
+            result.note = result.note.as_deref().map(line);
+            result.denied = result.denied.iter().take(MOST_DENIED).map(|name| line(name)).collect();
+        } else {
+            (result.text, result.subtype, result.model) = (UNREDACTED.to_owned(), None, None);
+            result.note = None;
+            result.denied.clear();
+        }
+        result.cost_usd = result.cost_usd.filter(|cost| (0.0..1e9).contains(cost));
+        self.result = Some(Box::new(result));
+    }
+
+    fn ended(&mut self, how: ExitStatus, at: Option<Timestamp>, usage: Usage) {
+        let result = self.result.take();
         let now = Timestamp::now();
         let at = at.map_or(now, |at| now.back_to(at.boot().max(self.earliest)));
-        (self.tell)(machine::Event::Ended { attempt: self.attempt, how, at, usage });
+        (self.tell)(machine::Event::Ended { attempt: self.attempt, how, at, usage, result });
     }
 
     fn limited(&self, error: Option<String>) {
@@ -329,6 +390,12 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// The launcher's words as a line that can be shown, with no secret that the agent was given. A launcher is the agent user's, and
     /// what an honest one cannot find may be named by a secret.
     async fn words(&self, text: &str) -> String {
+        let redactor = self.redactor().await;
+        redactor.map_or_else(|| UNSAID.to_owned(), |redactor| plain(&redactor.redact(text)))
+    }
+
+    /// What redacts the secrets that the agent was given; `None` if that cannot be had.
+    async fn redactor(&self) -> Option<Arc<Redactor>> {
         let mut snapshot = self.resources.snapshot.clone();
         let redactor = if let Some(redactor) = &self.redactor {
             prepared(Arc::clone(redactor)).await
@@ -338,7 +405,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             let snapshot = Arc::clone(&snapshot.borrow());
             snapshot.redactor(&self.name.key()).await
         };
-        redactor.map_or_else(|_| UNSAID.to_owned(), |redactor| plain(&redactor.redact(text)))
+        redactor.ok()
     }
 
     /// What a failure to start is. A launcher that names a program or a proxy, or blames packages, is believed: it may as well say that the program
@@ -380,7 +447,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 
     /// What tmux remembers of the launcher is how its harness ended, unless that was never started.
-    fn ended_in_pane(&self, end: &tmux::PaneEnd) {
+    fn ended_in_pane(&mut self, end: &tmux::PaneEnd) {
         if end.code == Some(i32::from(launch_command::NOTHING_STARTED)) {
             // Reported only as long as nothing is known to have started.
             self.not_started(NotStarted::CutOff);
@@ -561,6 +628,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         self.redactor = None;
         self.earliest = visitor.process.identity().started();
         let progress = std::mem::replace(&mut visitor.progress, Progress::New);
+        let told = std::mem::take(&mut visitor.told);
         let (fingerprint, log) = (visitor.fingerprint.take(), visitor.log);
         let end = self.watch(&visitor.process).await;
         let mut launcher = self.launcher(visitor, end);
@@ -579,6 +647,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             if let Progress::Running(Harness { pid, .. }) = progress {
                 tracing::info!(agent = %self.name, pid, "found running, and left so");
             }
+            self.hear_told(told).await;
             self.hear_progress(&mut launcher, progress).await;
             if self.log.take_up(log).await && launcher.can_move && launcher.heard == Reported::Started {
                 let made = self.log.make().await;
@@ -736,6 +805,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             sandbox: launch.sandbox.clone().map(Box::new),
             packages: launch.packages.clone(),
             packages_timeout: (!launch.packages.is_empty()).then_some(launch.packages_timeout),
+            stream: launch.stream,
         };
         // One that does not listen is one that does not start anything in time.
         launcher.order(&order, files.as_ref()).await;
@@ -877,7 +947,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                         tracing::warn!(agent = %self.name, "{error}");
                         (self.tell)(machine::Event::Environment { attempt: self.attempt, error });
                     }
-                    Ok(Some(other)) => self.hear_warning(other).await,
+                    Ok(Some(other)) => self.hear(other).await,
                     Ok(None) | Err(_) => launcher.lose_connection(if alive { REPORT_TIMEOUT } else { END_TIMEOUT }),
                 },
                 command = self.commands.recv() => match command {
@@ -890,6 +960,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                     Some(Command::MetNoted) => {}
                     Some(Command::Visitor(visitor)) if visitor.process.identity() == launcher.process.identity() => {
                         launcher.connection = Some((visitor.reader, visitor.writer));
+                        self.hear_told(visitor.told).await;
                         self.hear_progress(&mut launcher, visitor.progress).await;
                         if let Some(files) = self.log.unheard_of(visitor.log).filter(|_| visitor.can_move) {
                             launcher.order(&ToLauncher::Keep { kept_size: self.resources.log_files.size() }, Some(&files)).await;
@@ -942,6 +1013,18 @@ impl<T: Fn(machine::Event)> Run<T> {
                 self.ended(ExitStatus::Cause(cause), None, usage);
             }
             Reported::End => {}
+        }
+    }
+
+    /// What a harness says while it works, or a warning.
+    async fn hear(&mut self, message: FromLauncher) {
+        match message {
+            // What an agent does and what holds it up is followed elsewhere.
+            FromLauncher::Activity { .. } | FromLauncher::Held(_) => {}
+            FromLauncher::Conversation(id) => self.converses(&id),
+            FromLauncher::Spent(spent) => self.spent(spent),
+            FromLauncher::Result(result) => self.hear_result(*result).await,
+            other => self.hear_warning(other).await,
         }
     }
 
@@ -1173,7 +1256,7 @@ pub fn told(message: FromLauncher, attempt: machine::Attempt, now: Timestamp) ->
     };
     let ended = |crate::launch::protocol::End { how, at, .. }| {
         let how = said(how, plain);
-        machine::Event::Ended { attempt, how, at: now.back_to(at), usage: Usage::default() }
+        machine::Event::Ended { attempt, how, at: now.back_to(at), usage: Usage::default(), result: None }
     };
     match message {
         FromLauncher::Hello { progress, fingerprint, .. } => {
@@ -1186,7 +1269,15 @@ pub fn told(message: FromLauncher, attempt: machine::Attempt, now: Timestamp) ->
             };
             std::iter::once(found).chain(came).collect()
         }
-        FromLauncher::Warning(_) | FromLauncher::LogLost(_) => Vec::new(),
+        FromLauncher::Warning(_)
+        | FromLauncher::LogLost(_)
+        | FromLauncher::Activity { .. }
+        | FromLauncher::Conversation(_)
+        | FromLauncher::Held(_)
+        | FromLauncher::Result(_) => Vec::new(),
+        FromLauncher::Spent(Spent { cost_usd, tokens }) => {
+            vec![machine::Event::Spent { attempt, cost_usd, tokens, conversation: None }]
+        }
         FromLauncher::Building => vec![machine::Event::Building { attempt }],
         FromLauncher::Started(harness) => vec![started(attempt, harness, now)],
         FromLauncher::Failed(failure) => failed(&failure),

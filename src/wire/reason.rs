@@ -200,6 +200,8 @@ pub enum StoppingBecause {
     },
     /// Its `timeout` has passed. When nothing of the agent is left, it has exited for good.
     TimedOut {},
+    /// It has cost more than its `max_cost`. When nothing of the agent is left, it has failed for good.
+    CostLimit {},
     /// The daemon is being stopped, and stops its agents.
     Shutdown {},
     /// It is not to run: an operator stopped it, or its entry says `enabled = false`. It then waits until it is enabled again.
@@ -412,6 +414,7 @@ impl fmt::Display for StoppingBecause {
             Self::Removed {} => f.write_str("its entry was removed"),
             Self::Changed { changes } => changes.fmt(f),
             Self::TimedOut {} => f.write_str("its timeout has passed"),
+            Self::CostLimit {} => f.write_str("cost limit: it has cost more than its `max_cost`"),
             Self::Shutdown {} => f.write_str("agentd is being stopped"),
             Self::Disabled { by: Some(by), .. } => write!(f, "stopped by {by}"),
             Self::Disabled { by: None, .. } => f.write_str("its entry says `enabled = false`"),
@@ -620,11 +623,12 @@ mod tests {
 
     #[test]
     fn each_cause_and_stage_of_a_stop_has_its_json_and_its_words() {
-        use StoppingBecause::{Changed, Removed, Shutdown, TimedOut, Unknown};
+        use StoppingBecause::{Changed, CostLimit, Removed, Shutdown, TimedOut, Unknown};
         for (value, kind, words) in [
             (Removed {}, "removed", "its entry was removed"),
             (Changed { changes: Changes::default() }, "changed", "its declaration has changed"),
             (TimedOut {}, "timed-out", "its timeout has passed"),
+            (CostLimit {}, "cost-limit", "cost limit: it has cost more than its `max_cost`"),
             (Shutdown {}, "shutdown", "agentd is being stopped"),
             (Unknown { kind: "moonset".into() }, "moonset", "moonset"),
         ] {

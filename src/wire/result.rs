@@ -12,6 +12,9 @@ pub struct StreamResult {
     pub text: String,
     /// Whether it says that it failed. Such an attempt has not completed, whatever its exit status is.
     pub is_error: bool,
+    /// Whether its closing record is missing: then this is what it had said until its output ended.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_partial: bool,
     /// Its own word for how the work ended, such as `error_max_turns`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subtype: Option<String>,

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::reason::{Changes, LaunchReason, StopStage, StoppingBecause, WaitingFor};
+use crate::wire::result::{StreamResult, Tokens};
 
 /// A point in time on the wire: RFC 3339, UTC, milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -198,7 +199,7 @@ pub struct LogUse {
 }
 
 /// An attempt that is over.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PastAttempt {
     /// Its number under its declaration, from 1.
     pub attempt: u64,
@@ -223,6 +224,9 @@ pub struct PastAttempt {
     /// The most memory at once, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_peak: Option<u64>,
+    /// What its harness said of its work, with the end of its final message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Box<StreamResult>>,
 }
 
 /// What an agent uses, with everything that it started, from its control group. What the kernel does not count is absent.
@@ -357,6 +361,15 @@ pub struct AgentStatus {
     /// The reading of the jcard that the agent lives by: `config_generation` of the health when its entry was last good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_generation: Option<u64>,
+    /// What the harness of the latest finished attempt said of its work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Box<StreamResult>>,
+    /// What the agent has cost under the present declaration, in US dollars, as far as its harness says that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
+    /// The tokens that it has taken under the present declaration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<Tokens>,
     /// What the agent uses at the moment. Only in the answer about a single agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,

@@ -43,6 +43,7 @@ mod quickstart;
 mod real;
 mod repositories;
 mod restart;
+mod results;
 mod root;
 mod sandbox;
 mod secrets;

@@ -17,6 +17,7 @@ use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::reason::{MissingPackages, MissingProgram, MissingProxy, WaitingFor};
+use crate::wire::result::{StreamResult, Tokens};
 use crate::wire::status::{PastAttempt, Usage};
 
 /// What happens to an agent.
@@ -84,6 +85,19 @@ pub enum Event {
         at: Timestamp,
         /// What it took of the machine.
         usage: Usage,
+        /// What it said of its work.
+        result: Option<Box<StreamResult>>,
+    },
+    /// It says what it has cost and taken so far.
+    Spent {
+        /// Of which attempt.
+        attempt: Attempt,
+        /// In US dollars.
+        cost_usd: Option<f64>,
+        /// Tokens.
+        tokens: Option<Tokens>,
+        /// In which conversation, as far as it has said that.
+        conversation: Option<String>,
     },
     /// Its limits could not all be applied, for this reason; `None` when they are.
     Limited {
@@ -225,7 +239,7 @@ impl fmt::Display for Absent {
 /// Of an attempt, [`launcher`](crate::launch) and control group share the work: `Interrupt` and `InterruptAgain` go to the launcher,
 /// over its socket, and it signals the process group in the foreground of its terminal; `Kill` goes past the launcher to the
 /// [control group](crate::contain), or to each process found where there is none, so that no agent can put it off.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// Launch this; answered by `Opened`, `Started` or `NotStarted`, and `Gone` in the end, or by `SessionBusy` alone.
     Launch {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Absent, Attempt, LaunchReason};
 use crate::agent::changes::{Before, Marks, changes};
+use crate::agent::cost::Bill;
 use crate::agent::declaration::{Declaration, Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::launch::Launch;
@@ -14,9 +15,11 @@ use crate::agent::name::Name;
 use crate::agent::reconcile::InForce;
 use crate::agent::spec::{Kind, Policy};
 use crate::agent::user::AgentUser;
+use crate::agent::verdict::{Verdict, judge};
 use crate::sys::clock::Timestamp;
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::reason::Changes;
+use crate::wire::result::StreamResult;
 use crate::wire::status::Usage;
 
 /// The life of an agent under one good declaration.
@@ -58,6 +61,8 @@ pub(super) struct Life {
     pub(super) next: Option<Next>,
     /// How the latest attempt that is over ended.
     pub(super) exit: Option<Exit>,
+    /// What all attempts have cost.
+    pub(super) bill: Bill,
     /// Why the agent could not be started or its session not be closed.
     pub(super) error: Option<String>,
     /// Why the limits of the present or latest attempt are not applied.
@@ -115,6 +120,23 @@ pub(super) struct Exit {
     /// Whether it completed at once and printed nothing. Records of earlier builds lack it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) silent: bool,
+    /// What its harness said of its work. Records of earlier builds lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) result: Option<Box<StreamResult>>,
+    /// Whether it was the last because of its cost.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) by_cost: bool,
+}
+
+impl Exit {
+    pub(super) fn new(how: ExitStatus, at: Timestamp, usage: Usage) -> Self {
+        Self { how, at, usage, silent: false, result: None, by_cost: false }
+    }
+
+    /// Whether the attempt completed, and why not.
+    pub(super) fn verdict(&self, policy: &Policy) -> Verdict {
+        judge(&self.how, self.result.as_deref(), policy.results)
+    }
 }
 
 /// The latest attempt, for its history.
@@ -145,6 +167,13 @@ pub(super) struct Lingering {
 }
 
 impl Life {
+    /// Whether another attempt would cost more than the life may.
+    pub(super) fn is_spent(&self, exit: &Exit) -> bool {
+        const BY_HARNESS: &str = "error_max_budget_usd";
+        let is_said = exit.result.as_ref().is_some_and(|result| result.subtype.as_deref() == Some(BY_HARNESS));
+        self.policy.max_cost.is_some_and(|most| is_said || self.bill.exceeds(most))
+    }
+
     pub(super) fn new(declaration: Declaration, at: Timestamp) -> Self {
         Self {
             kind: declaration.kind,
@@ -166,6 +195,7 @@ impl Life {
             is_building: false,
             next: Some(Next::Fresh),
             exit: None,
+            bill: Bill::default(),
             error: None,
             limits_error: None,
             log_error: None,

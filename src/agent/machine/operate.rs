@@ -152,7 +152,7 @@ impl Machine {
                 .as_ref()
                 .and_then(|life| life.generation)
                 .is_some_and(|generation| self.orders.restarts_at_once(generation)),
-            StopReason::Changed | StopReason::Removed(_) | StopReason::TimedOut => false,
+            StopReason::Changed | StopReason::Removed(_) | StopReason::TimedOut | StopReason::CostLimit => false,
         }
     }
 

@@ -13,6 +13,7 @@ use super::{
     Absent, Attempt, BackoffReason, Force, Harness, Machine, Removal, State, StopReason, Then, is_id_of_harness,
 };
 use crate::agent::changes::Marks;
+use crate::agent::cost::Bill;
 use crate::agent::declaration::{Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::Name;
@@ -104,6 +105,8 @@ struct LifeRecord<'a> {
     restarting: bool,
     retries: u32,
     exit: Option<Cow<'a, Exit>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bill: Option<Cow<'a, Bill>>,
     error: Option<Cow<'a, str>>,
     limits_error: Option<Cow<'a, str>>,
     log_error: Option<Cow<'a, str>>,
@@ -154,6 +157,9 @@ enum StateRecord<'a> {
         /// What else than a change is the reason. Earlier builds take it for one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         order: Option<OrderRecord>,
+        /// Whether its cost is the reason. Earlier builds take that for its timeout.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_cost: bool,
     },
     Backoff {
         until: Timestamp,
@@ -336,6 +342,7 @@ impl<'a> LifeRecord<'a> {
             restarting,
             retries: life.failures,
             exit: life.exit.as_ref().map(Cow::Borrowed),
+            bill: (life.bill != Bill::default()).then_some(Cow::Borrowed(&life.bill)),
             error: text(life.error.as_ref()),
             limits_error: text(life.limits_error.as_ref()),
             log_error: text(life.log_error.as_ref()),
@@ -380,6 +387,7 @@ impl<'a> LifeRecord<'a> {
             failures: self.retries,
             next,
             exit: self.exit.map(Cow::into_owned),
+            bill: self.bill.map(Cow::into_owned).unwrap_or_default(),
             error: self.error.map(Cow::into_owned),
             limits_error: self.limits_error.map(Cow::into_owned),
             log_error: self.log_error.map(Cow::into_owned),
@@ -405,13 +413,14 @@ impl<'a> StateRecord<'a> {
                     StopReason::Disabled => (WhyRecord::Changed, Some(OrderRecord::Disabled)),
                     StopReason::Restarted => (WhyRecord::Changed, Some(OrderRecord::Restarted)),
                     StopReason::Removed(_) => (WhyRecord::Removed, None),
-                    StopReason::TimedOut => (WhyRecord::TimedOut, None),
+                    StopReason::TimedOut | StopReason::CostLimit => (WhyRecord::TimedOut, None),
                 };
+                let by_cost = matches!(*state, State::Stopping { why: StopReason::CostLimit, .. });
                 let (again, killed) = match force {
                     Force::Interrupted { again } => (again, false),
                     Force::Killed => (None, true),
                 };
-                Self::Stopping { attempt, harness, why, deadline, again, killed, order }
+                Self::Stopping { attempt, harness, why, deadline, again, killed, order, by_cost }
             }
             State::Backoff { until, why } => Self::Backoff { until, why },
             State::Absent { until } => Self::Backoff { until, why: BackoffReason::Retry },
@@ -430,9 +439,10 @@ impl<'a> StateRecord<'a> {
             }
             Self::Starting { attempt } => State::Starting { attempt },
             Self::Running { attempt, pid, since } => State::Running { attempt, pid, since },
-            Self::Stopping { attempt, harness, why, deadline, again, killed, order } => {
+            Self::Stopping { attempt, harness, why, deadline, again, killed, order, by_cost } => {
                 let why = match (removal, why) {
                     (Some(removal), _) => StopReason::Removed(removal),
+                    (None, WhyRecord::TimedOut) if by_cost => StopReason::CostLimit,
                     (None, WhyRecord::TimedOut) => StopReason::TimedOut,
                     // One that was removed and is not leaving is wanted again.
                     (None, WhyRecord::Changed | WhyRecord::Removed) => match order {

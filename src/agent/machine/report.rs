@@ -4,9 +4,12 @@ use super::life::{Exit, Latest};
 use super::{BackoffReason, Effect, Force, Harness, LaunchReason, Machine, Removal, Session, State, StopReason};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::Name;
+use crate::agent::spec::Policy;
 use crate::agent::user::UserName;
+use crate::agent::verdict::{Fault, Verdict};
 use crate::sys::clock::Timestamp;
 use crate::wire::reason::{self, Causes, StopStage, StoppingBecause, WaitingFor};
+use crate::wire::result::StreamResult;
 use crate::wire::status::{self, AgentStatus, Outcome, PastAttempt, Time};
 
 impl From<LaunchReason> for reason::LaunchReason {
@@ -98,6 +101,9 @@ impl Machine {
             },
             attempt_total: Some(self.total).filter(|&total| total > 0),
             last_output_at: None,
+            result: life.and_then(|life| life.exit.as_ref()?.result.clone()),
+            cost_usd: life.and_then(|life| life.bill.cost()),
+            tokens: life.and_then(|life| life.bill.tokens()),
             generation: self.generation(),
             overridden: self.orders.own.clone().filter(|own| !own.is_neutral()),
             changed: life.map(|life| life.changed.clone()).unwrap_or_default(),
@@ -172,6 +178,7 @@ impl Machine {
             StopReason::Removed(Removal::Undeclared) => StoppingBecause::Removed {},
             StopReason::Removed(Removal::Shutdown) => StoppingBecause::Shutdown {},
             StopReason::TimedOut => StoppingBecause::TimedOut {},
+            StopReason::CostLimit => StoppingBecause::CostLimit {},
             StopReason::Disabled => StoppingBecause::Disabled { by: self.giver.by.clone(), at: self.giver.at },
             StopReason::Restarted => StoppingBecause::Restarted { by: self.giver.by.clone(), at: self.giver.at },
         }
@@ -199,8 +206,7 @@ impl Machine {
     /// The sentence for people, made of what `waiting` and `stopping` say as data.
     fn reason(&self, waiting: &[WaitingFor], stopping: Option<&(StoppingBecause, StopStage)>) -> String {
         let Some(life) = &self.life else { return WaitingFor::Entry {}.to_string() };
-        let ended =
-            || life.exit.as_ref().map_or_else(|| "ended".to_owned(), |exit| describe(exit, life.policy.limits.memory));
+        let ended = || life.exit.as_ref().map_or_else(|| "ended".to_owned(), |exit| describe(exit, &life.policy));
         let nearest = Causes(waiting.get(..1).unwrap_or_default());
         match &self.state {
             State::Waiting if matches!(waiting, [WaitingFor::Enabled { by: Some(_), .. }, ..]) => {
@@ -229,13 +235,23 @@ impl Machine {
             State::Exited { outcome: Outcome::GaveUp } => {
                 format!("{}; `max_restarts = {}` is reached", ended(), life.restarts)
             }
+            State::Exited { .. } if life.exit.as_ref().is_some_and(|exit| exit.by_cost) => {
+                let most = life.policy.max_cost.map_or_else(String::new, |most| format!(" of at most ${most}"));
+                let cost = life.bill.cost().map_or_else(|| "it is spent".to_owned(), |cost| format!("${cost:.2}"));
+                format!("cost limit: {cost}{most}; {}", ended())
+            }
             State::Exited { .. } => ended(),
         }
     }
 }
 
-pub(super) fn describe(exit: &Exit, memory: Option<u64>) -> String {
-    let how = &exit.how;
+pub(super) fn describe(exit: &Exit, policy: &Policy) -> String {
+    let (how, memory) = (&exit.how, policy.limits.memory);
+    if let Verdict::Failed(fault) = exit.verdict(policy)
+        && fault != Fault::Status
+    {
+        return format!("{fault} ({how})");
+    }
     if exit.silent {
         return format!("{how} in under 2 s and printed nothing");
     }
@@ -269,7 +285,16 @@ pub(super) fn account(latest: Option<&Latest>, exit: &Exit, reason: &str) -> Opt
         reason: reason.to_owned(),
         cpu_usec: exit.usage.cpu_usec,
         memory_peak: exit.usage.memory_peak,
+        result: exit.result.as_ref().map(|result| Box::new(in_history(result))),
     }))
+}
+
+/// A result with as much of its text as a history has room for: the end.
+fn in_history(result: &StreamResult) -> StreamResult {
+    const MOST_TEXT: usize = 512;
+    let excess = result.text.len().saturating_sub(MOST_TEXT);
+    let text = result.text[result.text.ceil_char_boundary(excess)..].to_owned();
+    StreamResult { text, ..result.clone() }
 }
 
 /// Bytes, in the largest unit that gives a whole number.

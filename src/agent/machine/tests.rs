@@ -250,7 +250,7 @@ impl Life {
     }
 
     fn ended(&mut self, attempt: Attempt, how: ExitStatus) -> Vec<String> {
-        self.tell(Event::Ended { attempt, how, at: self.now, usage: Usage::default() })
+        self.tell(Event::Ended { attempt, how, at: self.now, usage: Usage::default(), result: None })
     }
 
     fn gone(&mut self, attempt: Attempt) -> Vec<String> {
@@ -299,6 +299,7 @@ impl Life {
 mod operate;
 mod properties;
 mod records;
+mod results;
 mod table;
 
 mod an_end {
@@ -1510,7 +1511,7 @@ mod late_news {
             Event::Started { attempt, pid: 666, at: START },
             Event::NotStarted { attempt, why: failed("late") },
             Event::NotStarted { attempt, why: retry("late") },
-            Event::Ended { attempt, how: code(66), at: START, usage: Usage::default() },
+            Event::Ended { attempt, how: code(66), at: START, usage: Usage::default(), result: None },
             Event::Gone { attempt },
             Event::SessionBusy { attempt, holder: name("b") },
             Event::SessionFree,
@@ -1939,7 +1940,7 @@ mod the_history {
     fn tells_what_was_launched_and_what_it_took() {
         let mut life = Life::running(plain());
         let usage = Usage { oom_kills: 1, cpu_usec: Some(5), memory_peak: Some(6), printed: None };
-        life.tell(Event::Ended { attempt: 1, how: code(1), at: life.now, usage });
+        life.tell(Event::Ended { attempt: 1, how: code(1), at: life.now, usage, result: None });
         let past = &life.accounts[0];
         assert_eq!((past.exit.oom_kills, past.cpu_usec, past.memory_peak), (Some(1), Some(5), Some(6)));
         assert!(past.fingerprint.as_ref().is_some_and(|fingerprint| !fingerprint.is_empty()));
@@ -2081,7 +2082,13 @@ mod what_is_shown {
         assert_eq!(shown(&life), (Running, at(1)));
         assert_eq!(life.status().started_at, at(1));
         life.wait(seconds(95));
-        life.tell(Event::Ended { attempt: 1, how: code(0), at: started + seconds(8), usage: Usage::default() });
+        life.tell(Event::Ended {
+            attempt: 1,
+            how: code(0),
+            at: started + seconds(8),
+            usage: Usage::default(),
+            result: None,
+        });
         assert_eq!(shown(&life), (Exited, at(9)));
         assert_eq!(life.status().exit.map(|exit| exit.at), at(9));
         life.gone(1);
@@ -2096,7 +2103,7 @@ mod what_is_shown {
             let mut life = Life::running(restarting(Restart::Always));
             life.wait(Duration::from_millis(after));
             let usage = Usage { printed, ..Usage::default() };
-            life.tell(Event::Ended { attempt: 1, how: code(status), at: life.now, usage });
+            life.tell(Event::Ended { attempt: 1, how: code(status), at: life.now, usage, result: None });
             let reason = life.status().reason.unwrap();
             let is_said = reason.starts_with("exited with status 0 in under 2 s and printed nothing");
             life.gone(1);
@@ -2240,7 +2247,13 @@ mod what_is_shown {
         let ended = |oom_kills, memory: Option<u64>| {
             let mut life = Life::running(declaration(|policy| policy.limits.memory = memory));
             let how = ExitStatus::Signal("SIGKILL".parse().unwrap());
-            life.tell(Event::Ended { attempt: 1, how, at: life.now, usage: Usage { oom_kills, ..Usage::default() } });
+            life.tell(Event::Ended {
+                attempt: 1,
+                how,
+                at: life.now,
+                usage: Usage { oom_kills, ..Usage::default() },
+                result: None,
+            });
             let status = life.status();
             (status.reason.unwrap(), status.exit.unwrap().oom_kills)
         };
@@ -2268,7 +2281,7 @@ mod what_is_shown {
         let mut life = Life::running(Declaration { kind: Kind::Sandboxed(sandbox), ..limited });
         // The harness has ended as the process inside the sandbox says. The control group counts what the kernel killed in it.
         let usage = Usage { oom_kills: 2, ..Usage::default() };
-        life.tell(Event::Ended { attempt: 1, how: ExitStatus::of_signal(9), at: life.now, usage });
+        life.tell(Event::Ended { attempt: 1, how: ExitStatus::of_signal(9), at: life.now, usage, result: None });
         let status = life.status();
         assert_eq!(status.kind.as_deref(), Some("sandboxed"));
         assert_eq!(

@@ -353,6 +353,34 @@ fn in_an_entry_is_answered_with_its_place_and_remedy(#[case] lines: &str, #[case
     "[[agents]]\nharness = \"codex\"\nname = \"a\"\n[[agents]]\nharness = \"codex\"\nname = \"b\"\nsession = \"a\"\n",
     "7:11: error: duplicate session \"a\", which the entry at line 3 has; give each a session of its own"
 )]
+#[case::results_of_none(
+    "[agent]\nharness = \"aider\"\nprompt = \"x\"\napproval = \"everything\"\nuser = \"u\"\nresults = true\n",
+    "6:11: error: aider has no machine-readable output that agentd can read; remove `results`, or set `stream` in its"
+)]
+#[case::results_of_nothing(
+    "[agent]\nharness = \"codex\"\nresults = true\n",
+    "3:11: error: `results = true` needs something to do; write a `prompt` or a `prompt_file`"
+)]
+#[case::results_at_a_terminal(
+    "[agent]\nharness = \"codex\"\nprompt = \"x\"\ninteractive = true\nresults = true\n",
+    "5:11: error: `results = true` and `interactive = true` exclude each other; remove one of them"
+)]
+#[case::results_in_quotes(
+    "[agent]\nharness = \"codex\"\nresults = \"yes\"\n",
+    "3:11: error: `results` is a string; write true or false, without quotes"
+)]
+#[case::cost_that_is_not_learned(
+    "[agent]\nharness = \"codex\"\nmax_cost = 5\n",
+    "3:12: error: `max_cost` needs `results = true`; without it, agentd does not learn what the agent costs"
+)]
+#[case::cost_of_nothing(
+    "[agent]\nharness = \"codex\"\nprompt = \"x\"\nresults = true\nmax_cost = 0.0\n",
+    "5:12: error: `max_cost` is out of range; write a number of US dollars above 0, for example 5.00"
+)]
+#[case::cost_in_words(
+    "[agent]\nharness = \"codex\"\nprompt = \"x\"\nresults = true\nmax_cost = \"$5\"\n",
+    "5:12: error: `max_cost` is a string; write a number of US dollars above 0, for example 5.00"
+)]
 fn in_a_file_is_answered_with_its_place_and_remedy(#[case] text: &str, #[case] expected: &str) {
     let mut answers = answers(text);
     if text.contains("Mine]") {

@@ -70,12 +70,17 @@ pub(super) fn start(order: Order, login: &Login, daemon: &mut DaemonLink) -> Res
         environment: sandbox::of_inside(environment, declared.keys()),
         mark: declared.get(marker::VARIABLE).map(|mark| (marker::VARIABLE, mark)),
         launch_socket: &daemon.socket,
+        is_streamed: order.stream.is_some(),
     };
     let outside = of_outside(&order, login);
     let mut ready = request.prepare()?;
     let is_relayed = sandbox::is_relayed(sandbox.engine);
-    let terminal = if is_relayed { Terminal::open_relayed(order.log) } else { Terminal::open(order.log) };
-    let terminal = terminal.map_err(|error| no_terminal(&error))?;
+    let terminal = if is_relayed {
+        Terminal::open_relayed(order.log, order.stream)
+    } else {
+        Terminal::open(order.log, order.stream)
+    };
+    let mut terminal = terminal.map_err(|error| no_terminal(&error))?;
     ready.size = terminal.size().map(Into::into);
     let at = Timestamp::now().boot();
     let engine = ready.engine;

@@ -70,6 +70,9 @@ pub(in crate::launch) struct Order {
     pub size: Option<Size>,
     /// Whether there is a way to a proxy.
     pub has_proxy: bool,
+    /// Whether standard output is not the terminal, but is read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_streamed: bool,
 }
 
 /// A path inside, and the file that was examined outside.

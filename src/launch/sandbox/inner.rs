@@ -194,7 +194,10 @@ impl Inside {
         command.env_clear().envs(order.environment.iter().map(|(name, value)| (text(name), text(value))));
         command.stderr(OwnedFd::from(far));
         if let Some(made) = &made {
-            command.stdin(made.own().map_err(terminal)?).stdout(made.own().map_err(terminal)?).process_group(0);
+            command.stdin(made.own().map_err(terminal)?).process_group(0);
+            if !order.is_streamed {
+                command.stdout(made.own().map_err(terminal)?);
+            }
         }
         let child = command.spawn().map_err(|error| failed("the harness cannot be started", error))?;
         // It holds copies of both ends.

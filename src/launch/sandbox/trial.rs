@@ -74,6 +74,7 @@ pub fn try_engine(engine: Engine, program: Option<PathBuf>) -> Result<(), Failur
         login: &login,
         mark: None,
         launch_socket: socket,
+        is_streamed: false,
     };
     let ready = request.prepare()?;
     let not_started = |error: io::Error| Failure::of_system(&format!("{engine} cannot be started"), &error);

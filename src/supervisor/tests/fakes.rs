@@ -519,6 +519,7 @@ impl FakeLauncher {
             progress,
             can_move: true,
             log: self.log,
+            told: crate::launch::protocol::Told::default(),
             process: Process::open(self.pid()).unwrap(),
             reader: frame::Reader::new(reader, MAX_FROM_LAUNCHER),
             writer,

@@ -89,6 +89,8 @@ impl Choices {
             generation: self.one_of(&[0, 0, 0, 1, 2, 5]),
             by_default: ByDefault::default(),
             labels: self.one_of(&[BTreeMap::new(), [("team".to_owned(), "x".to_owned())].into()]),
+            max_cost: None,
+            results: None,
         }
     }
 
@@ -393,7 +395,7 @@ impl World {
                 if let Some(in_force) = in_force {
                     in_force.exit = Some(how.clone());
                 }
-                self.tell_news(Event::Ended { attempt, how, at: self.now, usage: Usage::default() });
+                self.tell_news(Event::Ended { attempt, how, at: self.now, usage: Usage::default(), result: None });
             }
             (Way::Goes, phase) => {
                 let is_unreported = phase != Phase::Over && !(phase == Phase::Pending && is_stopping);
@@ -541,12 +543,12 @@ impl World {
                 if let Some(in_force) = in_force {
                     in_force.exit = Some(how.clone());
                 }
-                self.tell_news(Event::Ended { attempt, how, at: self.now, usage: Usage::default() });
+                self.tell_news(Event::Ended { attempt, how, at: self.now, usage: Usage::default(), result: None });
             }
             (Phase::Alive(pid), _) => self.tell(Event::Started { attempt, pid, at: self.now }),
             // It was told before, and is told once more.
             (Phase::Over, None) => {
-                self.tell(Event::Ended { attempt, how: code(99), at: self.now, usage: Usage::default() });
+                self.tell(Event::Ended { attempt, how: code(99), at: self.now, usage: Usage::default(), result: None });
             }
             (Phase::Over, Some(_)) => self.goes(Way::Goes),
         }

@@ -56,7 +56,9 @@ fn events(name: &str, life: &Life) -> Vec<Event> {
         "not started" => [failed("no such program"), retry("busy"), not_found(), unbuilt(), NotStarted::CutOff]
             .map(|why| Event::NotStarted { attempt, why })
             .into(),
-        "ended" => [0, 1].map(|status| Event::Ended { attempt, how: code(status), at, usage: Usage::default() }).into(),
+        "ended" => [0, 1]
+            .map(|status| Event::Ended { attempt, how: code(status), at, usage: Usage::default(), result: None })
+            .into(),
         "gone" => vec![Event::Gone { attempt }],
         "session busy" => vec![Event::SessionBusy { attempt, holder: super::name("b") }],
         "session free" => vec![Event::SessionFree],

@@ -1,0 +1,145 @@
+//! News of a stream for the daemon: the latest of each kind, and not too often.
+//!
+//! A harness may say something new a thousand times in a second. What counts is what it said last, so the rest is left out.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{Ending, Fact, Limit, Until};
+use crate::launch::protocol::{FromLauncher, Held, MOST_DETAIL, Spent, Told};
+use crate::wire::activity::{Doing, Source};
+
+/// The shortest time between two reports.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What was said, and what of it is not reported yet.
+#[derive(Debug, Default)]
+pub(in crate::launch) struct News {
+    told: Told,
+    is_new: Fresh,
+    not_before: Option<Instant>,
+}
+
+/// What is not reported yet.
+#[derive(Debug, Default, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each stands for itself")]
+struct Fresh {
+    conversation: bool,
+    activity: bool,
+    held: bool,
+    spent: bool,
+}
+
+impl News {
+    /// Takes in a fact.
+    pub(in crate::launch) fn take(&mut self, fact: Fact, now: SystemTime) {
+        match fact {
+            Fact::Conversation(id) => {
+                self.told.conversation = Some(id);
+                self.is_new.conversation = true;
+            }
+            Fact::Working => self.does(Doing::Working, None),
+            Fact::Idle => self.does(Doing::Idle, None),
+            Fact::Blocked(mut detail) => {
+                detail.truncate(detail.floor_char_boundary(MOST_DETAIL));
+                self.does(Doing::Blocked, Some(detail));
+            }
+            Fact::Tokens(tokens) => {
+                self.told.spent.get_or_insert_default().tokens = Some(tokens);
+                self.is_new.spent = true;
+            }
+            Fact::Cost(cost) => {
+                self.told.spent.get_or_insert_default().cost_usd = Some(cost);
+                self.is_new.spent = true;
+            }
+            Fact::Limit(Limit { kind, until, text }) => {
+                let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+                let until = until.map(|until| match until {
+                    Until::At(at) => at,
+                    Until::After(wait) => now.saturating_add(wait),
+                });
+                self.told.held = Some(Held { kind, until, evidence: text });
+                self.is_new.held = true;
+            }
+        }
+    }
+
+    fn does(&mut self, doing: Doing, detail: Option<String>) {
+        self.told.activity = Some((doing, detail));
+        self.is_new.activity = true;
+    }
+
+    /// Takes in the end.
+    pub(in crate::launch) fn end(&mut self, ending: Ending) {
+        self.told.result = ending.result.map(Box::new);
+        self.not_before = None;
+    }
+
+    /// All that was said.
+    pub(in crate::launch) fn told(&self) -> &Told {
+        &self.told
+    }
+
+    /// When the next report is due; `None` if there is nothing to report.
+    pub(in crate::launch) fn due(&self) -> Option<Instant> {
+        (self.is_new != Fresh::default()).then(|| self.not_before.unwrap_or_else(Instant::now))
+    }
+
+    /// What is to be reported now.
+    pub(in crate::launch) fn report(&mut self, now: Instant) -> Vec<FromLauncher> {
+        if self.is_new == Fresh::default() || self.not_before.is_some_and(|at| at > now) {
+            return Vec::new();
+        }
+        self.not_before = Some(now + PAUSE);
+        let Fresh { conversation, activity, held, spent } = std::mem::take(&mut self.is_new);
+        let Told { conversation: id, activity: doing, held: hold, spent: figures, .. } = &self.told;
+        let activity = doing.as_ref().filter(|_| activity).map(|(doing, detail)| FromLauncher::Activity {
+            doing: *doing,
+            detail: detail.clone(),
+            source: Source::Stream,
+        });
+        [
+            id.clone().filter(|_| conversation).map(FromLauncher::Conversation),
+            figures.filter(|_| spent).map(|figures: Spent| FromLauncher::Spent(figures)),
+            hold.clone().filter(|_| held).map(FromLauncher::Held),
+            activity,
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::hold::HoldKind;
+
+    #[test]
+    fn the_latest_of_each_kind_is_reported_once_and_not_too_often() {
+        let (mut news, start) = (News::default(), Instant::now());
+        assert_eq!((news.due(), news.report(start).len()), (None, 0));
+        for _ in 0..1000 {
+            news.take(Fact::Working, SystemTime::now());
+            news.take(Fact::Idle, SystemTime::now());
+        }
+        assert!(news.due().is_some_and(|due| due <= Instant::now()));
+        assert!(matches!(&news.report(start)[..], [FromLauncher::Activity { doing: Doing::Idle, .. }]));
+        news.take(Fact::Cost(0.5), SystemTime::now());
+        assert_eq!(news.report(start + PAUSE / 2).len(), 0);
+        assert_eq!(news.due(), Some(start + PAUSE));
+        let said = news.report(start + PAUSE);
+        assert!(matches!(&said[..], [FromLauncher::Spent(Spent { cost_usd: Some(_), .. })]), "{said:?}");
+        assert_eq!(news.due(), None);
+    }
+
+    #[test]
+    fn a_wait_ends_at_a_time_and_a_detail_is_bounded() {
+        let mut news = News::default();
+        let limit = Limit { kind: HoldKind::Quota, until: Some(Until::After(20)), text: "wait".into() };
+        news.take(Fact::Limit(limit), SystemTime::UNIX_EPOCH + Duration::from_secs(1000));
+        assert_eq!(news.told().held.as_ref().and_then(|held| held.until), Some(1020));
+        news.take(Fact::Blocked("é".repeat(1000)), SystemTime::UNIX_EPOCH);
+        let (doing, detail) = news.told().activity.clone().unwrap();
+        assert_eq!((doing, detail.map(|detail| detail.len())), (Doing::Blocked, Some(MOST_DETAIL)));
+    }
+}
