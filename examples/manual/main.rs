@@ -123,7 +123,7 @@ mod tests {
             let asks = TOPICS
                 .iter()
                 .find(|it| it.verb == topic.verb)
-                .is_some_and(|it| !["check", "schema", "init", "completions", "man"].contains(&it.verb));
+                .is_some_and(|it| !["check", "harnesses", "schema", "init", "completions", "man"].contains(&it.verb));
             assert_eq!(page.contains("AGENTD_API_SOCKET"), asks, "{name}");
         }
     }
