@@ -383,7 +383,9 @@ fn doctor_and_check_find_an_engine_that_works(#[case] user: &str) {
     let setup = if is_root() { Setup::new().user(user) } else { Setup::new() };
     let daemon = setup.start(&agent("a", "sleep inf", "type = \"sandboxed\"\nenabled = false"));
     // No agent starts that would wait for the server.
-    daemon.wait("the tmux server", || daemon.tmux_socket().exists().then_some(()));
+    // Its socket is open to the group a moment after it was made.
+    let mode = || fs::metadata(daemon.tmux_socket()).ok().map(|found| found.permissions().mode());
+    daemon.wait("the tmux server", || mode().filter(|mode| mode & 0o060 == 0o060));
     let found = doctor(&daemon);
     let is_said = |said: &str| found.checks.iter().any(|check| check.0 == "sandbox" && check.2.contains(said));
     assert!(is_said("bwrap makes sandboxes, for 1 sandboxed agent"), "{:#?}", found.checks);
