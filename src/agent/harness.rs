@@ -142,7 +142,7 @@ impl Choices<'_> {
     }
 }
 
-/// The entries that are compiled in, with their names, in the order in which people are told of them.
+/// The entries that are compiled in, with their names, in the order in which messages list them.
 const SHIPPED_TEXTS: [(&str, &str); 9] = [
     ("claude-code", include_str!("harness/shipped/claude-code.toml")),
     ("opencode", include_str!("harness/shipped/opencode.toml")),

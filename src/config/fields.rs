@@ -12,6 +12,7 @@ use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::position::Places;
 use crate::agent::cost::MaxCost;
+pub(super) use crate::agent::harness::keys::described;
 use crate::agent::labels;
 use crate::agent::name::Name;
 use crate::agent::packages::Package;
@@ -663,19 +664,6 @@ fn plain(value: &DeValue<'_>) -> Option<String> {
         DeValue::Float(float) => Some(float.as_str().to_owned()),
         DeValue::Boolean(boolean) => Some(boolean.to_string()),
         _ => None,
-    }
-}
-
-/// A value's type with its article.
-pub(super) fn described(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "an integer",
-        DeValue::Float(_) => "a float",
-        DeValue::Boolean(_) => "a boolean",
-        DeValue::Datetime(_) => "a date or time",
-        DeValue::Array(_) => "an array",
-        DeValue::Table(_) => "a table",
     }
 }
 

@@ -96,7 +96,7 @@ impl Harnesses {
         self.rows.iter().map(|row| &row.harness).find(|harness| *harness.name == *name)
     }
 
-    /// All names, in the order in which people are told of them.
+    /// All names, in the order in which messages list them.
     pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
         self.rows.iter().map(|row| &*row.harness.name)
     }

@@ -21,7 +21,7 @@ pub(super) enum Place {
     After(Vec<String>),
     /// One argument: this option, `=`, and the prompt.
     JoinedTo(String),
-    /// There is no prompt.
+    /// The form does not take a prompt.
     Nowhere,
 }
 

@@ -225,7 +225,7 @@ impl Reader {
         self.ignore(value.span().start, format!("`{name}` is {}, and is ignored; {right}", described(found)));
     }
 
-    /// Nobody can run nothing, so this is no matter of leaving it out.
+    /// An empty program cannot run. Leaving the key out is something else, so this is an error.
     fn binary(&mut self, binary: &mut String, name: &str, value: &Value<'_>) {
         let right = "write the name or the path of the program, in quotes";
         match value.get_ref() {
@@ -282,7 +282,10 @@ impl Reader {
         for (variable, value) in table {
             let (at, variable) = (variable.span().start, variable.get_ref().as_ref());
             if !is_variable_name(variable) {
-                self.ignore(at, format!("{} is no name of a variable, and is ignored; {right}", quoted(variable)));
+                self.ignore(
+                    at,
+                    format!("{} is not a valid name of a variable, and is ignored; {right}", quoted(variable)),
+                );
             } else if let Some(text) = self.text(&format!("{name}.{variable}"), value) {
                 read.insert(variable.to_owned(), text.to_owned());
             }
@@ -383,7 +386,8 @@ fn quoted(text: &str) -> String {
     }
 }
 
-fn described(value: &DeValue<'_>) -> &'static str {
+/// A value's type with its article.
+pub fn described(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "an integer",
@@ -560,7 +564,7 @@ mod tests {
     #[case("trust = false", "`trust` is a boolean, and is ignored; write one of \"status\"", false)]
     #[case("approval = []", "`approval` is an array, and is ignored; write a table of arrays", false)]
     #[case("approval.all = []", "\"all\" is no `approval`, and is ignored", false)]
-    #[case("variables = { \"A B\" = \"\" }", "\"A B\" is no name of a variable, and is ignored", false)]
+    #[case("variables = { \"A B\" = \"\" }", "\"A B\" is not a valid name of a variable, and is ignored", false)]
     #[case("rules = 1", "`rules` is an integer, and is ignored; write [[rules]]", false)]
     #[case("rules = [{}]", "a rule without `on` is ignored", false)]
     #[case("binary = \"\"", "`binary` names no program; write the name", true)]
