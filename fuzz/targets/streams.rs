@@ -4,25 +4,10 @@
 #![no_main]
 
 use agentd::agent::stream_kind::StreamKind;
-use agentd::launch::stream::{Ending, Fact, LONGEST, MOST_TEXT, Sink, Stream};
+use agentd::launch::stream::said::Said;
+use agentd::launch::stream::{Ending, Fact, LONGEST, MOST_TEXT, Stream};
 use agentd::text::printable::acts;
 use libfuzzer_sys::fuzz_target;
-
-#[derive(Debug, Default, PartialEq)]
-struct Said {
-    facts: Vec<Fact>,
-    shown: String,
-}
-
-impl Sink for Said {
-    fn fact(&mut self, fact: Fact) {
-        self.facts.push(fact);
-    }
-
-    fn show(&mut self, text: &str) {
-        self.shown.push_str(text);
-    }
-}
 
 fn read<'a>(kind: StreamKind, pieces: impl Iterator<Item = &'a [u8]>) -> (Said, Ending) {
     let (mut stream, mut said) = (Stream::new(kind), Said::default());

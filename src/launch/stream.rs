@@ -16,6 +16,7 @@ pub(in crate::launch) mod news;
 mod opencode;
 mod pi;
 mod report;
+pub mod said;
 #[cfg(test)]
 mod tests;
 

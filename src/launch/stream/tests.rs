@@ -3,24 +3,8 @@
 use proptest::prelude::*;
 use rstest::rstest;
 
+use super::said::Said;
 use super::*;
-
-/// What a stream has said, as a test reads it.
-#[derive(Debug, Default, PartialEq)]
-struct Said {
-    facts: Vec<Fact>,
-    shown: String,
-}
-
-impl Sink for Said {
-    fn fact(&mut self, fact: Fact) {
-        self.facts.push(fact);
-    }
-
-    fn show(&mut self, text: &str) {
-        self.shown.push_str(text);
-    }
-}
 
 fn read(kind: StreamKind, bytes: &[u8], piece: usize) -> (Said, Ending) {
     let (mut stream, mut said) = (Stream::new(kind), Said::default());
