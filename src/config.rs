@@ -6,7 +6,6 @@
 
 mod advice;
 mod agents;
-pub mod answer;
 mod confinement;
 pub mod drop_in;
 mod fields;

@@ -1,8 +1,6 @@
 //! The types of the API, which daemon and clients share.
 
 pub mod activity;
-pub mod approval;
-pub mod conversation;
 pub mod events;
 pub mod exit_status;
 pub mod hold;

@@ -43,8 +43,7 @@ impl Restarts {
     /// It is launched.
     pub fn count(&mut self, reason: LaunchReason) {
         match reason {
-            // The end of a hold is none of them either.
-            LaunchReason::First | LaunchReason::Released => {}
+            LaunchReason::First => {}
             LaunchReason::Policy => self.policy += 1,
             // An operator's word counts as the entry's.
             LaunchReason::Declaration | LaunchReason::Restarted => self.declaration += 1,
