@@ -1,10 +1,14 @@
 //! What an agent is, and how it lives: decisions only.
 
+pub mod activity;
+pub mod approval;
 pub mod changes;
+pub mod conversation;
 pub mod cost;
 pub mod declaration;
 pub mod fingerprint;
 pub mod harness;
+pub mod hold;
 pub mod labels;
 pub mod launch;
 pub mod machine;
@@ -15,9 +19,11 @@ pub mod program;
 pub mod reconcile;
 pub mod reset_time;
 pub mod restart;
+pub mod rotation;
 pub mod sandbox;
 pub mod secrets;
 pub mod seen;
+pub mod skills;
 pub mod spec;
 pub mod stream_kind;
 pub mod user;

@@ -1,5 +1,6 @@
 //! The command line: options and commands, which become [`Settings`] or a call of a client.
 
+pub mod approve;
 pub mod attach;
 pub mod check;
 pub mod complete;
@@ -153,6 +154,24 @@ pub enum Command {
     /// End the pause: agents start again
     #[command(after_long_help = manual::help("unpause"))]
     Unpause(Asking<operate::Pause>),
+    /// List what agents ask whether they may do it
+    ///
+    /// Agents ask that are declared with `approval = "ask"`.
+    #[command(after_long_help = manual::help("approvals"))]
+    Approvals(Asking<NoOptions>),
+    /// Allow what agents ask
+    ///
+    /// The answer is a file that the daemon takes. Members of the operators' group may answer without root.
+    #[command(after_long_help = manual::help("approve"))]
+    Approve(Asking<approve::Approve>),
+    /// Deny what agents ask
+    ///
+    /// The agent is told so, and who says so, and goes on without it.
+    #[command(after_long_help = manual::help("deny"))]
+    Deny(Asking<approve::Deny>),
+    /// End a hold: let the agents that share a credential try it again
+    #[command(after_long_help = manual::help("release"))]
+    Release(Asking<operate::Release>),
     /// Attach to an agent's terminal
     ///
     /// The tmux client runs as the agent user, never as root, on a separate terminal that is relayed to yours. If a signal ends the
@@ -260,6 +279,10 @@ pub struct Api {
     pub socket: Option<PathBuf>,
 }
 
+/// No options.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct NoOptions {}
+
 /// A command that asks the daemon, and the daemon's socket.
 #[derive(Clone, Debug, Args)]
 pub struct Asking<A: Args> {
@@ -298,6 +321,10 @@ impl Command {
             Self::Stop(asking) | Self::Restart(asking) => of_api(&asking.api),
             Self::Start(asking) => of_api(&asking.api),
             Self::Pause(asking) | Self::Unpause(asking) => of_api(&asking.api),
+            Self::Approvals(asking) => of_api(&asking.api),
+            Self::Approve(asking) => of_api(&asking.api),
+            Self::Deny(asking) => of_api(&asking.api),
+            Self::Release(asking) => of_api(&asking.api),
             Self::Attach(Asking { what, api }) => Places { config: what.config.clone(), ..of_api(api) },
             Self::Send(Asking { what, api }) => Places { config: what.config.clone(), ..of_api(api) },
             Self::Doctor(doctor::Arguments { places, .. }) => places.clone(),
@@ -576,6 +603,17 @@ pub(crate) fn path() -> impl TypedValueParser<Value = PathBuf> {
     })
 }
 
+/// As [`path`], or `-` for standard input.
+pub(crate) fn path_or_stdin() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| {
+        if path.as_os_str().as_bytes().starts_with(b"-") && path.as_os_str() != "-" {
+            Err("it begins like an option; write ./ before the name of a file that does")
+        } else {
+            Ok(path)
+        }
+    })
+}
+
 /// Parses the name of a user or a group, with the same rule.
 pub(crate) fn name(text: &str) -> Result<String, &'static str> {
     if text.starts_with('-') { Err("write a name, which does not begin with -") } else { Ok(text.to_owned()) }
@@ -829,6 +867,10 @@ mod tests {
         for (call, command) in commands() {
             let values = command.get_opts().filter_map(|option| Some((option.get_long()?, option.get_short())));
             for (long, short) in values {
+                // A text may begin with anything.
+                if long == "why" {
+                    continue;
+                }
                 let spellings = [Some(format!("--{long}")), short.map(|short| format!("-{short}"))];
                 for (option, value) in spellings
                     .into_iter()
@@ -946,6 +988,8 @@ mod tests {
                     "here",
                     "user",
                     "secret-dir",
+                    "screen",
+                    "harness",
                 ],
                 "harnesses" => &["config"],
                 "status" => &["label", "watch", "sort", "json", "failed", "check", "api-socket"],
@@ -974,6 +1018,9 @@ mod tests {
                 "stop" | "restart" => &["now", "wait", "override-dir", "api-socket"],
                 "start" => &["wait", "override-dir", "api-socket"],
                 "pause" | "unpause" => &["all", "override-dir", "api-socket"],
+                "approvals" => &["api-socket"],
+                "deny" => &["why", "override-dir", "api-socket"],
+                "approve" | "release" => &["override-dir", "api-socket"],
                 "attach" => ATTACH,
                 "send" => &["keys", "no-enter", "config", "terminal-socket", "api-socket"],
                 "doctor" => &doctor,
@@ -1081,7 +1128,7 @@ mod tests {
                 count += 1;
             }
         }
-        assert_eq!(count, 16);
+        assert_eq!(count, 20);
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub use self::sse::{Message, Messages, Stream};
 use crate::sys::unix_socket;
 use crate::text::suggest::nearest;
 use crate::wire::SOCKET_VARIABLE;
+use crate::wire::approval::Approvals;
+use crate::wire::hold::GroupHold;
 use crate::wire::status::{AgentStatus, Health};
 
 /// How long an answer may take in all. The daemon answers from memory, so one that takes this long does not work.
@@ -127,9 +129,19 @@ impl Client {
         self.get("/v1/health", "its state").await
     }
 
+    /// `GET /v1/holds`
+    pub async fn holds(&self) -> Result<Answer<Vec<GroupHold>>, Error> {
+        self.get("/v1/holds", "the holds").await
+    }
+
     /// `GET /v1/agents`
     pub async fn agents(&self) -> Result<Answer<Vec<AgentStatus>>, Error> {
         self.get("/v1/agents", "the agents").await
+    }
+
+    /// `GET /v1/approvals`
+    pub async fn approvals(&self) -> Result<Answer<Approvals>, Error> {
+        self.get("/v1/approvals", "what agents ask").await
     }
 
     /// `GET /v1/agents/{name}`; the case of the name does not matter.

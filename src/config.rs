@@ -6,6 +6,7 @@
 
 mod advice;
 mod agents;
+pub mod answer;
 mod confinement;
 pub mod drop_in;
 mod fields;

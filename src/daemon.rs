@@ -29,7 +29,9 @@ use crate::api::{self, Sources};
 use crate::contain::server_scope::ServerScope;
 use crate::contain::tree::Trees;
 use crate::deputy::Deputy;
+use crate::inputs::answers::Answers;
 use crate::inputs::assemble::DeclarationContext;
+use crate::inputs::overrides::Release;
 use crate::inputs::users::{Banned, Database, Rules};
 use crate::inputs::{Inputs, News, Nudge, overrides};
 use crate::launch::socket_dir::{self, LaunchSocketKeeper, Names, SocketDir};
@@ -38,6 +40,7 @@ use crate::logs::store::Store;
 use crate::observe::ring::Ring;
 use crate::observe::snapshot::{Parts, Snapshot};
 use crate::settings::Settings;
+use crate::state::conversations::{self, Conversations, Kept};
 use crate::state::history::{self, Histories, History};
 use crate::state::lock::{self, Lock};
 use crate::state::record::{self, Reading, Record, Recorder, Report};
@@ -340,6 +343,7 @@ struct Reception<'a> {
     group: Gid,
 }
 
+#[allow(clippy::too_many_lines, reason = "it is the list of all parts, in the order of their start")]
 async fn serve(
     settings: &Settings,
     place: DeclarationContext,
@@ -407,15 +411,23 @@ async fn serve(
     let recorder = Recorder::new(record, move |report| drop(reports.send(Event::Recorded(report))));
     let notifier = Notifier::from_environment();
     let histories = histories(&settings.state_dir).await;
+    let conversations = conversations(&settings.state_dir).await;
     let (happenings, happening) = watch::channel(Ring::new(SystemTime::now() - started.elapsed()));
-    let outlets =
-        Outlets { events: events.clone(), snapshots, happenings, recorder, histories, notifier: notifier.clone() };
+    let outlets = Outlets {
+        events: events.clone(),
+        snapshots,
+        happenings,
+        recorder,
+        histories,
+        conversations,
+        notifier: notifier.clone(),
+    };
     let mut supervisor = Supervisor::new(resources, outlets, settings.detail, started, state_errors);
     seat_maker.restore(agents.values().filter_map(Machine::user).cloned().collect(), snapshot.clone()).await;
     // Before any request can arrive.
     supervisor.resume(agents);
 
-    let sources = sources(snapshot, happening, &desks, &store);
+    let sources = sources(snapshot.clone(), happening, &desks, &store);
     let terminals = Terminals::start(doors.terminal, &sources, store.clone(), &desks, agent_uids)?;
     let api = Api::start(doors.api, sources, round.clone());
     let hand_on = seats::hand_on(None, events.clone());
@@ -436,7 +448,7 @@ async fn serve(
         resync: settings.resync,
         rounds,
     };
-    let mut inputs = tokio::spawn(follow(inputs, nudged, events.clone()));
+    let mut inputs = tokio::spawn(follow(inputs, nudged, snapshot, events.clone()));
     let mut supervisor = tokio::spawn(supervisor.run(inbox));
     announce(settings);
     tokio::spawn(obey(signals, settings.on_terminate, notifier, systemd, events, nudges));
@@ -577,16 +589,38 @@ fn programs(settings: &Settings, executable: String) -> Programs {
     Programs { launcher, agentd: executable }
 }
 
-/// Reads the inputs whenever they change, and sends what they say to the supervisor.
-async fn follow(inputs: Inputs, nudged: mpsc::Receiver<Nudge>, events: mpsc::UnboundedSender<Event>) -> io::Result<()> {
+/// Reads the inputs and what operators answer whenever they change, and sends what they say to the supervisor.
+async fn follow(
+    inputs: Inputs,
+    nudged: mpsc::Receiver<Nudge>,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    events: mpsc::UnboundedSender<Event>,
+) -> io::Result<()> {
+    let answers = Answers { place: inputs.overrides.clone() };
+    tokio::spawn(follow_answers(answers, inputs.rounds.subscribe(), snapshot, events.clone()));
     let send = move |news| {
         // Fails only when the daemon is ending.
         drop(events.send(match news {
             News::Desired(it) => Event::Desired(it),
+            News::Release(Release { name, by }) => Event::Release { name, by },
+            News::Login(user) => Event::Login(user),
             News::Read => Event::Read,
         }));
     };
     inputs.follow(nudged, send).await
+}
+
+/// Sends what operators answer to the supervisor.
+async fn follow_answers(
+    answers: Answers,
+    rounds: watch::Receiver<()>,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    events: mpsc::UnboundedSender<Event>,
+) {
+    let open = |snapshot: &Arc<Snapshot>| snapshot.approvals().pending.iter().map(|it| it.id.clone()).collect();
+    // Fails only when the daemon is ending.
+    let say = |id, word| drop(events.send(Event::Answer { id, word }));
+    answers.follow(rounds, snapshot, open, say).await;
 }
 
 /// The dedicated server, with what an earlier daemon knew about it.
@@ -634,15 +668,31 @@ async fn histories(state_dir: &Path) -> Histories {
     for problem in problems {
         tracing::warn!("{problem}");
     }
+    Histories::new(agents, recorder_that_warns(record))
+}
+
+/// The conversations that outlive a boot. What cannot be read is renamed and logged.
+async fn conversations(state_dir: &Path) -> Conversations {
+    let record = Record::lasting(state_dir, conversations::FOLDER);
+    let to_read = record.clone();
+    let read = blocking::run(move || to_read.read(|kept: &Kept| kept.agent().to_owned())).await;
+    let (agents, problems) = read.map(|Reading { agents, problems }| (agents, problems)).unwrap_or_default();
+    for problem in problems {
+        tracing::warn!("{problem}");
+    }
+    Conversations::new(agents, recorder_that_warns(record))
+}
+
+/// A recorder whose errors are logged, each once in a row.
+fn recorder_that_warns(record: Record) -> Recorder<Key> {
     let told = Mutex::new(None);
-    let recorder = Recorder::new(record, move |Report { error, .. }| {
+    Recorder::new(record, move |Report { error, .. }| {
         let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = error.as_ref().filter(|&error| told.as_ref() != Some(error)) {
             tracing::warn!("{error}; trying again");
         }
         *told = error;
-    });
-    Histories::new(agents, recorder)
+    })
 }
 
 /// Asks for the sessions that an earlier daemon may have left, until tmux answers.

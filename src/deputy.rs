@@ -17,8 +17,11 @@
 mod keeper;
 pub mod kind;
 mod line_mode;
+mod login;
 mod protocol;
 pub mod renderer;
+mod rules;
+pub mod screen;
 mod terminal;
 mod tmux_client;
 mod tmux_server;
@@ -41,6 +44,7 @@ pub use worker::run;
 use keeper::{Asked, keep, start};
 use protocol::FILE_TIMEOUT;
 
+use crate::agent::harness::rule::{Finding, Rule};
 use crate::agent::seen::{SeenPrompt, SeenRepository, SeenWorkdir};
 use crate::sys::account::Account;
 use crate::sys::process::Identity;
@@ -170,6 +174,20 @@ impl Deputy {
         }
     }
 
+    /// Reads what tmux prints with these arguments by these rules, as the text of a screen.
+    pub(crate) async fn read_screen(
+        &self,
+        program: Program,
+        arguments: Vec<String>,
+        rules: Vec<Rule>,
+        timeout: Duration,
+    ) -> Result<Result<Result<screen::Reading, String>, RunError>, Error> {
+        match self.ask(Request::ReadScreen { program, arguments, rules, timeout }, timeout + FILE_TIMEOUT).await? {
+            Reply::ReadScreen(result) => Ok(result),
+            _ => Err(Error::Gone),
+        }
+    }
+
     /// Finds the tmux server of this socket.
     ///
     /// The server that was `seen` there recreates its socket file if it is missing. The inner error is a message for people.
@@ -218,6 +236,22 @@ impl Deputy {
     pub async fn repository(&self, path: PathBuf) -> Result<SeenRepository, Error> {
         match self.ask(Request::Repository(path), FILE_TIMEOUT).await? {
             Reply::Repository(seen) => Ok(seen),
+            _ => Err(Error::Gone),
+        }
+    }
+
+    /// A number that changes when files that log a harness in do. The last part of the path may be a pattern.
+    pub async fn login(&self, path: PathBuf) -> Result<u64, Error> {
+        match self.ask(Request::Login(path), FILE_TIMEOUT).await? {
+            Reply::Login(stamp) => Ok(stamp),
+            _ => Err(Error::Gone),
+        }
+    }
+
+    /// Looks for rules in a text that an agent printed. Tells what the first of them has found that matches.
+    pub async fn rules(&self, rules: Vec<Rule>, text: String) -> Result<Option<Finding>, Error> {
+        match self.ask(Request::Rules { rules, text: Input(text) }, FILE_TIMEOUT).await? {
+            Reply::Rules(found) => Ok(found),
             _ => Err(Error::Gone),
         }
     }

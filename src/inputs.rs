@@ -4,10 +4,12 @@
 //! effect after they have been quiet for `settle`, at most ten times that after the first. A path that cannot be read is not taken for
 //! empty: its last good reading stays in use.
 
+pub mod answers;
 pub mod assemble;
 pub mod comparison;
 pub mod overrides;
 pub mod secrets;
+pub mod skills;
 pub mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +32,9 @@ use crate::agent::user::{AgentUser, UserName};
 use crate::config::{self, Config};
 use crate::deputy::{self, Deputy};
 use crate::inputs::assemble::{DeclarationContext, Paths, desired, folder_of, located, paths, users_to_judge};
+use crate::inputs::overrides::Release;
 use crate::inputs::secrets::{Known, Named};
+use crate::inputs::skills::Skills;
 use crate::inputs::users::{Database, Entry, Rules, Standing, Standings, View, Views};
 use crate::state;
 use crate::state::overrides::Kept;
@@ -38,6 +42,7 @@ use crate::sys::account::Account;
 use crate::sys::blocking::{self, OneAtATime};
 use crate::sys::regular_file;
 use crate::sys::watch::{Target, Watcher};
+use crate::text::glob;
 use crate::wire::reason::WaitingFor;
 
 /// How long the user database may take to answer before what is known of users stays in use.
@@ -80,6 +85,10 @@ pub struct Inputs {
 pub enum News {
     /// The desired state has changed.
     Desired(Desired),
+    /// An operator ends a hold.
+    Release(Release),
+    /// The files or folders where users log in have changed, of this user; `None` is the default one.
+    Login(Option<UserName>),
     /// Everything was read: for the first time, or on request.
     Read,
 }
@@ -184,6 +193,7 @@ struct Files {
     jcard: Result<Jcard, String>,
     secrets: Known,
     overrides: overrides::Known,
+    releases: Vec<Release>,
     changed: Option<SystemTime>,
 }
 
@@ -285,9 +295,10 @@ impl Inputs {
             let reading = secrets::read(&secret_dir, &named, &known.secrets);
             let (jcard, changed) = read_config(&config);
             let changed = changed.max(reading.changed);
-            let orders = overrides::read(&place, overrides.may_make());
+            let mut orders = overrides::read(&place, overrides.may_make());
+            let releases = std::mem::take(&mut orders.releases);
             let overrides = overrides.after(orders, &place.directory, now, patience);
-            Files { jcard, changed, secrets: known.after(reading, &secret_dir, now, patience), overrides }
+            Files { jcard, changed, secrets: known.after(reading, &secret_dir, now, patience), overrides, releases }
         };
         match blocking::run(work).await {
             Ok(files) => files,
@@ -296,6 +307,7 @@ impl Inputs {
                 jcard: Err(format!("failed to read the inputs: {error}")),
                 secrets: last.secrets.clone(),
                 overrides: last.overrides.clone(),
+                releases: Vec::new(),
                 changed: None,
             },
         }
@@ -334,7 +346,8 @@ impl Inputs {
             onlookers.paths = paths(config, folder_of(&self.place.file), &self.place.account, &standings);
             onlookers.standings = standings;
         }
-        let views = self.look_as_all(onlookers, &last.views).await;
+        let mut views = self.look_as_all(onlookers, &last.views).await;
+        views.skills = self.read_skills(config, &last.views.skills).await;
         is_news |= is_edited || last.reading != before || views != last.views;
         report_unreachable(&views, &last.views);
         if is_news {
@@ -350,8 +363,22 @@ impl Inputs {
                 say(News::Desired(desired));
             }
         }
+        for user in changed_logins(&views, &last.views) {
+            say(News::Login(user));
+        }
+        files.releases.into_iter().for_each(|release| say(News::Release(release)));
         last.views = views;
         !last.onlookers.is_unanswered && last.views.all().all(|(_, seen)| seen.unreachable.is_empty())
+    }
+
+    /// The skills that the jcard names. If no thread is available, those from before.
+    async fn read_skills(&self, config: &Config, before: &Skills) -> Skills {
+        let specs = config.entries.iter().filter_map(|entry| entry.spec.as_ref().ok());
+        if specs.map(|spec| spec.skills.len()).sum::<usize>() == 0 {
+            return Skills::new();
+        }
+        let (config, folder) = (config.clone(), folder_of(&self.place.file).to_owned());
+        blocking::run(move || skills::read(&config, &folder)).await.unwrap_or_else(|_| before.clone())
     }
 
     /// The secrets with the files that the jcard names: only now is it known which those are.
@@ -505,6 +532,16 @@ impl Inputs {
     }
 }
 
+/// The users whose files that log them in have changed.
+fn changed_logins(views: &Views, before: &Views) -> Vec<Option<UserName>> {
+    let users = std::iter::once(None).chain(views.others.keys().cloned().map(Some));
+    let has_changed = |user: &Option<UserName>| {
+        let (Some(now), Some(before)) = (views.of(user.as_ref()), before.of(user.as_ref())) else { return false };
+        now.logins.iter().any(|(path, stamp)| before.logins.get(path).is_some_and(|known| known != stamp))
+    };
+    users.filter(has_changed).collect()
+}
+
 /// Gives the deputies of users other than the default one.
 pub trait Deputies: Debug + Send + Sync {
     /// The deputy of this user, who may be an agent user. Whatever else an agent of this user needs exists afterwards.
@@ -516,8 +553,16 @@ pub trait Deputies: Debug + Send + Sync {
 }
 
 /// Looks at paths with the rights of a user. `before` replaces what cannot be looked at now.
-async fn look(deputy: Deputy, Paths { prompts, guarded, workdirs }: Paths, before: Seen) -> Seen {
-    deputy.watch(prompts.iter().chain(&workdirs).cloned().map(Target::Path).collect());
+async fn look(deputy: Deputy, Paths { prompts, guarded, workdirs, logins }: Paths, before: Seen) -> Seen {
+    let folder = |path: &PathBuf| path.parent().map(|folder| Target::Entries(folder.to_owned()));
+    let is_pattern = |path: &&PathBuf| glob::is_pattern(&path.to_string_lossy());
+    let patterns = logins.iter().filter(is_pattern).filter_map(folder);
+    let files = prompts.iter().chain(&workdirs).chain(logins.iter().filter(|path| !is_pattern(path)));
+    deputy.watch(files.cloned().map(Target::Path).chain(patterns).collect());
+    let logins = look_at(&logins, |path| {
+        let deputy = deputy.clone();
+        async move { deputy.login(path).await }
+    });
     let prompts = look_at(&prompts, |path| {
         let (deputy, guarded) = (deputy.clone(), guarded.contains(&path));
         async move { deputy.prompt(path, guarded).await }
@@ -528,6 +573,8 @@ async fn look(deputy: Deputy, Paths { prompts, guarded, workdirs }: Paths, befor
     });
     let mut unreachable = BTreeMap::new();
     Seen {
+        // Nothing waits for these: the next look tells.
+        logins: seen(logins, &before.logins, &mut BTreeMap::new()).await,
         prompts: seen(prompts, &before.prompts, &mut unreachable).await,
         workdirs: seen(workdirs, &before.workdirs, &mut unreachable).await,
         unreachable,

@@ -10,6 +10,7 @@
 //!    ── Building ─────────────────────────▶   only if it has packages, which may take long
 //!    ── Started { pid } or Failed ────────▶
 //!    ◀────────────────────── Interrupt ────   SIGINT to the foreground process group; half way through the grace period again
+//!    ── Activity, Quiet, … ───────────────▶   only on a change, see `reports`
 //!    ── Ended { how, usage } ─────────────▶   recorded
 //!    (kills what the harness left, lets the terminal drain)
 //!    ◀────────────────────────── Noted ────
@@ -26,6 +27,9 @@
 //! speak for another, because the daemon knows it by the process id of the pane before it sends anything, and nothing it says
 //! makes the daemon act on a path or process of its choice.
 
+pub mod ask;
+pub mod asks;
+mod conversation;
 mod daemon_link;
 mod git;
 pub mod launcher;
@@ -34,9 +38,13 @@ pub mod login;
 pub mod packages;
 pub mod program;
 pub mod protocol;
+pub mod reports;
 pub mod sandbox;
+mod secret_files;
+mod skills;
 pub mod socket_dir;
 pub mod stream;
+pub mod tell;
 pub mod temporary_dir;
 pub mod terminal;
 pub mod traces;

@@ -7,16 +7,18 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use agentd::agent::harness::hooks;
 use agentd::cli;
 use agentd::cli::operate::{self, Order};
 use agentd::cli::{
-    Arguments, Command, attach, check, complete, diff, doctor, events, explain, harnesses, init, logs, manual, output,
-    send, show, status, wait, watch,
+    Arguments, Command, approve, attach, check, complete, diff, doctor, events, explain, harnesses, init, logs, manual,
+    output, send, show, status, wait, watch,
 };
 use agentd::config;
+use agentd::config::answer::Answer;
 use agentd::daemon;
 use agentd::deputy;
-use agentd::launch::{self, launcher, login, packages, temporary_dir};
+use agentd::launch::{self, launcher, login, packages, tell, temporary_dir};
 use agentd::settings::Surroundings;
 use agentd::steps;
 use agentd::sys::account::Account;
@@ -74,7 +76,17 @@ fn main() -> ExitCode {
         Some(Command::Stop(it)) => operate::run(&arguments, &Order::Stop(it.what.clone()), &here),
         Some(Command::Start(it)) => operate::run(&arguments, &Order::Start(it.what.clone()), &here),
         Some(Command::Restart(it)) => operate::run(&arguments, &Order::Restart(it.what.clone()), &here),
+        Some(Command::Approvals(_)) => approve::list(&arguments, &here),
+        Some(Command::Approve(it)) => {
+            let answer = Answer { allow: true, why: None };
+            approve::run(&arguments, &it.what.ids, &answer, &it.what.directory, &here)
+        }
+        Some(Command::Deny(it)) => {
+            let answer = Answer { allow: false, why: it.what.why.clone() };
+            approve::run(&arguments, &it.what.ids, &answer, &it.what.directory, &here)
+        }
         Some(Command::Pause(it)) => operate::run(&arguments, &Order::Pause(it.what.clone()), &here),
+        Some(Command::Release(it)) => operate::run(&arguments, &Order::Release(it.what.clone()), &here),
         Some(Command::Unpause(it)) => operate::run(&arguments, &Order::Unpause(it.what.clone()), &here),
         Some(Command::Wait(asking)) => wait::run(&asking.what, &arguments.places.client_socket(&here)),
     }
@@ -113,6 +125,10 @@ fn helper(words: &[OsString]) -> Option<ExitCode> {
             steps::packages::run(agent.to_str()?, names, &mut io::stdout().lock())
         }
         (packages::STEP_COMMAND, [step]) if *step == packages::LOOK_STEP => conclude(steps::packages::look()),
+        (hooks::TELL_COMMAND, rest) => {
+            tell::run(rest);
+            ExitCode::SUCCESS
+        }
         (login::PRINT_COMMAND, [marker]) => conclude(login::print_environment(marker, &mut io::stdout().lock())),
         (deputy::COMMAND, [user, uid]) => {
             conclude(deputy::run(user.to_str()?, Uid::from_raw(uid.to_str()?.parse().ok()?)))

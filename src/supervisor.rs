@@ -9,11 +9,14 @@
 pub mod attempt;
 pub mod containment;
 pub mod future;
+mod holds;
 pub mod log_files;
 mod operators;
 pub mod pacing;
 mod publisher;
 pub mod resources;
+mod rotation;
+mod screens;
 pub mod sessions;
 #[cfg(test)]
 mod tests;
@@ -26,31 +29,37 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Interval;
 
-use publisher::{Untold, log_change};
+use publisher::{Untold, log_approval, log_change};
 
+use crate::agent::approval::Word;
+use crate::agent::conversation::{Plan, SessionId};
 use crate::agent::declaration::{Desired, DesiredAgent};
+use crate::agent::hold::Holds;
 use crate::agent::launch::Launch;
 use crate::agent::machine::{self, Attempt, Effect, LaunchReason, Machine, Removal};
 use crate::agent::name::{Key, Name};
 use crate::agent::reconcile::{Action, Held, HeldAgent, InForce, Wanted, plan};
 use crate::agent::spec::Limits;
-use crate::agent::user::AgentUser;
+use crate::agent::user::{AgentUser, UserName};
 use crate::launch::listener::UnverifiedLauncher;
 use crate::launch::protocol::Progress;
 use crate::observe::facts::{Facts, Restarts};
 use crate::observe::redactions::{AgentRedactor, Redactions, Redactors, prepared};
 use crate::observe::ring::Ring;
 use crate::observe::snapshot::Snapshot;
+use crate::state::conversations::Conversations;
 use crate::state::history::Histories;
 use crate::state::record::{Recorder, Report, Version};
 use crate::sys::clock::{Alarm, Timestamp};
 use crate::sys::log::Detail;
+use crate::sys::random;
 use crate::sys::rate_limit::Brake;
 use crate::sys::systemd::Notifier;
 use crate::text::screen;
+use crate::wire::activity::Doing;
 use crate::wire::events::{self, Change, What};
 use crate::wire::reason;
-use crate::wire::status::{AgentStatus, Errors, State};
+use crate::wire::status::{AgentStatus, Errors, PendingRotation, State};
 
 use crate::supervisor::attempt::{Brakes, Command, Start};
 use crate::supervisor::resources::{Resources, Seat};
@@ -60,6 +69,15 @@ use crate::supervisor::resources::{Resources, Seat};
 pub enum Event {
     /// The desired state has changed.
     Desired(Desired),
+    /// An operator ends a hold.
+    Release {
+        /// The group, or an agent of it.
+        name: String,
+        /// Who.
+        by: String,
+    },
+    /// What logs a user in has changed; `None` is the default user.
+    Login(Option<UserName>),
     /// All inputs were read: at startup, or because a reload was requested.
     Read,
     /// A process reports at the launch socket of a user, as whom it runs.
@@ -75,6 +93,13 @@ pub enum Event {
         key: Key,
         /// What.
         event: machine::Event,
+    },
+    /// An operator answers what an agent has asked.
+    Answer {
+        /// The id of the question.
+        id: String,
+        /// What is answered.
+        word: Word,
     },
     /// Sessions existed before any was opened, according to the tmux server of a user.
     Sessions {
@@ -106,6 +131,8 @@ pub struct Outlets {
     pub recorder: Recorder<Key>,
     /// The results of earlier attempts.
     pub histories: Histories,
+    /// The conversations that outlive a boot.
+    pub conversations: Conversations,
     /// Notifications to systemd.
     pub notifier: Notifier,
 }
@@ -115,6 +142,8 @@ pub struct Outlets {
 pub struct Supervisor {
     agents: BTreeMap<Key, Agent>,
     desired: Desired,
+    /// Which credentials do not work.
+    holds: Holds,
     /// Sessions that were found, of agents of which it is not known yet whether they can be of that user: before the first reading of
     /// the inputs, and of nobody's agents as long as not every entry is known.
     found: Vec<(Option<AgentUser>, BTreeSet<Key>)>,
@@ -151,6 +180,8 @@ pub struct Supervisor {
     facts: Facts,
     outlets: Outlets,
     redactors: Redactors,
+    /// When time alone changes whose turn it is to have new secrets.
+    roll_due: Option<Timestamp>,
     /// What must not be shown; `None` once the secrets have changed.
     redactions: Option<Arc<Redactions>>,
 }
@@ -206,6 +237,8 @@ struct Agent {
     /// Why the latest attempt was launched, until it is known to count.
     uncounted: Option<LaunchReason>,
     brakes: Arc<Brakes>,
+    /// New secrets that it does not have yet.
+    rotation: Option<PendingRotation>,
     /// Of these launches.
     redactor: Option<(Vec<Weak<Launch>>, AgentRedactor)>,
 }
@@ -261,6 +294,7 @@ impl Supervisor {
         Self {
             agents: BTreeMap::new(),
             desired: Desired::default(),
+            holds: Holds::default(),
             found: Vec::new(),
             knows_desired: false,
             to_note: Vec::new(),
@@ -283,6 +317,7 @@ impl Supervisor {
             facts: Facts::new(SystemTime::now() - started.elapsed()),
             outlets,
             redactors: Redactors::default(),
+            roll_due: None,
             redactions: None,
         }
     }
@@ -299,6 +334,9 @@ impl Supervisor {
 
     fn take_up(&mut self, key: &Key, machine: Machine) {
         let knows_past = !machine.was_launched();
+        if let Some(hold) = machine.hold() {
+            self.holds.restore(hold);
+        }
         let mut agent = Agent { is_told: true, knows_past, ..Agent::new(machine, Arc::clone(&self.default_user)) };
         let status = agent.status();
         tracing::info!(agent = status.name, user = status.user, state = %status.state, attempt = status.attempt_shown(), pid = status.pid, "taken up");
@@ -319,7 +357,9 @@ impl Supervisor {
         let mut watchdog = self.outlets.notifier.watchdog().map(tokio::time::interval);
         while !self.is_over() {
             let due = self.agents.values().filter_map(|agent| agent.machine.due());
-            alarm.set(due.chain(self.untold.as_ref().map(|untold| untold.by)).min())?;
+            let by = self.untold.as_ref().map(|untold| untold.by);
+            let holds = self.holds.due(Timestamp::now());
+            alarm.set(due.chain(by).chain(self.roll_due).chain(holds).min())?;
             // Both arms only wait, so that whichever is cancelled has lost nothing.
             tokio::select! {
                 received = inbox.recv_many(&mut batch, BATCH) => if received == 0 { break },
@@ -335,7 +375,11 @@ impl Supervisor {
         let happened = untold.chain(std::mem::take(&mut self.happened)).collect();
         let snapshot = Arc::new(self.snapshot());
         self.tell(snapshot, happened);
-        tokio::join!(self.outlets.recorder.finish(TO_FINISH), self.outlets.histories.finish(TO_FINISH));
+        tokio::join!(
+            self.outlets.recorder.finish(TO_FINISH),
+            self.outlets.histories.finish(TO_FINISH),
+            self.outlets.conversations.finish(TO_FINISH)
+        );
         Ok(self.course == Course::Stopping)
     }
 
@@ -349,6 +393,8 @@ impl Supervisor {
         if std::mem::take(&mut self.afterwards.call_up) {
             self.call_up();
         }
+        self.roll();
+        self.review_holds();
         self.publish();
     }
 
@@ -374,9 +420,12 @@ impl Supervisor {
                 self.reconcile();
             }
             Event::Groups => self.afterwards.publish = true,
+            Event::Release { name, by } => self.release(&name, &by),
+            Event::Login(user) => self.login_changed(user.as_ref()),
             Event::Read => {
                 (self.afterwards.publish, self.is_read, self.has_read) = (true, true, true);
                 self.look_again();
+                self.holds.logins_changed(Timestamp::now());
             }
             Event::Visitor { user, visitor } => self.direct(user.as_ref(), visitor),
             Event::Agent { key, event } => {
@@ -384,6 +433,8 @@ impl Supervisor {
                 if let Some(agent) = &mut agent {
                     agent.count(&event);
                 }
+                let event = self.of_another(&key, event);
+                let agent = self.agents.get_mut(&key);
                 let mut to_note = None;
                 match event {
                     machine::Event::Ended { attempt, .. } => {
@@ -429,6 +480,13 @@ impl Supervisor {
                 let version = self.version;
                 self.to_note.extend(to_note.map(|(attempt, command)| Note { version, key, attempt, command }));
             }
+            Event::Answer { id, word } => {
+                let asks = |agent: &Agent| agent.machine.approvals().pending().any(|approval| approval.id == id);
+                let asker = self.agents.iter().find(|(_, agent)| asks(agent)).map(|(key, _)| key.clone());
+                if let Some(key) = asker {
+                    self.step(&key, machine::Event::Answered { id, word });
+                }
+            }
             Event::Sessions { user, owners } => self.find_all(user, owners),
             Event::Recorded(Report { tried, error }) => self.recorded(tried, error),
             Event::Detach => {
@@ -444,6 +502,17 @@ impl Supervisor {
                     self.step(&key, machine::Event::Remove(Removal::Shutdown));
                 }
             }
+        }
+    }
+
+    /// What it is if a harness tells of a conversation that another agent of the same user has: two must not be in one.
+    fn of_another(&self, key: &Key, event: machine::Event) -> machine::Event {
+        let machine::Event::Conversation { attempt, id } = event else { return event };
+        let user = self.agents.get(key).and_then(|agent| agent.machine.user());
+        let mut others = self.agents.iter().filter(|(other, _)| *other != key).map(|(_, agent)| &agent.machine);
+        match others.find(|other| other.user() == user && other.conversation() == Some(&id)) {
+            Some(other) => machine::Event::Foreign { attempt, id, holder: other.name().clone() },
+            None => machine::Event::Conversation { attempt, id },
         }
     }
 
@@ -489,6 +558,9 @@ impl Supervisor {
             let mut machine = Machine::found(key.to_name(), user.cloned(), Timestamp::now());
             // It is one more than those that are over.
             machine.count_from(self.outlets.histories.attempts(key).saturating_add(1));
+            if let Some(conversation) = self.outlets.conversations.of(key) {
+                machine.remember(conversation.clone());
+            }
             self.take_up(key, machine);
             self.afterwards.reconcile = true;
         }
@@ -500,6 +572,8 @@ impl Supervisor {
             return;
         }
         let from = Instant::now();
+        // Before anything is launched.
+        self.count_groups();
         self.hand_on_orders();
         // Before anything is launched, and lifted once everything is as it is declared now.
         self.bar(false);
@@ -533,6 +607,10 @@ impl Supervisor {
             }
         }
         self.bar(true);
+        if self.desired.complete {
+            let (conversations, desired, agents) = (&mut self.outlets.conversations, &self.desired, &self.agents);
+            conversations.retain(|key| desired.agents.contains_key(key) || agents.contains_key(key));
+        }
         for (_, agent) in self.agents.iter_mut().filter(|(_, agent)| !agent.machine.is_leaving()) {
             agent.note_generation(&self.desired);
         }
@@ -559,9 +637,13 @@ impl Supervisor {
         }
         self.happened.extend(change.map(|change| What::Declaration { name: name.to_string(), change, changed }));
         let (earlier, default_user) = (self.outlets.histories.attempts(&key), Arc::clone(&self.default_user));
+        let kept = self.outlets.conversations.of(&key).cloned();
         let agent = self.agents.entry(key.clone()).or_insert_with(|| {
             let mut machine = Machine::new(name.clone());
             machine.count_from(earlier);
+            if let Some(conversation) = kept {
+                machine.remember(conversation);
+            }
             Agent::new(machine, default_user)
         });
         agent.machine.describe(name, harness, self.desired.agents.get(&key).and_then(|agent| agent.user.clone()));
@@ -630,6 +712,7 @@ impl Supervisor {
             event => event,
         };
         self.afterwards.call_up |= matches!(event, machine::Event::Closed(Ok(())));
+        let event = self.weigh(key, event);
         let Some(agent) = self.agents.get_mut(key) else { return };
         let before = agent.status();
         if let machine::Event::Ended { how, .. } = &event
@@ -638,13 +721,32 @@ impl Supervisor {
             // Otherwise it is the reason for what comes next.
             tracing::info!(agent = before.name, attempt = before.attempt_shown(), "{how}");
         }
+        if agent.machine.lacks_spare() {
+            match random::bytes() {
+                Ok(bytes) => agent.machine.give_spare(SessionId::random(bytes)),
+                Err(error) => {
+                    tracing::warn!(agent = before.name, "no id for its next conversation can be had: {error}");
+                }
+            }
+        }
         let effects = agent.machine.step(event, Timestamp::now());
         let after = agent.status();
         self.afterwards.publish |= before != after;
         log_change(&before, &after);
         let known = std::mem::replace(&mut agent.is_told, true).then_some(&before);
         self.happened.extend(What::of_change(known, &after));
+        if let Some(detail) = newly_logged_out(&before, &after) {
+            self.shows_login(key, detail);
+        }
+        self.note_launches(key, &effects);
+        let Some(agent) = self.agents.get_mut(key) else { return };
         let is_gone = agent.machine.is_gone();
+        // What is stopped with the daemon goes on with the next one.
+        let is_undeclared = is_gone && self.course != Course::Stopping;
+        let is_decided = is_undeclared || agent.desired.is_some();
+        if let Some(kept) = agent.machine.conversation_kept().filter(|_| is_decided) {
+            self.outlets.conversations.keep(key, kept.filter(|_| !is_undeclared));
+        }
         self.version = self.outlets.recorder.put(key, Some(&agent.machine).filter(|_| !is_gone));
         for effect in effects {
             self.carry_out(key, effect);
@@ -681,18 +783,39 @@ impl Supervisor {
 
     fn carry_out(&mut self, key: &Key, effect: Effect) {
         match effect {
-            Effect::Launch { attempt, launch, limits, reason } => self.launch(key, attempt, launch, limits, reason),
+            Effect::Launch { attempt, launch, limits, reason, plan } => {
+                self.launch(key, (attempt, reason), launch, limits, plan);
+            }
             Effect::Resume { attempt, launcher, user } => {
                 let numbers = self.agents.get(key).map(|agent| agent.machine.numbers()).unwrap_or_default();
                 self.begin(key, attempt, user, Start::Resume { launcher, numbers }, None);
             }
             Effect::Limit { attempt, limits } => self.command(key, attempt, Command::Limit(Box::new(limits))),
+            Effect::Renew { attempt, launch } => {
+                let secrets = launch.secrets().map(|(name, value)| (name.clone(), value.clone())).collect();
+                self.command(key, attempt, Command::Renew(secrets));
+            }
             Effect::Interrupt { attempt } => self.command(key, attempt, Command::Interrupt),
             Effect::InterruptAgain { attempt } => self.command(key, attempt, Command::InterruptAgain),
             Effect::Kill { attempt } => self.command(key, attempt, Command::Kill),
+            Effect::Answer { attempt, told } => self.command(key, attempt, Command::Answer(Box::new(told))),
+            Effect::Approval(approval) => {
+                log_approval(&approval);
+                self.happened.push(What::Approval { name: approval.agent.clone(), approval });
+                self.afterwards.publish = true;
+            }
             Effect::Account(past) => {
                 let user = self.agents.get(key).and_then(|agent| agent.machine.user());
                 self.outlets.histories.add(key, user, past);
+            }
+            Effect::ReadScreen { attempt, printed, launch } => {
+                let seat = self.resources.seats.of(launch.user.as_ref());
+                let Some(seat) = seat else { return };
+                let (resources, tell, key) = (Arc::clone(&self.resources), self.teller(key), key.clone());
+                tokio::spawn(async move {
+                    let news = screens::read(resources, seat, key, Arc::clone(&launch.rules), printed).await;
+                    tell(machine::Event::Activity { attempt, news });
+                });
             }
             Effect::Close { session, user } => {
                 let is_last =
@@ -718,7 +841,14 @@ impl Supervisor {
         }
     }
 
-    fn launch(&mut self, key: &Key, attempt: Attempt, launch: Arc<Launch>, limits: Limits, reason: LaunchReason) {
+    fn launch(
+        &mut self,
+        key: &Key,
+        (attempt, reason): (Attempt, LaunchReason),
+        launch: Arc<Launch>,
+        limits: Limits,
+        plan: Option<Plan>,
+    ) {
         if let Some(holder) = self.holder_of(&launch, key).cloned() {
             return self.step(key, machine::Event::SessionBusy { attempt, holder });
         }
@@ -728,7 +858,7 @@ impl Supervisor {
         let changed = agent.machine.status().changed;
         self.log_launch(&launch, reason, &changed);
         let redactor = self.redactors.of(launch.secret_values());
-        let start = Start::Launch { launch: Arc::clone(&launch), redactor, numbers, limits, look_first };
+        let start = Start::Launch { launch: Arc::clone(&launch), redactor, numbers, limits, plan, look_first };
         self.begin(key, attempt, launch.user.clone(), start, Some(launch));
     }
 
@@ -837,6 +967,7 @@ impl Agent {
             restarts: Restarts::default(),
             uncounted: None,
             brakes: Arc::default(),
+            rotation: None,
             redactor: None,
         }
     }
@@ -844,7 +975,8 @@ impl Agent {
     fn status(&self) -> AgentStatus {
         let status = self.machine.status();
         let user = status.user.or_else(|| Some(self.default_user.to_string()));
-        AgentStatus { config_generation: self.config_generation, user, ..status }
+        let rotation = self.rotation.clone();
+        AgentStatus { config_generation: self.config_generation, user, rotation, ..status }
     }
 
     /// Notes that the agent lives as this reading of the jcard declares it, if its entry is good.
@@ -898,7 +1030,12 @@ impl Agent {
     }
 
     fn held(&self) -> HeldAgent {
-        HeldAgent { desired: self.desired.clone(), in_force: self.machine.in_force(), place: self.machine.place() }
+        HeldAgent {
+            desired: self.desired.clone(),
+            in_force: self.machine.in_force(),
+            given: self.machine.given().cloned(),
+            place: self.machine.place(),
+        }
     }
 }
 
@@ -924,4 +1061,13 @@ async fn tick(watchdog: &mut Option<Interval>) {
 
 fn of_daemon(state: events::Course) -> What {
     What::Daemon { state, version: env!("CARGO_PKG_VERSION").to_owned() }
+}
+
+/// What an agent says that has just found that somebody must log it in.
+fn newly_logged_out(before: &AgentStatus, after: &AgentStatus) -> Option<String> {
+    let login = |status: &AgentStatus| {
+        let activity = status.activity.as_ref().filter(|activity| activity.status == Doing::Login)?;
+        Some(activity.detail.clone().unwrap_or_else(|| "it must be logged in".to_owned()))
+    };
+    login(after).filter(|_| login(before).is_none())
 }

@@ -21,6 +21,7 @@ pub mod presence;
 pub mod process;
 pub mod procfs;
 pub mod pty_child;
+pub mod random;
 pub mod rate_limit;
 pub mod reaper;
 pub mod regular_file;

@@ -33,6 +33,8 @@ pub use parse::{Entrance, Pane, PaneEnd};
 pub use typing::{Paste, Typist};
 pub use unit::ServerUnit;
 
+pub use crate::deputy::screen::{Found, Reading};
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,6 +1,8 @@
 //! The types of the API, which daemon and clients share.
 
 pub mod activity;
+pub mod approval;
+pub mod conversation;
 pub mod events;
 pub mod exit_status;
 pub mod hold;

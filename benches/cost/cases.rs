@@ -117,7 +117,7 @@ fn plan_for(agents: usize, now: &str) -> Work {
         .map(|(key, agent)| {
             let launch = agent.declaration.clone().and_then(|good| good.launch.map_err(|missing| missing.to_string()));
             let in_force = launch.map_or(InForce::Nothing, |launch| InForce::Here(launch.fingerprint.clone()));
-            (key, HeldAgent { desired: Some(agent), in_force: Some(in_force), place: Place::Nowhere })
+            (key, HeldAgent { desired: Some(agent), in_force: Some(in_force), given: None, place: Place::Nowhere })
         })
         .collect();
     let desired = of(now, &place);
@@ -173,7 +173,7 @@ fn live() -> Work {
 }
 
 fn ended(at: Timestamp) -> Event {
-    Event::Ended { attempt: 1, how: ExitStatus::Code(1), at, usage: Usage::default(), result: None }
+    Event::Ended { attempt: 1, how: ExitStatus::Code(1), at, usage: Usage::default(), result: None, evidence: None }
 }
 
 /// One step: the harness of a running agent has ended. A second is news of an attempt that has ended already.

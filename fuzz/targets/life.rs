@@ -9,6 +9,7 @@ use agentd::agent::launch::Launch;
 use agentd::agent::machine::{Attempt, Effect, Event, Machine, NotStarted, Removal};
 use agentd::agent::name::Name;
 use agentd::agent::orders::{Orders, Override};
+use agentd::agent::rotation::Rotation;
 use agentd::agent::spec::{ByDefault, Kind, Limits, Policy, Restart};
 use agentd::cli::status::Sort;
 use agentd::cli::status::board::{self, View};
@@ -143,7 +144,7 @@ impl Life {
     }
 
     fn ended(&mut self, attempt: Attempt, how: ExitStatus) {
-        self.tell(Event::Ended { attempt, how, at: self.now, usage: Usage::default(), result: None });
+        self.tell(Event::Ended { attempt, how, at: self.now, usage: Usage::default(), result: None, evidence: None });
     }
 
     /// Time passes, and the machine notices; there is no end of that at one instant.
@@ -263,6 +264,8 @@ pub fn declaration(which: u8) -> Declaration {
         max_cost: None,
         results: None,
         by_default: ByDefault::default(),
+        rotation: Rotation::default(),
+        ..Policy::default()
     };
     let launch = if which == 15 { Err(Missing(vec![WaitingFor::Unread {}])) } else { Ok(Arc::new(launch)) };
     Declaration { kind: Kind::Native, policy, launch }

@@ -87,6 +87,23 @@ impl Marks {
     }
 }
 
+impl Marks {
+    /// The secrets that have other values in `later`, if nothing else differs: neither a field, nor which secrets there are. Empty if
+    /// nothing differs at all, `None` if something else does or if that is not known.
+    pub fn rotated_to(&self, later: &Self) -> Option<Vec<String>> {
+        let changes = self.changes_to(later)?;
+        let (before, after) = (self.by_name(), later.by_name());
+        let has = |marks: &BTreeMap<&str, &str>, name: &str| marks.contains_key(format!("{SECRET}{name}").as_str());
+        let are_in_both = changes.secrets.iter().all(|name| has(&before, name) && has(&after, name));
+        (changes.fields.is_empty() && are_in_both).then_some(changes.secrets)
+    }
+
+    /// The names of the secrets.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.by_name().into_keys().filter_map(|name| name.strip_prefix(SECRET))
+    }
+}
+
 impl Serialize for Marks {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut short = self.key().to_owned();
@@ -128,6 +145,7 @@ fn of_policy((kind, before): (&Kind, &Policy), (later_kind, later): (&Kind, &Pol
         ("restart", before.restart != later.restart),
         ("max_restarts", before.max_restarts != later.max_restarts),
         ("timeout", before.timeout != later.timeout),
+        ("idle_timeout", before.idle_timeout != later.idle_timeout),
         ("grace_period", before.grace_period != later.grace_period),
         ("backoff", before.backoff != later.backoff),
         ("backoff_reset", before.backoff_reset != later.backoff_reset),
@@ -137,7 +155,13 @@ fn of_policy((kind, before): (&Kind, &Policy), (later_kind, later): (&Kind, &Pol
         // What else of a sandbox differs is found out from the marks.
         ("type", kind.in_words() != later_kind.in_words()),
         ("labels", before.labels != later.labels),
+        ("resume", before.resume != later.resume),
         ("max_cost", before.max_cost != later.max_cost),
+        ("on_rotate", before.rotation.on_rotate != later.rotation.on_rotate),
+        ("rotate_spread", before.rotation.spread != later.rotation.spread),
+        ("rotate_within", before.rotation.within != later.rotation.within),
+        ("hold", before.hold != later.hold),
+        ("hold_retry", before.hold_retry != later.hold_retry),
     ];
     fields.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }
@@ -178,6 +202,18 @@ mod tests {
     }
 
     #[test]
+    fn a_rotation_changes_values_of_secrets_and_nothing_else() {
+        let before = marks("k", &[("args", 1)], &[("KEY", 4), ("OTHER", 5)]);
+        let rotated = |fields: &[(&str, u32)], secrets: &[(&str, u32)]| before.rotated_to(&marks("k", fields, secrets));
+        assert_eq!(rotated(&[("args", 1)], &[("KEY", 6), ("OTHER", 5)]).unwrap(), ["KEY"]);
+        assert_eq!(rotated(&[("args", 1)], &[("KEY", 4), ("OTHER", 5)]).unwrap(), [""; 0], "the same");
+        assert_eq!(rotated(&[("args", 2)], &[("KEY", 6), ("OTHER", 5)]), None, "a field, too");
+        assert_eq!(rotated(&[("args", 1)], &[("KEY", 6)]), None, "a secret is gone");
+        assert_eq!(rotated(&[("args", 1)], &[("KEY", 6), ("OTHER", 5), ("NEW", 1)]), None, "a secret is new");
+        assert_eq!(before.rotated_to(&marks("l", &[("args", 1)], &[("KEY", 6), ("OTHER", 5)])), None, "another key");
+    }
+
+    #[test]
     fn a_record_keeps_sixteen_bits_which_compare_with_all() {
         let before = marks("k", &[("args", 0x1234_5678), ("prompt", 0x1111_0000)], &[("KEY", 0xabcd_ef01)]);
         let text = serde_json::to_string(&before).unwrap();
@@ -198,15 +234,18 @@ mod tests {
 
     #[test]
     fn each_field_of_the_policy_is_named() {
+        use crate::agent::conversation::Resume;
         use crate::agent::cost::MaxCost;
+        use crate::agent::rotation::{OnRotate, Rotation};
         use crate::agent::spec::{Limits, Restart};
         use std::time::Duration;
         let (before, second) = (Policy::default(), Duration::from_secs(1));
-        let limits = Limits::default();
+        let (limits, rotation) = (Limits::default(), Rotation::default());
         for (field, policy) in [
             ("restart", Policy { restart: Restart::Always, ..before.clone() }),
             ("max_restarts", Policy { max_restarts: Some(1), ..before.clone() }),
             ("timeout", Policy { timeout: Some(second), ..before.clone() }),
+            ("idle_timeout", Policy { idle_timeout: Some(second), ..before.clone() }),
             ("grace_period", Policy { grace_period: second, ..before.clone() }),
             ("backoff", Policy { backoff: vec![second], ..before.clone() }),
             ("backoff_reset", Policy { backoff_reset: None, ..before.clone() }),
@@ -214,7 +253,11 @@ mod tests {
             ("pid_limit", Policy { limits: Limits { tasks: Some(1), ..limits }, ..before.clone() }),
             ("cpu", Policy { limits: Limits { cpu: Some(1), ..limits }, ..before.clone() }),
             ("labels", Policy { labels: [("team".to_owned(), "x".to_owned())].into(), ..before.clone() }),
+            ("resume", Policy { resume: Resume::Always, ..before.clone() }),
             ("max_cost", Policy { max_cost: MaxCost::parse("5"), ..before.clone() }),
+            ("on_rotate", Policy { rotation: Rotation { on_rotate: OnRotate::Next, ..rotation }, ..before.clone() }),
+            ("rotate_spread", Policy { rotation: Rotation { spread: second, ..rotation }, ..before.clone() }),
+            ("rotate_within", Policy { rotation: Rotation { within: second, ..rotation }, ..before.clone() }),
             ("", before.clone()),
         ] {
             let marks = marks("k", &[], &[]);

@@ -9,6 +9,7 @@
 
 mod approval;
 mod form;
+pub mod hooks;
 pub mod keys;
 pub mod rule;
 
@@ -25,6 +26,7 @@ use crate::sys::secret_bytes::SecretBytes;
 
 pub use self::approval::Approval;
 use self::approval::Approvals;
+pub use self::hooks::HookKind;
 
 /// An entry of the table of harnesses. Its keys are described in [`keys::KEYS`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,15 +100,6 @@ pub enum Trust {
     Status,
     /// Its stream, also where that says that it succeeded and the exit status is not 0.
     Stream,
-}
-
-/// How a harness tells what it does while it does it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HookKind {
-    /// By the hooks of Claude Code.
-    Claude,
-    /// By the program that Codex notifies.
-    CodexNotify,
 }
 
 /// A conversation that a command line names.
@@ -218,6 +211,11 @@ impl Harness {
         }
     }
 
+    /// Whether it stays at its terminal when it is done, with a prompt or without one.
+    pub fn stays(&self, interactive: Option<bool>, has_prompt: bool) -> bool {
+        !has_prompt || interactive.unwrap_or(self.stays_by_default)
+    }
+
     /// Whether the entry's author alone decides how the command line takes a prompt.
     pub fn is_custom(&self) -> bool {
         self.forms == Forms::default()
@@ -264,6 +262,30 @@ impl Harness {
             Session::New(id) => filled_in(&self.session_new, "${SESSION}", id),
             Session::Resume(id) => filled_in(&self.session_resume, "${SESSION}", id),
         }
+    }
+
+    /// Whether an attempt can resume the conversation of the one before.
+    pub fn has_conversations(&self) -> bool {
+        !self.session_resume.is_empty() && (self.session_learned || !self.session_new.is_empty())
+    }
+
+    /// The word of `args` that names a conversation itself.
+    pub fn says_session<'a>(&self, args: &'a [String]) -> Option<&'a str> {
+        const OWN: [&str; 2] = ["--continue", "--resume"];
+        let own = self.session_new.iter().chain(&self.session_resume).filter(|word| word.starts_with('-'));
+        let options: Vec<&str> = own.map(String::as_str).chain(OWN).collect();
+        let names = |word: &&String| options.contains(&word.split('=').next().unwrap_or_default());
+        args.iter().find(names).map(String::as_str)
+    }
+
+    /// The word of `args` that has the harness do what its prompt says, and end.
+    pub fn says_prompt<'a>(&self, args: &'a [String]) -> Option<&'a str> {
+        let after = match self.forms.prompt.as_ref().filter(|_| !self.stays_by_default).map(|form| &form.prompt) {
+            Some(Place::After(words)) => words.as_slice(),
+            Some(Place::JoinedTo(_) | Place::Nowhere) | None => &[],
+        };
+        let is_it = |word: &&String| word.starts_with('-') && word.as_str() != "--" && after.contains(word);
+        args.iter().find(is_it).or(args.last().filter(|last| self.prompt_options.contains(last))).map(String::as_str)
     }
 
     /// The path, with `${HOME}`, `${SESSION}` and wildcards, of a file that is there if a conversation can be resumed.

@@ -2,7 +2,8 @@
 //!
 //! Where each event leads. A cell names every state in which it may leave an agent; an empty one leaves it where it is.
 //! "Due" is time that passes. The unit tests draw this table from what the machine does. A [bar](Event::Barred) by itself leads nowhere:
-//! it only keeps the agent from starting, as a pause does.
+//! it only keeps the agent from starting, as a pause does. So does a [hold](Event::Held): while one lasts, what would lead to
+//! starting leads to waiting, or to backoff if its end is known, and its end leads from there to starting.
 //!
 //! | | declare | update | ordered | remove | started | not started | ended | gone | session busy | session free | look again | closed | due |
 //! |---|---|---|---|---|---|---|---|---|---|---|---|---|---|
@@ -32,17 +33,22 @@
 //! A machine can be put on [record](record) and read by the next daemon, without what is launched. It then
 //! [takes up](Machine::resume) what was under way, and learns what it lacks with the first declaration.
 
+mod asked;
+mod conversing;
 mod event;
 mod life;
 mod operate;
 mod record;
 mod report;
+mod rotation;
 #[cfg(test)]
 mod tests;
 
 pub use event::{Absent, Effect, Event, LaunchReason, NotStarted, Removal};
 
-use life::{Exit, Latest, Life, Lingering, Next, Session, Wanted, unread};
+use rotation::Given;
+
+use life::{Exit, Idled, Latest, Life, Lingering, Next, Session, Wanted, unread};
 use report::account;
 
 use std::sync::Arc;
@@ -50,22 +56,29 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::activity::{Activity, News, Statement};
+use crate::agent::approval::Approvals;
+use crate::agent::conversation::{Conversation, Ended, Follow, SessionId};
 use crate::agent::declaration::Declaration;
 use crate::agent::fingerprint::Fingerprint;
+use crate::agent::harness::rule::Place as RulePlace;
+use crate::agent::hold::{Bar, OnHold};
 use crate::agent::launch::Launch;
 use crate::agent::name::Name;
 use crate::agent::orders::{Giver, Orders};
 use crate::agent::reconcile::{InForce, Place};
 use crate::agent::restart::{self, Verdict};
+use crate::agent::rotation::{Pending, Renewal};
 use crate::agent::spec::{Kind, Policy};
 use crate::agent::user::{AgentUser, UserName};
 use crate::agent::verdict::{self, Fault};
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
+use crate::wire::activity::Doing;
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::reason::{Changes, StoppingBecause};
 use crate::wire::result::Tokens;
-use crate::wire::status::{Outcome, Usage};
+use crate::wire::status::Outcome;
 
 /// How long an attempt may take to be gone once its harness has ended, before it is killed.
 const LINGER: Duration = Duration::from_secs(10);
@@ -129,8 +142,26 @@ pub struct Machine {
     giver: Giver,
     /// Why its user must not be an agent user. Not on record: the next daemon finds out by itself, before it launches anything.
     bar: Option<String>,
+    /// Why its group keeps it from starting.
+    hold: Option<Bar>,
     /// When it entered the state that is shown. Records of early builds lack it.
     since: Option<Timestamp>,
+    /// What its latest attempt has asked.
+    approvals: Approvals,
+    /// That of the present or latest attempt.
+    conversation: Option<Conversation>,
+    /// An id for the next conversation that needs one. Not on record: it is there once it is used.
+    spare: Option<SessionId>,
+    /// The secrets that it was launched with.
+    given: Option<Given>,
+    /// New values that it is not launched with yet.
+    pending: Option<Pending>,
+    /// Its latest launch with new values.
+    renewal: Option<Renewal>,
+    /// What the harness of the latest attempt does, as far as that is known.
+    activity: Activity,
+    /// When that last printed something, if its screen is to be read once its rules are known. Not on record: its launcher says it again.
+    unread: Option<Timestamp>,
 }
 
 /// Where an agent is. `update` means that its policy or what it lacks has changed, and what it launches has not; a new declaration
@@ -204,6 +235,8 @@ enum StopReason {
     TimedOut,
     /// It has cost more than it may.
     CostLimit,
+    /// It was idle or blocked for too long: [`Idled`] says how.
+    Idled,
 }
 
 /// What was done to stop an attempt.
@@ -235,6 +268,8 @@ enum BackoffReason {
     Retry,
     /// The end of what was there before.
     Clearing,
+    /// The end of a hold. Records say `Retry` instead: earlier builds do not know this.
+    Hold,
 }
 
 impl Machine {
@@ -256,7 +291,16 @@ impl Machine {
             orders: Orders::default(),
             giver: Giver::default(),
             bar: None,
+            hold: None,
             since: None,
+            approvals: Approvals::default(),
+            conversation: None,
+            spare: None,
+            given: None,
+            pending: None,
+            renewal: None,
+            activity: Activity::default(),
+            unread: None,
         }
     }
 
@@ -437,7 +481,7 @@ impl Machine {
             _ => None,
         };
         let lingering = self.lingering.as_ref().map(|lingering| lingering.kill_at);
-        [in_state, self.timeout_at(), lingering].into_iter().flatten().min()
+        [in_state, self.timeout_at(), self.idle_until(), lingering, self.approvals.due()].into_iter().flatten().min()
     }
 
     /// When the declaration's timeout passes, in states that it ends.
@@ -454,12 +498,20 @@ impl Machine {
         }
     }
 
+    /// When it will have been idle or blocked for too long.
+    fn idle_until(&self) -> Option<Timestamp> {
+        let State::Running { .. } = self.state else { return None };
+        self.activity.overdue_at(self.life.as_ref()?.policy.idle_timeout?)
+    }
+
     /// Takes in what happened, and returns what to do about it.
     #[must_use]
     pub fn step(&mut self, event: Event, now: Timestamp) -> Vec<Effect> {
         let before = self.shown_state();
         let is_end = matches!(event, Event::Ended { .. });
-        let effects = self.take(event, now);
+        let mut effects = self.take(event, now);
+        self.account_for_approvals(&mut effects, now);
+        self.count_hold(now);
         if self.since.is_none() || self.shown_state() != before {
             let end = self.life.as_ref().and_then(|life| life.exit.as_ref()).map(|exit| exit.at);
             // An agent that ended by itself did so before the daemon heard of it.
@@ -477,22 +529,38 @@ impl Machine {
             Event::Reject(error) => self.entry_error = Some(error),
             Event::Ordered(orders) => self.ordered(orders, now, &mut effects),
             Event::Barred(why) => self.barred(why, now, &mut effects),
+            Event::Rotate => self.rotate(now, &mut effects),
+            Event::Held(hold) => self.held_by_group(hold, now, &mut effects),
             Event::Remove(removal) => self.remove(removal, now, &mut effects),
             Event::Opened { attempt } => self.opened(attempt),
             Event::Met { attempt, launcher } => self.met(attempt, launcher),
             Event::Building { attempt } => self.building(attempt),
-            Event::Started { attempt, pid, at } => self.started(attempt, pid, at),
+            Event::Started { attempt, pid, at } => {
+                self.started(attempt, pid, at);
+                // Values may have changed while it was being started.
+                if self.pending.is_some() {
+                    self.renew_files(&mut effects);
+                }
+            }
             Event::Found { attempt, fingerprint } => self.found_instead(attempt, fingerprint.as_ref()),
             Event::NotStarted { attempt, why } => self.not_started(attempt, why, now, &mut effects),
-            Event::Ended { attempt, how, at, usage, result } => {
-                self.ended(attempt, Exit { result, ..Exit::new(how, at, usage) }, now, &mut effects);
+            Event::Ended { attempt, how, at, usage, result, evidence } => {
+                let by_credential = evidence.is_some();
+                self.ended(attempt, Exit { result, by_credential, ..Exit::new(how, at, usage) }, now, &mut effects);
             }
             Event::Spent { attempt, cost_usd, tokens, conversation } => {
                 self.spent(attempt, cost_usd, tokens, conversation.as_deref(), now, &mut effects);
             }
             Event::Limited { attempt, error } => self.limited(attempt, error),
+            Event::Asked { attempt, question } => self.asked(attempt, *question, now, &mut effects),
+            Event::AskOver { attempt, number, end } => self.ask_over(attempt, number, end, now, &mut effects),
+            Event::Answered { id, word } => self.answered(&id, word, &mut effects),
             Event::Logged { attempt, error } => self.logged(attempt, error),
             Event::Environment { attempt, error } => self.lacks_of_environment(attempt, error),
+            Event::Activity { attempt, news } => self.active(attempt, news, now, &mut effects),
+            Event::Took { attempt, taken } => self.took(attempt, taken),
+            Event::Conversation { attempt, id } => self.told_of(attempt, id),
+            Event::Foreign { attempt, id, holder } => self.told_of_anothers(attempt, &id, &holder),
             Event::Gone { attempt } => self.gone(attempt, now, &mut effects),
             Event::SessionBusy { attempt, holder } => self.session_busy(attempt, holder),
             Event::SessionFree if self.is_queued() => self.begin(now, &mut effects),
@@ -548,6 +616,7 @@ impl Machine {
             life.in_force = fingerprint.map_or(InForce::Nothing, |fingerprint| InForce::Here(fingerprint.clone()));
         }
         life.wanted = Wanted::new(declaration.launch, life.wanted.launch().cloned());
+        self.look_for_rotation(now, effects);
         if let State::Starting { attempt } | State::Running { attempt, .. } = self.state
             && has_new_limits
         {
@@ -557,17 +626,35 @@ impl Machine {
         let Some(life) = &mut self.life else { return };
         life.generation.get_or_insert_with(|| self.orders.generation(&life.policy));
         self.heed(was_disabled, now, effects);
+        self.read_screen(effects);
         let is_disabled = self.is_disabled();
         let Some(life) = &mut self.life else { return };
         match self.state {
             State::Waiting if is_disabled => {}
-            State::Waiting | State::Absent { .. } | State::Queued { .. } if life.next != Some(Next::Restart) => {
+            // It was to wait for the end of a hold, which is for the policy to say.
+            State::Waiting | State::Backoff { .. } if life.next == Some(Next::Released) && life.exit.is_some() => {
+                if life.policy.hold == OnHold::Wait {
+                    self.begin(now, effects);
+                } else {
+                    self.judge(now, effects);
+                }
+            }
+            State::Waiting
+            | State::Absent { .. }
+            | State::Queued { .. }
+            | State::Backoff { why: BackoffReason::Hold, .. }
+                if life.next != Some(Next::Restart) =>
+            {
                 self.begin(now, effects);
             }
-            State::Waiting | State::Absent { .. } | State::Backoff { why: BackoffReason::Restart, .. } => {
+            State::Waiting
+            | State::Absent { .. }
+            | State::Backoff { why: BackoffReason::Restart | BackoffReason::Hold, .. } => {
                 self.judge(now, effects);
             }
-            State::Exited { outcome } if outcome != Outcome::TimedOut => self.judge(now, effects),
+            State::Exited { outcome } if outcome != Outcome::TimedOut && life.idled.is_none() => {
+                self.judge(now, effects);
+            }
             // A deadline never moves, because clients have seen when the stop ends.
             State::Stopping { ref mut deadline, force: Force::Interrupted { ref mut again }, .. } => {
                 let grace = life.policy.grace_period;
@@ -624,6 +711,7 @@ impl Machine {
             && let Some(life) = self.life_with_attempts()
         {
             life.in_force = InForce::Earlier(Some(fingerprint.clone()));
+            self.given = None;
             self.latest.iter_mut().for_each(|latest| latest.fingerprint = Some(fingerprint.clone()));
         }
     }
@@ -651,6 +739,7 @@ impl Machine {
             _ => return,
         }
         self.latest.iter_mut().for_each(|latest| latest.started = Some(at));
+        self.conversation.iter_mut().for_each(Conversation::started);
         if let Some(life) = self.life_with_attempts() {
             life.first_started.get_or_insert(at);
             life.started = Some(at);
@@ -690,7 +779,8 @@ impl Machine {
             NotStarted::NotFound(_) | NotStarted::Unbuilt(_) | NotStarted::Unreached(_) => {}
             NotStarted::Failed(message) => {
                 life.error = Some(message.clone());
-                let exit = Exit::new(ExitStatus::Cause(message), now, Usage::default());
+                self.renewal.iter_mut().for_each(|renewal| renewal.has_failed(&message));
+                let exit = Exit::of_cause(message, now);
                 effects.extend(account(self.latest.as_ref(), &exit, "it could not be started"));
                 life.exit = Some(exit);
                 self.judge(now, effects);
@@ -744,6 +834,7 @@ impl Machine {
                 Next::Restart
             }
             Some(LaunchReason::Restarted) => Next::Ordered,
+            Some(LaunchReason::Released) => Next::Released,
             _ if life.attempts == 0 => Next::Fresh,
             _ => Next::Retry,
         });
@@ -795,6 +886,9 @@ impl Machine {
         if self.attempt != attempt {
             return;
         }
+        if conversing::has_worked(tokens) {
+            self.conversation.iter_mut().for_each(Conversation::turned);
+        }
         let Some(life) = self.life_with_attempts() else { return };
         if let Some(cost) = cost {
             life.bill.costs(cost, conversation);
@@ -811,6 +905,38 @@ impl Machine {
         if matches!(self.state, State::Running { .. }) && self.life.as_ref().is_some_and(is_over) {
             self.stop(StopReason::CostLimit, now, effects);
         }
+    }
+
+    fn active(&mut self, attempt: Attempt, news: News, now: Timestamp, effects: &mut Vec<Effect>) {
+        if self.attempt != attempt || !self.may_be_active() {
+            return;
+        }
+        if let News::Quiet { printed } = news {
+            self.unread = Some(printed);
+        }
+        if matches!(&news, News::Said(Statement { doing: Doing::Working | Doing::Idle, .. })) {
+            self.conversation.iter_mut().for_each(Conversation::began_work);
+        }
+        self.activity.take(news, now);
+        self.read_screen(effects);
+    }
+
+    /// Whether the harness of the latest attempt may live.
+    fn may_be_active(&self) -> bool {
+        matches!(
+            self.state,
+            State::Starting { .. } | State::Running { .. } | State::Stopping { harness: Harness::Alive { .. }, .. }
+        )
+    }
+
+    /// Has the screen read that was not read yet, if there are rules for it.
+    fn read_screen(&mut self, effects: &mut Vec<Effect>) {
+        let (State::Running { attempt, .. }, Some(printed)) = (&self.state, self.unread) else { return };
+        let Some(launch) = self.launch() else { return };
+        if launch.rules.iter().any(|rule| rule.on == RulePlace::Screen) {
+            effects.push(Effect::ReadScreen { attempt: *attempt, printed, launch: Arc::clone(launch) });
+        }
+        self.unread = None;
     }
 
     fn building(&mut self, attempt: Attempt) {
@@ -849,6 +975,7 @@ impl Machine {
             _ => return,
         };
         self.linger(attempt, now);
+        self.judge_renewal(&exit, since);
         let Some(life) = &mut self.life else { return };
         let result = verdict::noted(exit.result.map(|result| *result), &exit.how, life.policy.results).map(Box::new);
         let exit = Exit { result, ..exit };
@@ -861,9 +988,27 @@ impl Machine {
         effects.extend(account(self.latest.as_ref(), &exit, &why));
         // The start may not have been seen.
         life.first_started.get_or_insert(since);
+        let follow = self.conversation.as_mut().map_or(Follow::Policy, |conversation| {
+            if exit.result.as_ref().is_some_and(|result| conversing::says_of_work(result)) {
+                conversation.turned();
+            }
+            let started = self.latest.as_ref().and_then(|latest| latest.started);
+            conversation.ended(Ended {
+                how: &exit.how,
+                lived: started.map(|started| at.since(started)),
+                is_silent: exit.silent,
+                is_error: exit.result.as_ref().is_some_and(|result| result.is_error),
+                is_held: exit.by_credential,
+            })
+        });
         life.exit = Some(exit);
         if life.policy.backoff_reset.is_some_and(|healthy| at.since(since) >= healthy) {
             life.in_a_row = 0;
+        }
+        if follow == Follow::Afresh {
+            life.next = Some(Next::Retry);
+            self.state = State::Backoff { until: now, why: BackoffReason::Retry };
+            return;
         }
         self.judge(now, effects);
     }
@@ -890,8 +1035,7 @@ impl Machine {
             | State::Stopping { attempt: present, harness: Harness::Alive { .. }, .. }
                 if present == attempt =>
             {
-                let how = ExitStatus::Cause("its end was not reported".to_owned());
-                self.ended(attempt, Exit::new(how, now, Usage::default()), now, effects);
+                self.ended(attempt, Exit::of_cause("its end was not reported".to_owned(), now), now, effects);
                 self.gone(attempt, now, effects);
             }
             State::Stopping { attempt: present, why, .. } if present == attempt => match why {
@@ -899,7 +1043,7 @@ impl Machine {
                 StopReason::Changed => self.begin(now, effects),
                 StopReason::Disabled | StopReason::Restarted => self.stopped_by_order(now, effects),
                 StopReason::TimedOut => self.end_with(Outcome::TimedOut, effects),
-                StopReason::CostLimit => self.end_with(Outcome::Failed, effects),
+                StopReason::CostLimit | StopReason::Idled => self.end_with(Outcome::Failed, effects),
             },
             _ => {
                 if self.lingering.as_ref().is_some_and(|lingering| lingering.attempt == attempt) {
@@ -932,11 +1076,15 @@ impl Machine {
     }
 
     fn time_passed(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        self.expire_approvals(now, effects);
         if self.timeout_at().is_some_and(|at| at <= now) {
             match self.state {
                 State::Starting { .. } | State::Running { .. } => self.stop(StopReason::TimedOut, now, effects),
                 _ => self.end_with(Outcome::TimedOut, effects),
             }
+        }
+        if self.idle_until().is_some_and(|until| until <= now) {
+            self.end_idle(now, effects);
         }
         if let Some(lingering) = self.lingering.as_mut().filter(|lingering| lingering.kill_at <= now) {
             lingering.kill_at = now + LINGER;
@@ -964,6 +1112,15 @@ impl Machine {
         }
     }
 
+    /// Ends the agent because it has been idle or blocked for too long.
+    fn end_idle(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let Some(statement) = self.activity.statement().cloned() else { return };
+        let Some(life) = &mut self.life else { return };
+        let Some(waited) = life.policy.idle_timeout else { return };
+        life.idled = Some(Idled { doing: statement.doing, detail: statement.detail, waited });
+        self.stop(StopReason::Idled, now, effects);
+    }
+
     /// Starts the next attempt, or whatever has to come before it.
     fn begin(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         if self.is_disabled() {
@@ -975,10 +1132,14 @@ impl Machine {
         if life.timeout_at().is_some_and(|at| at <= now) {
             return self.end_with(Outcome::TimedOut, effects);
         }
-        if self.lingering.is_some() {
+        if self.lingering.is_some() && self.hold.is_none() {
             self.state = State::Backoff { until: now, why: BackoffReason::Clearing };
             return;
         }
+        if !is_held && self.wait_for_group() {
+            return;
+        }
+        let Some(life) = &mut self.life else { return };
         let (Wanted::Ready(launch), false) = (&life.wanted, is_held) else {
             self.state = State::Waiting;
             return;
@@ -987,6 +1148,7 @@ impl Machine {
         if self.session.as_ref().is_some_and(|session| !session.is_for(&launch)) {
             return self.close(Then::Begin, effects);
         }
+        let plan = conversing::plan(&mut self.conversation, &mut self.spare, &launch, life);
         let next = life.next.take().unwrap_or(Next::Retry);
         if next == Next::Restart {
             life.restarts = life.restarts.saturating_add(1);
@@ -1003,11 +1165,15 @@ impl Machine {
             Next::Restart => LaunchReason::Policy,
             Next::MakeUp => LaunchReason::Recovery,
             Next::Retry => LaunchReason::Retry,
+            Next::Released => LaunchReason::Released,
         };
         life.in_force = InForce::Here(launch.fingerprint.clone());
+        life.marks = Some(launch.marks.clone());
         (life.limits_error, life.log_error, life.environment_error) = (None, None, None);
         life.is_building = false;
         life.bill.begin();
+        life.idled = None;
+        (self.activity, self.unread) = (Activity::default(), None);
         self.attempt = self.attempt.saturating_add(1);
         self.session.get_or_insert_with(|| Session::requested(&launch));
         self.state = State::Starting { attempt: self.attempt };
@@ -1018,9 +1184,11 @@ impl Machine {
             fingerprint: Some(launch.fingerprint.clone()),
             started: None,
             reason: Some(reason),
+            conversation: self.conversation.as_ref().and_then(Conversation::id).map(ToString::to_string),
         });
         let limits = life.policy.limits;
-        effects.push(Effect::Launch { attempt: self.attempt, launch, limits, reason });
+        self.give(&launch, now);
+        effects.push(Effect::Launch { attempt: self.attempt, launch, limits, reason, plan });
     }
 
     fn stop(&mut self, why: StopReason, now: Timestamp, effects: &mut Vec<Effect>) {
@@ -1060,6 +1228,10 @@ impl Machine {
         life.next = None;
         if exit.by_cost {
             return self.end_with(Outcome::Failed, effects);
+        }
+        if exit.by_credential && life.policy.hold == OnHold::Wait && self.hold.is_some() {
+            life.next = Some(Next::Released);
+            return self.begin(now, effects);
         }
         let (at, has_completed) = (exit.at, exit.verdict(&life.policy) == verdict::Verdict::Completed);
         match restart::decide(&life.policy, has_completed, life.restarts, life.in_a_row) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::agent::changes::Marks;
 use crate::agent::declaration::{Declaration, Desired, DesiredAgent};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::name::{Key, Name};
@@ -18,6 +19,8 @@ pub struct HeldAgent {
     pub desired: Option<DesiredAgent>,
     /// What was launched under the good declaration that it lives under; `None` if it never had one.
     pub in_force: Option<InForce>,
+    /// The marks of what it was launched with last, if that is known.
+    pub given: Option<Marks>,
     /// Where its session is.
     pub place: Place,
 }
@@ -102,7 +105,9 @@ pub fn plan(desired: &Desired, held: &Held) -> Vec<Action> {
         let in_force = known.and_then(|known| known.in_force.as_ref());
         actions.push(match (declaration, in_force) {
             (Err(error), _) => Action::Reject { name, harness, error },
-            (Ok(declaration), Some(in_force)) if !changes_launch(&declaration, in_force, known) => {
+            (Ok(declaration), Some(in_force))
+                if !changes_launch(&declaration, in_force, known) || waits_for_rotation(&declaration, known) =>
+            {
                 Action::Update(Wanted { name, harness, declaration })
             }
             (Ok(declaration), _) => Action::Declare(Wanted { name, harness, declaration }),
@@ -140,6 +145,20 @@ fn changes_launch(declaration: &Declaration, in_force: &InForce, known: Option<&
     } else {
         launched.differs_in_command_from(&wanted.fingerprint)
     }
+}
+
+/// Whether nothing but the values of secrets differs from what was launched, and the entry lets these wait.
+fn waits_for_rotation(declaration: &Declaration, known: Option<&HeldAgent>) -> bool {
+    let (Ok(wanted), Some(HeldAgent { given: Some(given), in_force: Some(in_force), .. })) =
+        (&declaration.launch, known)
+    else {
+        return false;
+    };
+    let is_same_command =
+        in_force.fingerprint().is_some_and(|launched| !launched.differs_in_command_from(&wanted.fingerprint));
+    declaration.policy.rotation.is_deferred()
+        && is_same_command
+        && given.rotated_to(&wanted.marks).is_some_and(|secrets| !secrets.is_empty())
 }
 
 #[cfg(test)]
@@ -191,7 +210,12 @@ mod tests {
     fn held(desired: DesiredAgent, launched: Option<&str>) -> HeldAgent {
         let is_declared = desired.declaration.is_ok() || launched.is_some();
         let launched = launched.map_or(InForce::Nothing, |word| InForce::Here(Fingerprint::of(word)));
-        HeldAgent { desired: Some(desired), in_force: is_declared.then_some(launched), place: Place::Nowhere }
+        HeldAgent {
+            desired: Some(desired),
+            in_force: is_declared.then_some(launched),
+            given: None,
+            place: Place::Nowhere,
+        }
     }
 
     fn planned(desired: Vec<DesiredAgent>, complete: bool, held: Vec<HeldAgent>) -> Vec<String> {
@@ -261,7 +285,7 @@ mod tests {
         let wanted = Arc::new(Launch { is_certain, ..Arc::unwrap_or_clone(launch("a", argument)) });
         let wanted = agent("a", Ok(Declaration { kind: Kind::Native, policy: policy(30), launch: Ok(wanted) }));
         let in_force = Some(InForce::Earlier(Some(Fingerprint::of("x"))));
-        let held = [(key("a"), HeldAgent { desired: None, in_force, place: Place::With(None) })].into();
+        let held = [(key("a"), HeldAgent { desired: None, in_force, given: None, place: Place::With(None) })].into();
         let desired = Desired { agents: [(key("a"), wanted)].into(), complete: true, ..Desired::default() };
         let planned = plan(&desired, &held);
         let words = match planned.as_slice() {
@@ -279,7 +303,7 @@ mod tests {
             let wanted = Arc::new(Launch { user: Some(user.clone()), ..Arc::unwrap_or_clone(launch("a", "x")) });
             let declaration = Declaration { kind: Kind::Native, policy: policy(30), launch: Ok(wanted) };
             let in_force = Some(InForce::Earlier(Some(Fingerprint::of("x"))));
-            let held = [(key("a"), HeldAgent { desired: None, in_force, place })].into();
+            let held = [(key("a"), HeldAgent { desired: None, in_force, given: None, place })].into();
             let agents = [(key("a"), agent("a", Ok(declaration)))].into();
             plan(&Desired { agents, complete: true, ..Desired::default() }, &held).remove(0)
         };
@@ -304,7 +328,7 @@ mod tests {
             agent("a", Ok(Declaration { kind: Kind::Native, policy: policy(1), launch: Ok(launch) }))
         });
         let in_force = Some(InForce::Earlier(Some(Fingerprint::of_another_key("x"))));
-        let held = [(key("a"), HeldAgent { desired: former, in_force, place: Place::Nowhere })].into();
+        let held = [(key("a"), HeldAgent { desired: former, in_force, given: None, place: Place::Nowhere })].into();
         let agents = [(key("a"), good("a", argument, 30))].into();
         let planned = plan(&Desired { agents, complete: true, ..Desired::default() }, &held);
         let is_declared = matches!(planned.as_slice(), [Action::Declare(..)]);

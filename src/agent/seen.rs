@@ -15,6 +15,8 @@ pub struct Seen {
     pub prompts: BTreeMap<PathBuf, SeenPrompt>,
     /// Working directories.
     pub workdirs: BTreeMap<PathBuf, SeenWorkdir>,
+    /// Where harnesses keep what logs them in: a number that changes when any of it does.
+    pub logins: BTreeMap<PathBuf, u64>,
     /// Paths that could not be looked at this time, and why. What was seen there before, if anything, is in the maps above.
     pub unreachable: BTreeMap<PathBuf, String>,
 }

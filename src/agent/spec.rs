@@ -8,10 +8,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::approval::Asking;
+use crate::agent::conversation::Resume;
 use crate::agent::cost::MaxCost;
 use crate::agent::harness::{Approval, Choices, Harness};
+use crate::agent::hold::{self, OnHold};
 use crate::agent::name::Name;
 use crate::agent::packages::Package;
+use crate::agent::rotation::Rotation;
 use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
 use crate::agent::user::UserName;
 use crate::agent::verdict::Terms;
@@ -32,10 +36,14 @@ pub struct AgentSpec {
     pub prompt: Option<Prompt>,
     /// Whether it stays at its terminal when it has done what the prompt says; `None` is as the preset has always been.
     pub interactive: Option<bool>,
+    /// What it is told instead when it resumes a conversation.
+    pub resume_prompt: String,
     /// Whether it prints a machine-readable stream, which is read.
     pub results: bool,
     /// What it may do without asking; `None` is as the harness is configured.
     pub approval: Option<Approval>,
+    /// How it asks an operator whether it may do what the harness would ask about (`approval = "ask"`).
+    pub asking: Option<Asking>,
     /// Where the harness runs.
     pub workdir: Workdir,
     /// The tmux session.
@@ -51,6 +59,10 @@ pub struct AgentSpec {
     /// The secrets that are passed: all of them, or these, which must then all be there. Variables, and the files that hold their
     /// values.
     pub secrets: Option<BTreeMap<String, String>>,
+    /// Whether the values are in files, too.
+    pub secret_files: bool,
+    /// Folders with skills, as written: relative to the jcard's folder unless absolute. A last part `*` is each folder there.
+    pub skills: Vec<String>,
     /// Packages of Nix whose programs come first in its `PATH`.
     pub packages: Vec<Package>,
     /// How long these may take to be built.
@@ -88,6 +100,8 @@ impl fmt::Debug for AgentSpec {
             .field("trust_repository", &self.trust_repository)
             .field("env", &self.env.keys())
             .field("secrets", &self.secrets)
+            .field("secret_files", &self.secret_files)
+            .field("skills", &self.skills)
             .field("packages", &self.packages)
             .field("kind", &self.kind)
             .field("policy", &self.policy)
@@ -190,6 +204,9 @@ pub struct Policy {
     pub max_restarts: Option<u64>,
     /// From the first start of the declaration, restarts included.
     pub timeout: Option<Duration>,
+    /// How long it may be idle or blocked, by the word of its harness, before it is ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Duration>,
     /// Between SIGINT and SIGKILL.
     pub grace_period: Duration,
     /// The delays before the first, second, … restart; the last one repeats. Never empty.
@@ -208,12 +225,24 @@ pub struct Policy {
     /// What agents can be selected by: each a key with a value, which may be empty.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Which attempts share a conversation.
+    #[serde(default, skip_serializing_if = "Resume::is_never")]
+    pub resume: Resume,
     /// The most that a life of it may cost, as far as its harness says what it costs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_cost: Option<MaxCost>,
     /// How its machine-readable output is judged; `None` if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub results: Option<Terms>,
+    /// What new values of its secrets do.
+    #[serde(default, skip_serializing_if = "Rotation::is_usual")]
+    pub rotation: Rotation,
+    /// What becomes of it when its credential does not work. Records of earlier builds lack it.
+    #[serde(default, skip_serializing_if = "OnHold::is_off")]
+    pub hold: OnHold,
+    /// How long after it was found to be logged out an agent of its group tries again.
+    #[serde(default = "hold_retry", skip_serializing_if = "is_hold_retry")]
+    pub hold_retry: Duration,
     /// What of it, and of how the agent is confined, its entry does not say.
     #[serde(default, skip_serializing_if = "ByDefault::is_nothing")]
     pub by_default: ByDefault,
@@ -240,6 +269,14 @@ fn yes() -> bool {
     true
 }
 
+fn hold_retry() -> Duration {
+    hold::RETRY
+}
+
+fn is_hold_retry(retry: &Duration) -> bool {
+    *retry == hold::RETRY
+}
+
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(number: &u64) -> bool {
     *number == 0
@@ -252,6 +289,7 @@ impl Default for Policy {
             restart: Restart::No,
             max_restarts: None,
             timeout: None,
+            idle_timeout: None,
             grace_period: Duration::from_secs(30),
             backoff: BACKOFF.map(Duration::from_secs).to_vec(),
             backoff_reset: Some(BACKOFF_RESET),
@@ -259,8 +297,12 @@ impl Default for Policy {
             enabled: true,
             generation: 0,
             labels: BTreeMap::new(),
+            resume: Resume::Never,
             max_cost: None,
             results: None,
+            rotation: Rotation::default(),
+            hold: OnHold::Off,
+            hold_retry: hold::RETRY,
             by_default: ByDefault::default(),
         }
     }

@@ -54,6 +54,10 @@ pub(super) fn answer<B>(
             Some(Err(why)) => unavailable(why),
         },
         Route::Health => json(StatusCode::OK, json_line(&snapshot.health()).into()),
+        Route::Holds => match query::nothing(request) {
+            Ok(()) => json(StatusCode::OK, json_line(snapshot.holds()).into()),
+            Err(why) => json(StatusCode::BAD_REQUEST, error(FaultCode::BadQuery, &why)),
+        },
         Route::OpenApi => json(StatusCode::OK, openapi::body()),
         Route::Agents => match query::labels(request) {
             Ok(labels) if labels.is_empty() => json(StatusCode::OK, snapshot.agents_body()),
@@ -73,6 +77,7 @@ pub(super) fn answer<B>(
             Ok(name) => return later(StreamRequest::log(name, request)),
             Err(_) => no_such_agent(),
         },
+        Route::Approvals => json(StatusCode::OK, json_line(snapshot.approvals()).into()),
         Route::Events => return later(StreamRequest::events(request)),
     })
 }

@@ -15,7 +15,9 @@ use super::routes::{ROUTES, Route};
 use crate::agent::labels;
 use crate::observe::metrics;
 use crate::text::printable::json_line;
+use crate::wire::approval::Approvals;
 use crate::wire::events::Event;
+use crate::wire::hold::GroupHold;
 use crate::wire::status::{AgentStatus, Fault, Health, ScreenShown};
 
 /// The answer to `GET /v1/openapi.json`.
@@ -111,6 +113,16 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
                 "503": cannot_tell,
             }),
         ),
+        Route::Approvals => get(
+            "approvals",
+            "What agents ask whether they may do it, and what came of that",
+            &json!({ "200": answer("What waits for an answer, and what was decided.", &json_of::<Approvals>(types)) }),
+        ),
+        Route::Holds => get(
+            "holds",
+            "The credentials that do not work, by the names of the groups of agents that share them",
+            &json!({ "200": answer("Each of them.", &json_of::<Vec<GroupHold>>(types)), "400": bad_query }),
+        ),
         Route::Events => get(
             "events",
             "What happens, as server-sent events",
@@ -196,7 +208,7 @@ fn parameters(route: Route) -> Option<Value> {
             flag("follow", "go on with later events, which is the default; false: only the events that are kept"),
         ]),
         Route::Agents => json!([label("only agents that have it")]),
-        Route::Health | Route::OpenApi | Route::Metrics => return None,
+        Route::Approvals | Route::Health | Route::Holds | Route::OpenApi | Route::Metrics => return None,
     })
 }
 

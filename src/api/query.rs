@@ -72,6 +72,14 @@ pub(super) fn labels<B>(request: &Request<B>) -> Result<Vec<Selector>, String> {
     Query(pairs.filter(|(name, _)| name == LABEL).collect()).take_labels()
 }
 
+/// Reads a request for a route that takes no parameters.
+pub(super) fn nothing<B>(request: &Request<B>) -> Result<(), String> {
+    match form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).next() {
+        Some((name, _)) => Err(format!("unknown parameter {name:?}; this route takes none")),
+        None => Ok(()),
+    }
+}
+
 /// What the text of a log has beside what was printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Style {

@@ -5,12 +5,14 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 
 /// Every route, with the template of its path: what is not in this table is neither served nor described.
-pub(super) const ROUTES: [(&str, Route); 8] = [
+pub(super) const ROUTES: [(&str, Route); 10] = [
     ("/v1/health", Route::Health),
     ("/v1/agents", Route::Agents),
     ("/v1/agents/{name}", Route::Agent),
     ("/v1/agents/{name}/screen", Route::Screen),
     ("/v1/agents/{name}/log", Route::Log),
+    ("/v1/approvals", Route::Approvals),
+    ("/v1/holds", Route::Holds),
     ("/v1/events", Route::Events),
     ("/v1/openapi.json", Route::OpenApi),
     ("/metrics", Route::Metrics),
@@ -27,6 +29,8 @@ pub(super) enum Route {
     Agent,
     Screen,
     Log,
+    Approvals,
+    Holds,
     Events,
     OpenApi,
     Metrics,
@@ -77,8 +81,11 @@ mod tests {
             ("/v1/agents/a/log", named(Route::Log, "a")),
             ("/v1/agents//screen", None),
             ("/v1/agents/a/b", None),
+            ("/v1/holds", named(Route::Holds, "")),
             ("/v1/events", named(Route::Events, "")),
             ("/v1/events/", None),
+            ("/v1/approvals", named(Route::Approvals, "")),
+            ("/v1/approvals/x", None),
             ("/v1/health/", None),
             ("/V1/health", None),
             ("/v1", None),

@@ -14,9 +14,10 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use agentd::agent::harness::hooks;
 use agentd::agent::sandbox::Engine;
 use agentd::launch::sandbox::{self, inner};
-use agentd::launch::{launcher, program, temporary_dir};
+use agentd::launch::{launcher, program, tell, temporary_dir};
 use agentd::sys::{panics, signal};
 
 /// The usual exit status for an invalid command line.
@@ -40,6 +41,10 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let [command, rest @ ..] = words.as_slice() {
+        if command == hooks::TELL_COMMAND {
+            tell::run(rest);
+            return ExitCode::SUCCESS;
+        }
         if let (true, [terminal]) = (command == inner::COMMAND, rest) {
             panics::end_this_process();
             return ExitCode::from(inner::run(&terminal.to_string_lossy()));

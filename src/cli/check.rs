@@ -1,6 +1,7 @@
 //! `agentd check`: prints what is wrong with a jcard, before a daemon reads it.
 
 mod here;
+mod screen;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,6 +18,7 @@ use super::wording::{counted, fault};
 use super::{Whereabouts, check::here::Looker};
 use crate::agent::spec::Prompt;
 use crate::config::{self, Config, Entry, Finding, Options, Severity};
+use crate::inputs::skills;
 use crate::settings::Surroundings;
 use crate::sys::{fd, regular_file};
 use crate::text::printable::{self, escaped};
@@ -58,6 +60,12 @@ pub struct Arguments {
     /// With --here, the secrets, one file each [default: those of the daemon]
     #[arg(long, value_name = "DIR", value_parser = super::path(), requires = "here")]
     pub secret_dir: Option<PathBuf>,
+    /// Tell which rule for screens matches this text, such as one that tmux capture-pane -p has printed; - is standard input
+    #[arg(long, value_name = "FILE", value_parser = super::path_or_stdin(), conflicts_with_all = ["files", "here", "strict"])]
+    pub screen: Option<PathBuf>,
+    /// With --screen, the harness whose rules are tried [default: all]
+    #[arg(long, value_name = "NAME", value_parser = super::name, requires = "screen")]
+    pub harness: Option<String>,
 }
 
 /// The findings, as `--json` prints them.
@@ -120,6 +128,9 @@ pub enum Rigor {
 
 /// Checks the jcards that the command line names, and prints the findings.
 pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -> ExitCode {
+    if let Some(file) = &arguments.screen {
+        return screen::run(file, arguments.harness.as_deref(), &all.places.checked_config(here), arguments);
+    }
     let files =
         if arguments.files.is_empty() { vec![all.places.checked_config(here)] } else { arguments.files.clone() };
     let rigor = if arguments.strict { Rigor::Strict } else { Rigor::Usual };
@@ -177,11 +188,13 @@ fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
 impl Report {
     fn of(file: &Path, rigor: Rigor, looker: Option<&Looker>, options: &Options) -> Self {
         let read = read(file).map_err(|fault| vec![Found { severity: Level::Error, position: None, message: fault }]);
+        let mut lines = Vec::new();
         let parsed = read.and_then(|text| {
+            lines = config::lines(&text);
             config::parse(&text, options).map_err(|findings| findings.into_iter().map(Found::from).collect())
         });
         let (agents, mut findings) = match parsed {
-            Ok(config) => (Some(config.entries.len()), Self::judge(file, rigor, looker, config)),
+            Ok(config) => (Some(config.entries.len()), Self::judge(file, rigor, looker, config, &lines)),
             Err(findings) => (None, findings),
         };
         if rigor == Rigor::Strict {
@@ -196,12 +209,20 @@ impl Report {
     }
 
     /// All findings about a jcard that could be read.
-    fn judge(file: &Path, rigor: Rigor, looker: Option<&Looker>, config: Config) -> Vec<Found> {
-        let Config { entries, findings, sandbox_expected, .. } = config;
-        let mut findings: Vec<Found> = findings.into_iter().chain(sandbox_expected).map(Found::from).collect();
-        findings.sort_by_key(|found| found.position);
+    fn judge(
+        file: &Path,
+        rigor: Rigor,
+        looker: Option<&Looker>,
+        config: Config,
+        lines: &[config::Lines],
+    ) -> Vec<Found> {
         // An empty path is the current directory.
         let folder = file.parent().unwrap_or(Path::new(""));
+        let of_skills = wrong_skills(folder, &config, lines);
+        let Config { entries, findings, sandbox_expected, .. } = config;
+        let mut findings: Vec<Found> = findings.into_iter().chain(sandbox_expected).map(Found::from).collect();
+        findings.extend(of_skills);
+        findings.sort_by_key(|found| found.position);
         match looker {
             Some(looker) => findings.extend(looker.look(&entries, folder)),
             None if rigor == Rigor::Strict => findings.extend(missing_prompts(folder, &entries)),
@@ -209,6 +230,22 @@ impl Report {
         }
         findings
     }
+}
+
+/// A finding for each entry whose skills cannot be used, at its `skills`.
+fn wrong_skills(folder: &Path, config: &Config, lines: &[config::Lines]) -> Vec<Found> {
+    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let found = skills::read(config, &folder);
+    let mut told = BTreeSet::new();
+    let wrong = config.entries.iter().filter_map(|entry| {
+        let paths = &entry.spec.as_ref().ok()?.skills;
+        let message = skills::of_entry(paths, |path| found.get(path)).err()?;
+        let line = lines.get(entry.table).map(|of| of.fields.get("skills").copied().unwrap_or(of.header));
+        let position = line.map(|line| Position { line, column: 1 });
+        // Replicas are of one entry.
+        told.insert((entry.table, message.clone())).then_some(Found { severity: Level::Error, position, message })
+    });
+    wrong.collect()
 }
 
 /// A finding for each relative prompt file that is not where the daemon would look for it.

@@ -15,8 +15,10 @@ use clap_complete::env::{CompleteEnv, Shells};
 
 use super::wording::state_word;
 use super::{Api, Places, conclude, output};
-use crate::client::Client;
+use crate::client::{Client, Error};
 use crate::settings::Surroundings;
+use crate::text::printable::escaped;
+use crate::wire::approval::Approval;
 use crate::wire::status::AgentStatus;
 
 /// The environment variable with which a shell asks for completions.
@@ -107,8 +109,25 @@ pub(super) fn names() -> ArgValueCandidates {
     })
 }
 
+/// The ids of all questions, each with what is asked.
+pub(super) fn questions() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let asked = ask(&std::env::args_os().collect::<Vec<_>>(), async |client| client.approvals().await);
+        let candidate = |approval: Approval| {
+            let help = escaped(&format!("{}: {}: {}", approval.agent, approval.tool, approval.command));
+            CompletionCandidate::new(approval.id).help(Some(help.into()))
+        };
+        asked.map(|answer| answer.value.pending).unwrap_or_default().into_iter().map(candidate).collect()
+    })
+}
+
 /// The agents of the daemon that the words typed so far name; `None` if it does not answer.
 fn agents(words: &[OsString]) -> Option<Vec<AgentStatus>> {
+    ask(words, async |client| client.agents().await).map(|answer| answer.value)
+}
+
+/// What the daemon that the words typed so far name answers; `None` if it does not answer.
+fn ask<T>(words: &[OsString], question: impl AsyncFnOnce(&Client) -> Result<T, Error>) -> Option<T> {
     let here = Surroundings::here();
     let socket = match api_socket(words) {
         None => super::named_socket(&here).ok()?,
@@ -118,7 +137,7 @@ fn agents(words: &[OsString]) -> Option<Vec<AgentStatus>> {
     let runtime = super::output::event_loop().ok()?;
     runtime.block_on(async {
         let client = Client::new(&places.client_socket(&here)).ok()?;
-        Some(tokio::time::timeout(COMPLETION_TIMEOUT, client.agents()).await.ok()?.ok()?.value)
+        tokio::time::timeout(COMPLETION_TIMEOUT, question(&client)).await.ok()?.ok()
     })
 }
 

@@ -13,6 +13,9 @@ use crate::agent::labels::Selector;
 use crate::client::{Client, Error, Message};
 use crate::sys::terminal::Terminal;
 use crate::text::printable::{self, escaped};
+use crate::wire::activity::Activity;
+use crate::wire::approval::{Approval, Decision};
+use crate::wire::conversation::Conversation;
 use crate::wire::events::{Change, Course, Event, Since, Subject, What};
 use crate::wire::reason::LaunchReason;
 use crate::wire::status::{AgentStatus, State};
@@ -165,11 +168,36 @@ fn words(what: &What) -> String {
             None => described(agent),
         },
         What::Adopted { agent, .. } => format!("adopted: {}", described(agent)),
+        What::Rotation { rotation: Some(rotation), .. } => {
+            format!("new values of {} wait: {}", rotation.secrets.join(", "), rotation.why)
+        }
+        What::Rotation { rotation: None, .. } => "no new values of secrets wait any more".to_owned(),
         What::Removed { .. } => "removed".to_owned(),
+        What::Approval { approval, .. } => asked(approval),
+        What::Hold { hold, agents } => {
+            let held = if *agents == 1 { "1 agent held".to_owned() } else { format!("{agents} agents held") };
+            let until = hold.until.map_or_else(String::new, |until| format!(" until {until}"));
+            format!("the {} of {} does not work{until} ({held}): {}", hold.kind, hold.group, hold.evidence)
+        }
+        What::Released { group, kind, .. } => format!("the {kind} of {group} works again: its agents start"),
+        What::Activity { previous, activity, .. } => {
+            let now = activity.as_ref().map_or_else(|| "unknown".to_owned(), doing);
+            previous.map_or_else(|| now.clone(), |previous| format!("{previous} → {now}"))
+        }
+        What::Conversation { conversation: Conversation { id, resumed, note }, .. } => {
+            let id = id.as_deref().unwrap_or("unknown");
+            let note = note.as_ref().map_or_else(String::new, |note| format!("; {note}"));
+            format!("{} conversation {id}{note}", if *resumed { "resumed" } else { "in" })
+        }
         What::Error { about, error, .. } => format!("error{}: {error}", about_what(*about)),
         What::Resolved { about, .. } => format!("error{} resolved", about_what(*about)),
         What::Missed {} => "events were missed; agentd status tells where things stand".to_owned(),
     }
+}
+
+fn doing(activity: &Activity) -> String {
+    let detail = activity.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
+    format!("{}{detail} (by {})", activity.status, activity.source)
 }
 
 fn described(agent: &AgentStatus) -> String {
@@ -194,6 +222,18 @@ fn launch_words(launch: &LaunchReason, agent: &AgentStatus) -> String {
         LaunchReason::Declaration if !agent.changed.is_empty() => agent.changed.to_string(),
         _ => launch.to_string(),
     }
+}
+
+/// What is asked, or what came of it.
+fn asked(approval: &Approval) -> String {
+    let Approval { id, tool, command, cut, decision, .. } = approval;
+    let more = if *cut { "…" } else { "" };
+    let Some(Decision { answer, who, why, .. }) = decision else {
+        return format!("asks for approval {id}: {tool}: {command}{more}");
+    };
+    let by = who.as_ref().map(|who| format!(" by {who}")).unwrap_or_default();
+    let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    format!("approval {id} {answer}{by}{why}")
 }
 
 fn about_what(subject: Subject) -> &'static str {
@@ -252,6 +292,13 @@ mod tests {
                 "a: running → exited (failed), attempt 2: exited with status 3",
             ),
             (json!({ "type": "state", "name": "a", "agent": starting }), "a: starting, attempt 2"),
+            (
+                json!({ "type": "activity", "name": "a", "previous": "working", "activity": {
+                    "status": "blocked", "since": "2026-11-21T17:00:00.000Z", "detail": "permission: Bash", "source": "hook",
+                } }),
+                "a: working → blocked: permission: Bash (by hook)",
+            ),
+            (json!({ "type": "activity", "name": "a", "previous": "blocked" }), "a: blocked → unknown"),
             (
                 json!({ "type": "state", "name": "a", "previous": "backoff", "agent": again }),
                 "a: backoff → starting, attempt 2: restart by policy",

@@ -19,7 +19,11 @@ use crate::client::{Answer, Client, Error};
 use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
 use crate::text::printable::json_line;
+use crate::wire::activity::{Activity, Source};
+use crate::wire::approval::Approval;
+use crate::wire::conversation::Conversation;
 use crate::wire::exit_status::ExitStatus;
+use crate::wire::hold::{HoldKind, remedy};
 use crate::wire::reason::{Causes, MissingPackages, MissingProgram, Problem, StopStage, StoppingBecause, WaitingFor};
 use crate::wire::status::{AgentStatus, Exit, Outcome, PastAttempt, Resources, State, Time};
 
@@ -80,6 +84,15 @@ pub struct Explanation {
     /// Why its environment is not all that it should be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub environment_error: Option<String>,
+    /// What it does, as data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activity: Option<Activity>,
+    /// Whether it calls none of the hooks that it was given.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub hooks_unheard: bool,
+    /// The conversation of its present or latest attempt, as a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<String>,
     /// How it is confined, a sentence each; nothing if it runs as the agent user without a sandbox.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub confinement: Vec<String>,
@@ -202,11 +215,22 @@ pub fn explain(agent: &AgentStatus, daemon_errors: Vec<String>) -> Explanation {
         ends,
         limits_error: agent.limits_error.clone(),
         environment_error: agent.environment_error.clone(),
+        activity: agent.activity.clone(),
+        hooks_unheard: agent.hooks_unheard,
+        conversation: agent.conversation.as_ref().map(conversation),
         confinement: confined(agent),
         resources: agent.resources.clone(),
         changes: changes(agent),
         daemon_errors,
     }
+}
+
+/// Which one it is, how it came into it, and what is remarkable about that.
+fn conversation(conversation: &Conversation) -> String {
+    let id = conversation.id.as_deref().unwrap_or("not known yet");
+    let resumed = if conversation.resumed { ", resumed" } else { "" };
+    let note = conversation.note.as_ref().map_or_else(String::new, |note| format!("; {note}"));
+    format!("{id}{resumed}{note}")
 }
 
 fn confined(agent: &AgentStatus) -> Vec<String> {
@@ -253,6 +277,9 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
         }
         State::Waiting => push("It starts as soon as nothing is missing", None),
         State::Starting => push("Its harness starts any moment", None),
+        State::Running if !agent.approvals.is_empty() => {
+            push("What it asks is denied", agent.approvals.iter().map(|approval| approval.deadline).min());
+        }
         State::Running => push("It runs until it ends by itself; then the `restart` of its entry decides", None),
         State::Stopping => {
             let is_killed = agent.stop_stage == Some(StopStage::Killed);
@@ -263,7 +290,7 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
                 Some(StoppingBecause::Changed { .. }) => {
                     push("When nothing of it is left, it starts as it is declared now", None);
                 }
-                Some(StoppingBecause::CostLimit {}) => {
+                Some(StoppingBecause::CostLimit {} | StoppingBecause::Idled { .. }) => {
                     push("When nothing of it is left, it has failed for good", None);
                 }
                 Some(StoppingBecause::TimedOut {}) => push("When nothing of it is left, it has exited for good", None),
@@ -282,6 +309,10 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
         State::Backoff => push("It starts again as soon as nothing of the previous attempt is left", None),
         State::Exited | State::Invalid => push("Nothing, until you change something", None),
     }
+    if let Some(rotation) = &agent.rotation {
+        let what = format!("New values of {} wait: {}", rotation.secrets.join(", "), rotation.why);
+        push(&what, rotation.until);
+    }
     if agent.timeout_at.is_some() {
         push("Its `timeout` passes: agentd stops it for good", agent.timeout_at);
     }
@@ -293,6 +324,13 @@ const SILENT: &str =
 
 const RELAUNCH: &str = "Edit what its entry launches, or a secret or prompt that it gets: it starts afresh.";
 
+/// How to answer what it asks.
+fn answers(approval: &Approval) -> String {
+    let Approval { id, tool, command, cut, .. } = approval;
+    let more = if *cut { "…" } else { "" };
+    format!("It asks whether it may use {tool}: {command}{more}: agentd approve {id}, or agentd deny {id}.")
+}
+
 /// What would change the state, the nearest at hand first.
 fn changes(agent: &AgentStatus) -> Vec<String> {
     let name = &agent.name;
@@ -300,6 +338,7 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
     let mut changes: Vec<String> = match agent.state {
         State::Waiting => agent.waiting_for.iter().map(|cause| supply(agent, cause)).collect(),
         State::Starting | State::Invalid => Vec::new(),
+        State::Running if !agent.approvals.is_empty() => agent.approvals.iter().map(answers).collect(),
         State::Running => vec![
             format!("Stop it: agentd stop {name}. Or run it afresh: agentd restart {name}."),
             "Edit what its entry launches, or a secret or prompt that it gets: it stops and starts afresh.".into(),
@@ -385,6 +424,20 @@ fn supply(agent: &AgentStatus, cause: &WaitingFor) -> String {
         WaitingFor::Enabled { by: None, .. } => {
             format!("Remove `enabled = false` from its entry; or start it without an edit: agentd start {name}.")
         }
+        WaitingFor::Hold { group, hold: HoldKind::Login, until, evidence } => {
+            let remedy = remedy(group);
+            format!("Its harness said {evidence:?}. To start it before the next try at {until}: {remedy}.")
+        }
+        WaitingFor::Hold { group, hold: HoldKind::Quota, until, evidence } => format!(
+            "Its harness said {evidence:?}. It starts by itself at {until}; if you know better: agentd release {group}."
+        ),
+        WaitingFor::Turn { first: Some(first), .. } => {
+            format!("It starts when {first}, which uses the same credential, has made a turn or lived for a while.")
+        }
+        WaitingFor::Turn { group, first: None, until } => match until {
+            Some(until) => format!("It starts from {until} on; if you know better: agentd release {group}."),
+            None => format!("It starts soon; if you know better: agentd release {group}."),
+        },
         WaitingFor::Paused { .. } => "End the pause: agentd unpause --all.".to_owned(),
         WaitingFor::Workdir { path, problem } => match problem {
             Problem::Absent {} => {
@@ -518,8 +571,10 @@ pub fn render(explanation: &Explanation, now: SystemTime, times: &Times, width: 
         Some(at) => format!("{what} {}, at {}.", until(*at, now), times.show(*at)),
         None => format!("{what}."),
     };
+    section("Does", does(explanation, now));
     section("Next", explanation.next.iter().map(next).collect());
     section("Ended", ends(explanation, now, times));
+    section("Talks in", lines(&explanation.conversation));
     section("Sandbox", explanation.confinement.iter().map(|how| sentence(how)).collect());
     section("Limits", lines(&explanation.limits_error));
     section("Variables", lines(&explanation.environment_error));
@@ -527,6 +582,23 @@ pub fn render(explanation: &Explanation, now: SystemTime, times: &Times, width: 
     section("To change", explanation.changes.iter().map(|change| sentence(change)).collect());
     section("agentd", explanation.daemon_errors.iter().flat_map(|error| error.lines()).map(sentence).collect());
     text
+}
+
+/// What it does, since when, and how that is known.
+fn does(explanation: &Explanation, now: SystemTime) -> Vec<String> {
+    let told = explanation.activity.as_ref().map(|Activity { status, since: Time(since), detail, source }| {
+        let time = words(now.duration_since(*since).unwrap_or_default());
+        let detail = detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
+        let how = match source {
+            Source::Stream => "by its output",
+            Source::Hook => "by its hook",
+            Source::Screen => "by its screen",
+        };
+        sentence(&format!("It has been {status} for {time}, {how}{detail}"))
+    });
+    let unheard = "Its hooks are not heard: it calls none of those that agentd gave it, so what it does is known by its output and \
+                   screen at most.";
+    told.into_iter().chain(explanation.hooks_unheard.then(|| unheard.to_owned())).collect()
 }
 
 /// With the full stop that belongs at its end.

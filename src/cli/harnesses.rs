@@ -61,7 +61,7 @@ pub fn run(arguments: &Arguments, file: &Path) -> ExitCode {
 }
 
 /// The table that the jcard gives; what agentd comes with if there is no jcard, and none was named.
-fn in_force(file: &Path, is_named: bool) -> Result<Vec<Arc<Harness>>, String> {
+pub(super) fn in_force(file: &Path, is_named: bool) -> Result<Vec<Arc<Harness>>, String> {
     let shown = escaped(&file.display().to_string());
     let text = match regular_file::read(file, config::MAX_SIZE) {
         Ok((text, _)) => text,

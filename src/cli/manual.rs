@@ -111,11 +111,13 @@ const NOT_TAKEN: (&str, &str) = ("1", "it could not be written, or agentd has no
 const NOT_ORDERED: (&str, &str) =
     ("1", "it could not be written, agentd has not taken it within 2 s, or the entry of an agent to start is wrong");
 const NOT_KNOWN: (&str, &str) = ("4", "there is no such agent, agentd does not answer, or you are not allowed to ask");
+const ANSWER_LOST: (&str, &str) =
+    ("1", "it could not be written, agentd has not taken it within 3 s, or something else was answered before");
 const NOT_ALLOWED: (&str, &str) =
     ("4", "there is no such agent, agentd does not answer, or you are not allowed to do it");
 
 /// The topics of the daemon and of all commands.
-pub const TOPICS: [Topic; 23] = [
+pub const TOPICS: [Topic; 27] = [
     Topic {
         verb: "",
         exit: &[
@@ -282,6 +284,40 @@ pub const TOPICS: [Topic; 23] = [
         verb: "unpause",
         exit: &[ORDERED, NOT_TAKEN, ("4", "agentd does not answer, or you are not allowed to do it"), USAGE],
         examples: &[("agentd unpause --all", "Let agents start again")],
+    },
+    Topic {
+        verb: "approvals",
+        exit: &[("0", "printed"), NOT_ALLOWED, USAGE],
+        examples: &[("agentd approvals", "List what agents ask whether they may do it")],
+    },
+    Topic {
+        verb: "approve",
+        exit: &[("0", "the agent was told"), ANSWER_LOST, NOT_ALLOWED, USAGE],
+        examples: &[
+            ("agentd approve k7q2m4xd", "Allow what an agent asks"),
+            ("agentd approve k7", "The same, if no other question begins like this"),
+        ],
+    },
+    Topic {
+        verb: "deny",
+        exit: &[("0", "the agent was told"), ANSWER_LOST, NOT_ALLOWED, USAGE],
+        examples: &[
+            ("agentd deny k7q2m4xd", "Deny what an agent asks"),
+            ("agentd deny k7q2m4xd --why 'Push to the fork.'", "Deny it, and tell the agent why"),
+        ],
+    },
+    Topic {
+        verb: "release",
+        exit: &[
+            ORDERED,
+            ("1", "it is not held, or agentd has not taken it yet"),
+            ("4", "agentd does not answer, or you are not allowed to do it"),
+            USAGE,
+        ],
+        examples: &[(
+            "agentd release reviewer",
+            "Let an agent of its group try the credential again, and then the others",
+        )],
     },
     Topic {
         verb: "attach",

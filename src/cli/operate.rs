@@ -27,13 +27,14 @@ use crate::inputs::overrides::ALL;
 use crate::settings::Surroundings;
 use crate::text::printable::escaped;
 use crate::text::suggest::nearest;
+use crate::wire::hold::{GroupHold, Hold};
 use crate::wire::reason::WaitingFor;
 use crate::wire::status::{AgentStatus, Health, Outcome, State, Time};
 
 /// A file could not be written.
-const FAILED: u8 = 1;
+pub(super) const FAILED: u8 = 1;
 /// As that of `agentd status`; also for an operator who may not write.
-const UNKNOWN: u8 = 4;
+pub(super) const UNKNOWN: u8 = 4;
 /// As that of `agentd wait`: it will not come by itself any more.
 const OTHERWISE: u8 = 123;
 
@@ -86,6 +87,17 @@ pub struct Pause {
     pub directory: Directory,
 }
 
+/// A hold.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Release {
+    /// The group as `agentd status` names it, or an agent that is held
+    #[arg(value_name = "GROUP|NAME")]
+    pub name: String,
+    /// Where to write.
+    #[command(flatten)]
+    pub directory: Directory,
+}
+
 /// Where to write.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Directory {
@@ -112,6 +124,8 @@ pub enum Order {
     Pause(Pause),
     /// Everything may start.
     Unpause(Pause),
+    /// The agents that share a credential are to try it again.
+    Release(Release),
 }
 
 /// What is wanted of single agents.
@@ -123,9 +137,9 @@ enum Verb {
 }
 
 /// Why a verb ended before everything was done.
-struct End {
-    status: u8,
-    message: String,
+pub(super) struct End {
+    pub(super) status: u8,
+    pub(super) message: String,
 }
 
 impl From<Failure> for End {
@@ -148,6 +162,7 @@ pub fn run(all: &Whole, order: &Order, here: &Surroundings) -> ExitCode {
             }
             Order::Pause(it) => pause(all, here, true, &it.directory).await,
             Order::Unpause(it) => pause(all, here, false, &it.directory).await,
+            Order::Release(it) => release(all, here, it).await,
         }
     };
     match block_on(UNKNOWN, work) {
@@ -161,14 +176,14 @@ pub fn run(all: &Whole, order: &Order, here: &Surroundings) -> ExitCode {
 }
 
 /// The daemon, if it answers, and the folder that it reads.
-struct Daemon {
-    client: Client,
-    health: Result<Health, Error>,
-    files: Files,
+pub(super) struct Daemon {
+    pub(super) client: Client,
+    pub(super) health: Result<Health, Error>,
+    pub(super) files: Files,
 }
 
 impl Daemon {
-    async fn find(all: &Whole, here: &Surroundings, directory: &Directory) -> Result<Self, End> {
+    pub(super) async fn find(all: &Whole, here: &Surroundings, directory: &Directory) -> Result<Self, End> {
         let unknown = |error: Error| End { status: UNKNOWN, message: error.to_string() };
         let socket = all.places.client_socket(here);
         let client = Client::new(&socket).map_err(unknown)?;
@@ -528,6 +543,32 @@ async fn pause(
     }
     drop(turn);
     Ok((vec![if pauses { PAUSED } else { "agents start again" }.to_owned()], 0))
+}
+
+async fn release(all: &Whole, here: &Surroundings, wanted: &Release) -> Result<(Vec<String>, u8), End> {
+    let daemon = Daemon::find(all, here, &wanted.directory).await?;
+    let unknown = |error: Error| End { status: UNKNOWN, message: error.to_string() };
+    let holds = daemon.client.holds().await.map_err(unknown)?.value;
+    let is_meant = |held: &&GroupHold| {
+        let name = &wanted.name;
+        held.hold.group == *name || held.agents.iter().any(|agent| agent.eq_ignore_ascii_case(name))
+    };
+    let Some(GroupHold { hold: Hold { group, .. }, .. }) = holds.iter().find(is_meant) else {
+        let groups: Vec<&str> = holds.iter().map(|held| held.hold.group.as_str()).collect();
+        let held =
+            if groups.is_empty() { "nothing is held".to_owned() } else { format!("held: {}", groups.join(", ")) };
+        return Err(End { status: FAILED, message: format!("{} is not held; {held}", wanted.name) });
+    };
+    let file = daemon.files.release(group, &format!("agentd release {group}"))?;
+    let limit = Instant::now() + TAKEN;
+    while daemon.files.is_there(&file) {
+        if Instant::now() >= limit {
+            let message = format!("{} is written, but agentd has not taken it yet", file.path().display());
+            return Err(End { status: FAILED, message });
+        }
+        sleep(SHORTEST).await;
+    }
+    Ok((vec![format!("{group} is released: one agent tries first, and the others follow if it works")], 0))
 }
 
 /// Who stopped the agent, how long ago, and how to start it again.

@@ -15,6 +15,8 @@ use tokio::time::timeout;
 use super::output::{block_on, complain, print, say};
 use super::table::push_hanging;
 use super::wording::fault;
+use crate::agent::approval::Asking;
+use crate::agent::harness::Approval;
 use crate::agent::sandbox::Sandbox;
 use crate::agent::spec::{AgentSpec, Kind, Policy, Prompt, Restart, Workdir};
 use crate::client::Client;
@@ -161,6 +163,19 @@ fn find(file: &Path, name: &str, options: &Options) -> Result<Declaration, Error
     })
 }
 
+/// How it asks, if it does.
+fn of_asking(
+    asking: Option<&Asking>,
+    field: impl Fn(&'static str, Value) -> Field,
+    noted: impl Fn(&'static str, Value, &'static str) -> Field,
+) -> [Field; 2] {
+    let none = |name| noted(name, Value::Null, "it does not ask");
+    let fields = asking.map(|Asking { timeout, rules }| {
+        [field("approval_timeout", json!(span(*timeout))), field("approval_rules", json!(rules))]
+    });
+    fields.unwrap_or_else(|| ["approval_timeout", "approval_rules"].map(none))
+}
+
 /// Every field that an entry may have, in the order of the documentation.
 #[expect(clippy::too_many_lines, reason = "a line for each field")]
 fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize>) -> Vec<Field> {
@@ -173,8 +188,10 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         args,
         prompt,
         interactive,
+        resume_prompt,
         results,
         approval,
+        asking,
         workdir,
         session,
         user,
@@ -182,6 +199,8 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         trust_repository,
         env,
         secrets,
+        secret_files,
+        skills,
         packages,
         packages_timeout,
         kind,
@@ -191,6 +210,7 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         restart,
         max_restarts,
         timeout,
+        idle_timeout,
         grace_period,
         backoff,
         backoff_reset,
@@ -199,8 +219,12 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         enabled,
         generation,
         labels,
+        resume,
         max_cost,
         results: _,
+        rotation,
+        hold,
+        hold_retry,
     } = policy;
     let (text, path) = match prompt {
         Some(Prompt::Text(text)) => (json!(text), Value::Null),
@@ -234,6 +258,8 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
     };
     let limit = |name, value| or_noted(name, value, "no limit");
     let confinement = confinement(kind, field, noted);
+    let approval = if asking.is_some() { Some("ask") } else { approval.map(Approval::word) };
+    let [approval_timeout, approval_rules] = of_asking(asking.as_ref(), field, noted);
     let all = [
         field("name", json!(name.as_str())),
         field("harness", json!(harness.name)),
@@ -242,9 +268,13 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         prompt,
         field("prompt_file", path),
         or_noted("interactive", interactive.map(Value::from), "as the harness's preset"),
+        field("resume", json!(resume.word())),
+        field("resume_prompt", json!(resume_prompt)),
         field("results", json!(results)),
         limit("max_cost", max_cost.map(|cost| json!(cost.dollars()))),
-        or_noted("approval", approval.map(|approval| json!(approval.word())), "as the harness is configured"),
+        or_noted("approval", approval.map(Value::from), "as the harness is configured"),
+        approval_timeout,
+        approval_rules,
         field("workdir", json!(workdir)),
         field("session", json!(session.as_str())),
         user,
@@ -252,11 +282,17 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         field("trust_repository", json!(trust_repository)),
         field("env", variables),
         secrets,
+        field("secret_files", json!(secret_files)),
+        field("skills", json!(skills)),
+        field("on_rotate", json!(rotation.on_rotate.word())),
+        field("rotate_spread", json!(span(rotation.spread))),
+        field("rotate_within", json!(span(rotation.within))),
         field("restart", json!(in_words(*restart))),
         limit("max_restarts", max_restarts.map(Value::from)),
         field("backoff", json!(backoff.iter().copied().map(span).collect::<Vec<_>>())),
         field("backoff_reset", json!(backoff_reset.map(span))),
         limit("timeout", timeout.map(|timeout| json!(span(timeout)))),
+        limit("idle_timeout", idle_timeout.map(|timeout| json!(span(timeout)))),
         field("grace_period", json!(span(*grace_period))),
         limit("memory", limits.memory.map(Value::from)),
         limit("pid_limit", limits.tasks.map(Value::from)),
@@ -265,6 +301,8 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         field("extra_packages_timeout", json!(span(*packages_timeout))),
         field("enabled", json!(enabled)),
         field("generation", json!(generation)),
+        field("hold", json!(hold.word())),
+        field("hold_retry", json!(span(*hold_retry))),
         field("replicas", json!(siblings)),
     ];
     all.into_iter().chain(confinement).chain([field("labels", json!(labels))]).collect()
@@ -420,9 +458,13 @@ args                    default     []
 prompt                  line 5      "Review \"all\"\nof it."
 prompt_file             default     -
 interactive             default     - (as the harness's preset)
+resume                  default     "never"
+resume_prompt           default     "Continue where you left off."
 results                 default     false
 max_cost                default     - (no limit)
 approval                default     - (as the harness is configured)
+approval_timeout        default     - (it does not ask)
+approval_rules          default     - (it does not ask)
 workdir                 default     "/home/agent/workspace"
 session                 default     "reviewer"
 user                    default     - (the default user)
@@ -430,11 +472,17 @@ umask                   default     "0022"
 trust_repository        default     false
 env                     line 10     { TOKEN = "[masked]" }
 secrets                 default     - (all of them)
+secret_files            default     false
+skills                  default     []
+on_rotate               default     "relaunch"
+rotate_spread           default     "0s"
+rotate_within           default     "1h"
 restart                 line 6      "on-failure"
 max_restarts            line 7      5
 backoff                 default     ["3s", "3s", "3s", "3s", "3s", "10s", "30s", "1m", "5m"]
 backoff_reset           default     "10m"
 timeout                 line 8      "1h30m"
+idle_timeout            default     - (no limit)
 grace_period            default     "30s"
 memory                  default     - (no limit)
 pid_limit               default     - (no limit)
@@ -443,6 +491,8 @@ extra_packages          default     []
 extra_packages_timeout  default     "10m"
 enabled                 default     true
 generation              default     0
+hold                    default     "wait"
+hold_retry              default     "1h"
 replicas                default     1
 type                    default     "native"
 sandbox                 default     - (no sandbox)

@@ -21,10 +21,12 @@ use super::wording::{
 };
 use crate::agent::labels::{self, Selector};
 use crate::client::{Answer, Client, Error};
+use crate::sys::local_time::{WallClock, Zone};
 use crate::sys::terminal::Terminal;
 use crate::text::glob;
 use crate::text::printable::{escaped, json_line};
 use crate::wire::exit_status::ExitStatus;
+use crate::wire::hold::{GroupHold, Hold, HoldKind, remedy};
 use crate::wire::status::{AgentStatus, PastAttempt, Time};
 
 /// The exit statuses of LSB init scripts' `status`.
@@ -177,6 +179,34 @@ fn unknown(name: &str) -> String {
 }
 
 /// The message for an empty table.
+/// What a hold means for the agents of its group, in a line.
+fn held(GroupHold { hold, agents, next_try_at }: &GroupHold) -> String {
+    let Hold { kind, until, group, evidence, .. } = hold;
+    let number = match agents.len() {
+        1 => "1 agent held".to_owned(),
+        number => format!("{number} agents held"),
+    };
+    match (kind, until) {
+        (HoldKind::Quota, Some(until)) => format!("quota of {group} exhausted until {} ({number})", clock(*until)),
+        (HoldKind::Quota, None) => format!("quota of {group} exhausted ({number})"),
+        (HoldKind::Login, _) => {
+            let remedy = remedy(group);
+            format!("{group} is logged out, next try at {} ({number}): {evidence}; {remedy}", clock(*next_try_at))
+        }
+    }
+}
+
+/// When something happens, in local time: with the day if that is not today.
+fn clock(at: Time) -> String {
+    let zone = Zone::local();
+    let today = zone.show(SystemTime::now()).map(|now| now.date);
+    match zone.show(at.0) {
+        Some(WallClock { date, time }) if Some(&date) == today.as_ref() => time,
+        Some(WallClock { date, time }) => format!("{date} {time}"),
+        None => at.to_string(),
+    }
+}
+
 fn nobody(arguments: &Arguments) -> String {
     let labels: Vec<String> = arguments.labels.iter().map(Selector::to_string).collect();
     match labels.as_slice() {
@@ -195,7 +225,13 @@ async fn ask(arguments: &Arguments, socket: &Path) -> Result<Report, Error> {
         return Ok(Report { text: shown.body, remarks, code });
     }
     // Without the health, the table still holds.
-    remarks.extend(client.health().await.map(|health| notices(&health.value, SystemTime::now())).unwrap_or_default());
+    if let Ok(health) = client.health().await {
+        remarks.extend(notices(&health.value, SystemTime::now()));
+        if health.value.holds > 0 {
+            let holds = client.holds().await.map(|holds| holds.value).unwrap_or_default();
+            remarks.extend(holds.iter().map(held));
+        }
+    }
     if shown.agents.is_empty() {
         if shown.missing.is_empty() {
             remarks.push(nobody(arguments));
@@ -367,6 +403,7 @@ pub(super) mod tests {
 
     pub(in crate::cli) fn agent(name: &str, state: State) -> AgentStatus {
         AgentStatus {
+            conversation: None,
             name: name.to_owned(),
             running: state == State::Running,
             session: name.to_owned(),
@@ -394,10 +431,13 @@ pub(super) mod tests {
             sandboxed_by_default: false,
             log_error: None,
             environment_error: None,
+            activity: None,
+            hooks_unheard: false,
             waiting_for: Vec::new(),
             stopping_because: None,
             stop_stage: None,
             launch_reason: None,
+            hold: None,
             attempt_total: None,
             last_output_at: None,
             result: None,
@@ -407,9 +447,13 @@ pub(super) mod tests {
             overridden: None,
             changed: crate::wire::reason::Changes::default(),
             config_generation: None,
+            skills: Vec::new(),
+            secrets: Vec::new(),
+            rotation: None,
             resources: None,
             logs: None,
             history: Vec::new(),
+            approvals: Vec::new(),
         }
     }
 
@@ -426,6 +470,7 @@ pub(super) mod tests {
     #[test]
     fn history_has_a_line_per_attempt_and_wraps_on_a_terminal() {
         let past = |attempt, how, started: Option<u64>, reason: &str| PastAttempt {
+            conversation: None,
             attempt,
             attempt_total: None,
             declared_at: ago(9_000),
@@ -435,6 +480,7 @@ pub(super) mod tests {
             reason: reason.to_owned(),
             cpu_usec: None,
             memory_peak: None,
+            approvals: Vec::new(),
             result: None,
         };
         let history = [

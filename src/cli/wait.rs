@@ -19,6 +19,7 @@ use crate::agent::labels::{self, Selector};
 use crate::client::{Answer, Client, Error, Messages};
 use crate::text::duration;
 use crate::text::printable::json_line;
+use crate::wire::activity::Doing;
 use crate::wire::events::{Event, What};
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::reason::WaitingFor;
@@ -65,9 +66,9 @@ pub struct Arguments {
     /// their exit statuses
     #[arg(short = 'l', long = "label", value_name = "LABEL", conflicts_with = "name")]
     pub labels: Vec<Selector>,
-    /// The state to wait for, or several separated by commas, of which any will do
+    /// The state or activity to wait for, or several separated by commas, of which any will do
     #[arg(long = "for", value_name = "STATE", value_enum, value_delimiter = ',', default_value = "exited")]
-    pub states: Vec<State>,
+    pub states: Vec<Wanted>,
     /// How long to wait at most, such as 90s or 2h, or in seconds; without it, forever
     #[arg(long, value_name = "DURATION", value_parser = seconds_or_duration)]
     pub timeout: Option<Duration>,
@@ -79,12 +80,55 @@ pub struct Arguments {
     pub json: bool,
 }
 
+/// What can be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Wanted {
+    /// Declared, but something is missing
+    Waiting,
+    /// The launch is under way
+    Starting,
+    /// The harness process lives
+    Running,
+    /// It is being stopped
+    Stopping,
+    /// Over for now; starts again
+    Backoff,
+    /// Over
+    Exited,
+    /// The entry is wrong and nothing of it ever ran
+    Invalid,
+    /// It runs, and waits for its next task
+    Idle,
+    /// It runs, and asks a question that a person must answer
+    Blocked,
+    /// It runs, and is known to work or to wait for its next task
+    Ready,
+}
+
+impl Wanted {
+    fn is_reached(self, agent: &AgentStatus) -> bool {
+        let doing = agent.activity.as_ref().map(|activity| activity.status).filter(|_| agent.state == State::Running);
+        match self {
+            Self::Waiting => agent.state == State::Waiting,
+            Self::Starting => agent.state == State::Starting,
+            Self::Running => agent.state == State::Running,
+            Self::Stopping => agent.state == State::Stopping,
+            Self::Backoff => agent.state == State::Backoff,
+            Self::Exited => agent.state == State::Exited,
+            Self::Invalid => agent.state == State::Invalid,
+            Self::Idle => doing == Some(Doing::Idle),
+            Self::Blocked => doing == Some(Doing::Blocked),
+            Self::Ready => matches!(doing, Some(Doing::Idle | Doing::Working)),
+        }
+    }
+}
+
 /// Waits, and prints how that went: data to stdout, messages to stderr.
 pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
     if arguments.name.is_none() && arguments.labels.is_empty() {
         return complain(MISUSED, "name the agent to wait for, or write --label");
     }
-    if arguments.exit_code && !arguments.states.contains(&State::Exited) {
+    if arguments.exit_code && !arguments.states.contains(&Wanted::Exited) {
         return complain(MISUSED, "--exit-code needs an agent that has exited; leave out --for");
     }
     let waited = match block_on(UNKNOWN, wait_for_all(arguments, socket)) {
@@ -255,7 +299,7 @@ async fn wait(arguments: &Arguments, name: &str, limit: Option<Instant>, socket:
 
 /// Until something has happened to the agent: it came into a wanted state, which is answered, or something else, which is to be
 /// asked. For ever where there is nobody to listen to; who tells nothing any more is dropped. Cancel-safe.
-async fn hear(listener: &mut Option<Messages<'_>>, name: &str, wanted: &[State]) -> Option<Answer<AgentStatus>> {
+async fn hear(listener: &mut Option<Messages<'_>>, name: &str, wanted: &[Wanted]) -> Option<Answer<AgentStatus>> {
     let Some(messages) = listener else { return std::future::pending().await };
     while let Ok(Some(message)) = messages.next().await {
         let Ok(event) = serde_json::from_str::<Event>(&message.data) else { continue };
@@ -312,9 +356,9 @@ enum Verdict {
     Never,
 }
 
-fn judge(agent: &AgentStatus, wanted: &[State]) -> Verdict {
+fn judge(agent: &AgentStatus, wanted: &[Wanted]) -> Verdict {
     match agent.state {
-        state if wanted.contains(&state) => Verdict::Reached,
+        _ if wanted.iter().any(|wanted| wanted.is_reached(agent)) => Verdict::Reached,
         State::Exited | State::Invalid => Verdict::Never,
         // Only a person starts it.
         State::Waiting if agent.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Enabled { .. })) => {
@@ -367,19 +411,37 @@ mod tests {
     }
 
     #[rstest]
-    #[case("exited", &[State::Exited], Verdict::Reached)]
-    #[case("running", &[State::Exited], Verdict::NotYet)]
-    #[case("waiting", &[State::Exited], Verdict::NotYet)]
-    #[case("backoff", &[State::Running], Verdict::NotYet)]
-    #[case("exited", &[State::Running], Verdict::Never)]
-    #[case("invalid", &[State::Exited], Verdict::Never)]
-    #[case("invalid", &[State::Running, State::Invalid], Verdict::Reached)]
+    #[case("exited", &[Wanted::Exited], Verdict::Reached)]
+    #[case("running", &[Wanted::Exited], Verdict::NotYet)]
+    #[case("waiting", &[Wanted::Exited], Verdict::NotYet)]
+    #[case("backoff", &[Wanted::Running], Verdict::NotYet)]
+    #[case("exited", &[Wanted::Running], Verdict::Never)]
+    #[case("exited", &[Wanted::Idle], Verdict::Never)]
+    #[case("invalid", &[Wanted::Exited], Verdict::Never)]
+    #[case("invalid", &[Wanted::Running, Wanted::Invalid], Verdict::Reached)]
     fn what_will_not_come_by_itself_is_not_waited_for(
         #[case] state: &str,
-        #[case] wanted: &[State],
+        #[case] wanted: &[Wanted],
         #[case] verdict: Verdict,
     ) {
         assert_eq!(judge(&agent(state, &json!({})), wanted), verdict);
+    }
+
+    #[rstest]
+    #[case(None, &[])]
+    #[case(Some("working"), &[Wanted::Ready])]
+    #[case(Some("idle"), &[Wanted::Ready, Wanted::Idle])]
+    #[case(Some("blocked"), &[Wanted::Blocked])]
+    #[case(Some("login"), &[])]
+    fn what_an_agent_does_is_waited_for(#[case] doing: Option<&str>, #[case] reached: &[Wanted]) {
+        let activity =
+            doing.map(|doing| json!({ "status": doing, "since": "2026-11-21T17:00:00.000Z", "source": "hook" }));
+        let more = activity.map_or_else(|| json!({}), |activity| json!({ "activity": activity }));
+        for wanted in [Wanted::Ready, Wanted::Idle, Wanted::Blocked] {
+            let expected = if reached.contains(&wanted) { Verdict::Reached } else { Verdict::NotYet };
+            assert_eq!(judge(&agent("running", &more), &[wanted]), expected, "{wanted:?}");
+            assert_eq!(judge(&agent("stopping", &more), &[wanted]), Verdict::NotYet);
+        }
     }
 
     #[rstest]

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::operate::stopped;
 use crate::sys::regular_file;
 use crate::text::printable::escaped;
+use crate::wire::activity::{Activity, Doing};
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::reason::WaitingFor;
 use crate::wire::status::{AgentStatus, Health, LogUse, Outcome, Override, State, Time};
@@ -94,7 +95,8 @@ pub(super) fn remark(agent: &AgentStatus) -> String {
     let (log_error, environment_error) = (agent.log_error.as_deref(), agent.environment_error.as_deref());
     let stopped = stopped(agent, SystemTime::now());
     let reason = stopped.as_deref().or(agent.reason.as_deref());
-    let state = [agent.outcome.map(outcome), reason, cause];
+    let plea = plea(agent);
+    let state = [agent.outcome.map(outcome), plea.as_deref(), reason, cause];
     let parts = [&state[..], &[error, limits_error, log_error, environment_error]].concat();
     let parts: Vec<&str> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
     let is_news = |at: usize, part: &str| {
@@ -127,6 +129,23 @@ pub(super) fn state_word(agent: &AgentStatus) -> &'static str {
         (State::Backoff, _) => "backoff",
         (State::Invalid, _) => "invalid",
     }
+}
+
+/// What the agent does, for how long, if that is known.
+pub(super) fn activity(agent: &AgentStatus, now: SystemTime) -> Option<String> {
+    let Activity { status, since: Time(since), .. } = agent.activity.as_ref()?;
+    Some(format!("{status} {}", words(now.duration_since(*since).unwrap_or_default())))
+}
+
+/// What a person must do for an agent that goes on only then: answer it, or log it in.
+fn plea(agent: &AgentStatus) -> Option<String> {
+    let activity = agent.activity.as_ref().filter(|it| matches!(it.status, Doing::Blocked | Doing::Login))?;
+    Some(format!("{}: {}", activity.status, activity.detail.as_ref()?))
+}
+
+/// Whether it goes on only when a person does something.
+fn needs_a_person(agent: &AgentStatus) -> bool {
+    agent.activity.as_ref().is_some_and(|activity| matches!(activity.status, Doing::Blocked | Doing::Login))
 }
 
 /// The words of [`state_word`], in the order in which agents are counted.
@@ -163,7 +182,7 @@ pub(super) fn urgency(agent: &AgentStatus) -> u8 {
     match (agent.state, agent.outcome) {
         (State::Invalid, _) => 0,
         (State::Exited, Some(Outcome::Failed | Outcome::GaveUp | Outcome::TimedOut) | None) => 1,
-        _ if agent.error.is_some() => 2,
+        _ if agent.error.is_some() || needs_a_person(agent) => 2,
         (State::Backoff, _) => 3,
         (State::Waiting, _) if is_switched_off(agent) => 7,
         (State::Waiting, _) => 4,
@@ -195,7 +214,9 @@ pub(super) fn remarks(agent: &AgentStatus, is_all: bool, now: SystemTime) -> Vec
     let silent = is_silent.then_some("it ended in under 2s and printed nothing: it probably did nothing");
     let errors = [&agent.error, &agent.limits_error, &agent.log_error, &agent.environment_error];
     let errors = errors.map(|error| error.as_deref());
-    let paragraphs = [&[told, cause, silent][..], &errors].concat().into_iter().flatten().flat_map(str::lines);
+    let plea = plea(agent);
+    let paragraphs =
+        [&[plea.as_deref(), told, cause, silent][..], &errors].concat().into_iter().flatten().flat_map(str::lines);
     let mut news: Vec<&str> = Vec::new();
     for paragraph in paragraphs.map(str::trim).filter(|paragraph| !paragraph.is_empty()) {
         if !news.iter().any(|said| said.contains(paragraph)) {
@@ -229,6 +250,7 @@ pub(super) fn paint(agent: &AgentStatus) -> &'static str {
     const RED: &str = "\x1b[31m";
     match (agent.state, agent.outcome) {
         (State::Waiting, _) if is_switched_off(agent) => "",
+        (State::Running, _) if needs_a_person(agent) => YELLOW,
         (State::Running, _) | (State::Exited, Some(Outcome::Completed)) => GREEN,
         (State::Waiting | State::Starting | State::Stopping | State::Backoff, _) => YELLOW,
         (State::Exited | State::Invalid, _) => RED,

@@ -2,7 +2,7 @@
 //!
 //! Entries are read in two passes, because the default name of an entry depends on how many others of its harness have no name.
 
-use std::collections::{HashMap, hash_map};
+use std::collections::{HashMap, HashSet, hash_map};
 use std::hash::Hash;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,12 +15,19 @@ use super::confinement;
 use super::fields::{Fields, alternatives, described, quoted};
 use super::harnesses::Harnesses;
 use super::position::Places;
-use crate::agent::harness::{Approval, Harness, Trust};
+use crate::agent::approval::{self, Asking};
+use crate::agent::conversation::{RESUME_PROMPT, Resume};
+use crate::agent::harness::{Approval, Harness, HookKind, Trust};
+use crate::agent::hold::{self, OnHold};
 use crate::agent::name::{InvalidName, Key, Name};
 use crate::agent::packages;
-use crate::agent::spec::{AgentSpec, Limits, Policy, Prompt, Restart, Workdir};
+use crate::agent::rotation::{OnRotate, Rotation};
+use crate::agent::sandbox::Engine;
+use crate::agent::skills;
+use crate::agent::spec::{AgentSpec, Kind, Limits, Policy, Prompt, Restart, Workdir};
 use crate::agent::verdict::Terms;
 use crate::config::{Config, Entry, Finding, Lines, MAX_AGENTS, MAX_REPLICAS, MAX_TOGETHER, Options, Severity};
+use crate::sys::exec::MAX_ARGUMENT;
 use crate::text::suggest::nearest;
 
 /// Reads every agent that a jcard declares.
@@ -180,9 +187,10 @@ impl<'a> Draft<'a> {
         let prompt = fields.string("prompt").map(|text| Prompt::Text(text.to_owned()));
         let prompt_file = fields.string("prompt_file").map(|path| Prompt::File(PathBuf::from(path)));
         let interactive = fields.boolean("interactive");
+        let resume_prompt = fields.string("resume_prompt").map(str::to_owned);
         let results = fields.boolean("results").unwrap_or_default();
         let max_cost = fields.max_cost("max_cost");
-        let approval = read_approval(fields, self.harness.as_deref());
+        let (approval, asks) = read_approval(fields, self.harness.as_deref());
         let user = fields.user("user");
         let default_workdir = || match &user {
             // The usual one is in the home of another user.
@@ -194,17 +202,27 @@ impl<'a> Draft<'a> {
         let trust_repository = fields.boolean("trust_repository").unwrap_or_default();
         let env = fields.variables("env").unwrap_or_default();
         let secrets = fields.secrets("secrets");
+        let secret_files = fields.boolean("secret_files").unwrap_or_default();
+        let skills = read_skills(fields);
         let packages = fields.packages("extra_packages").unwrap_or_default();
         let packages_timeout = read_packages_timeout(fields);
         let kind = confinement::read(fields, self.harness.as_deref(), options);
-        let policy = read_policy(fields);
+        let asking = read_asking(fields, asks, self.harness.as_deref(), &args, &kind);
+        let policy = read_policy(fields, self.harness.as_deref());
         let policy = confinement::with_defaults(fields, policy, &kind);
+        look_at_secret_files(fields, secret_files, user.is_some() || kind.sandbox().is_some(), &policy.rotation);
         fields.unknown_keys();
         let prompt = prompt_file.or(prompt);
         let mut policy = policy;
         policy.max_cost = max_cost;
         if let Some(harness) = &self.harness {
             look_at_prompt(fields, harness, &args, prompt.as_ref(), interactive);
+            if policy.resume != Resume::Never {
+                look_at_resume(fields, harness, &args, prompt.is_some(), resume_prompt.as_deref());
+            } else if resume_prompt.is_some() {
+                let at = fields.place("resume_prompt");
+                fields.warn(at, "`resume_prompt` is ignored; write `resume = \"restart\"`, or remove it");
+            }
             policy.results = results.then(|| terms_of(harness));
             look_at_results(fields, harness, prompt.is_some(), interactive, results);
         }
@@ -218,8 +236,10 @@ impl<'a> Draft<'a> {
                 args,
                 prompt,
                 interactive,
+                resume_prompt: resume_prompt.unwrap_or_else(|| RESUME_PROMPT.to_owned()),
                 results,
                 approval,
+                asking,
                 workdir,
                 session: name.clone(),
                 user,
@@ -227,6 +247,8 @@ impl<'a> Draft<'a> {
                 trust_repository,
                 env,
                 secrets,
+                secret_files,
+                skills,
                 packages,
                 packages_timeout,
                 kind,
@@ -266,12 +288,22 @@ fn read_harness(fields: &mut Fields<'_>, harnesses: &Harnesses) -> Option<Arc<Ha
     None
 }
 
+/// The `approval` of an agent that asks an operator.
+const ASK: &str = "ask";
+
 /// What the harness may do without asking, for which it must have words.
-fn read_approval(fields: &mut Fields<'_>, harness: Option<&Harness>) -> Option<Approval> {
-    let words = Approval::ALL.map(|approval| (approval.word(), approval));
-    let approval = fields.word("approval", "unknown agent.approval", &words)?;
+///
+/// The other value says whether it asks agentd.
+fn read_approval(fields: &mut Fields<'_>, harness: Option<&Harness>) -> (Option<Approval>, bool) {
+    let words = Approval::ALL.map(|approval| (approval.word(), Some(approval)));
+    let words: Vec<_> = words.into_iter().chain([(ASK, None)]).collect();
+    let approval = match fields.word("approval", "unknown agent.approval", &words) {
+        Some(Some(approval)) => approval,
+        Some(None) => return (None, true),
+        None => return (None, false),
+    };
     let Some(harness) = harness.filter(|harness| harness.approval_words(approval).is_none()) else {
-        return Some(approval);
+        return (Some(approval), false);
     };
     let (name, word, at) = (&harness.name, approval.word(), fields.place("approval"));
     let known: Vec<String> = harness.approvals().map(|approval| format!("{:?}", approval.word())).collect();
@@ -284,7 +316,68 @@ fn read_approval(fields: &mut Fields<'_>, harness: Option<&Harness>) -> Option<A
         at,
         format!("{name} has no words for the `approval` {word:?}; {known}, or `approval.{word}` in [harnesses.{name}]"),
     );
-    None
+    (None, false)
+}
+
+fn read_approval_timeout(fields: &mut Fields<'_>) -> Option<Duration> {
+    let timeout = fields.duration("approval_timeout")?;
+    let at = fields.place("approval_timeout");
+    if timeout.is_zero() {
+        fields.error(at, "`approval_timeout` is too small; write how long an answer may take, for example \"10m\"");
+        return None;
+    }
+    if timeout > approval::LONGEST_TIMEOUT {
+        fields.error(at, "`approval_timeout` is too large; write at most \"168h\"");
+        return None;
+    }
+    Some(timeout)
+}
+
+/// How it asks agentd whether it may do something. That takes hooks that can be asked to ask.
+fn read_asking(
+    fields: &mut Fields<'_>,
+    asks: bool,
+    harness: Option<&Harness>,
+    args: &[String],
+    kind: &Kind,
+) -> Option<Asking> {
+    let timeout = read_approval_timeout(fields);
+    let rules = fields.approval_rules("approval_rules").unwrap_or_default();
+    if !asks {
+        let unused = [("approval_timeout", timeout.is_some()), ("approval_rules", !rules.is_empty())];
+        for (key, _) in unused.into_iter().filter(|(_, is_set)| *is_set) {
+            let at = fields.place(key);
+            fields.warn(at, format!("`{key}` has no effect without `approval = \"ask\"`; write that, or remove it"));
+        }
+        return None;
+    }
+    let at = fields.place("approval");
+    let harness = harness?;
+    let name = &harness.name;
+    if harness.hooks() != Some(HookKind::Claude) {
+        let known: Vec<String> = harness.approvals().map(|approval| format!("{:?}", approval.word())).collect();
+        let right = if known.is_empty() {
+            "remove it, and write in `args` what the program knows".to_owned()
+        } else {
+            format!("write {}", alternatives(known.iter().map(String::as_str)))
+        };
+        fields.error(at, format!("{name} has no hook that could ask, so its `approval` cannot be \"ask\"; {right}"));
+        return None;
+    }
+    let is_taken = |arg: &&String| {
+        ["--settings", "--bare", "--safe-mode"].contains(&arg.as_str()) || arg.starts_with("--settings=")
+    };
+    if let Some(arg) = args.iter().find(is_taken) {
+        let right = "remove it, and write settings into a file that the program reads by itself";
+        fields.error(at, format!("{} in `args` leaves no room for the hook that asks; {right}", quoted(arg)));
+        return None;
+    }
+    if kind.sandbox().is_some_and(|sandbox| sandbox.engine == Engine::Runsc) {
+        let right = "write `sandbox = \"bwrap\"` or \"crun\", or another `approval`";
+        fields.error(at, format!("nothing in a sandbox with a kernel of its own can ask; {right}"));
+        return None;
+    }
+    Some(Asking { timeout: timeout.unwrap_or(approval::TIMEOUT), rules })
 }
 
 /// Checks whether the harness will take the prompt for a prompt, and end as it should. The content of a `prompt_file` is unknown
@@ -319,6 +412,47 @@ fn look_at_prompt(
     } else if harness.is_custom() && text.starts_with(['-', '@']) && args.last().is_none_or(|last| last != "--") {
         let right = "end `args` with \"--\" if the program knows that, or begin the prompt with a word";
         fields.warn(at, format!("the `prompt` begins like an option or the name of a file; {right}"));
+    }
+}
+
+/// Checks whether an attempt can resume the conversation of the one before.
+fn look_at_resume(
+    fields: &mut Fields<'_>,
+    harness: &Harness,
+    args: &[String],
+    has_prompt: bool,
+    resume_prompt: Option<&str>,
+) {
+    let (name, at) = (&harness.name, fields.place("resume"));
+    if !harness.has_conversations() {
+        let right = format!("remove it, or write `session_new` and `session_resume` in [harnesses.{name}]");
+        fields.error(at, format!("{name} has no words for a conversation that `resume` could resume; {right}"));
+    }
+    if let Some(word) = harness.says_session(args) {
+        let right = "remove one of them";
+        let at = fields.place("args");
+        fields.error(at, format!("{} in `args` names a conversation, as `resume` does; {right}", quoted(word)));
+    }
+    if let Some(word) = harness.says_prompt(args).filter(|_| !has_prompt) {
+        let right = "write a `prompt` or a `prompt_file`";
+        fields.error(at, format!("`resume` with {} in `args` needs something to do; {right}", quoted(word)));
+    }
+    let at = fields.place("resume_prompt");
+    match resume_prompt {
+        Some(_) if !has_prompt => {
+            let right = "write a `prompt`, or remove it";
+            fields.warn(at, format!("`resume_prompt` is ignored, because the entry has no prompt; {right}"));
+        }
+        Some(text) if text.len() > MAX_ARGUMENT => {
+            let right = format!("the kernel takes at most {MAX_ARGUMENT} bytes (128 KiB less one)");
+            fields.error(at, format!("the `resume_prompt` is too long; {right}"));
+        }
+        Some(text) => {
+            if let Some(refusal) = harness.refuses(text.as_bytes()) {
+                fields.error(at, refusal);
+            }
+        }
+        None => {}
     }
 }
 
@@ -384,7 +518,33 @@ fn read_packages_timeout(fields: &mut Fields<'_>) -> Duration {
     timeout.unwrap_or(packages::TIMEOUT)
 }
 
-fn read_policy(fields: &mut Fields<'_>) -> Policy {
+/// What becomes of the agent when its credential does not work. By default it waits if that can be found out.
+fn read_hold(fields: &mut Fields<'_>, harness: Option<&Harness>) -> OnHold {
+    let words = OnHold::ALL.map(|on_hold| (on_hold.word(), on_hold));
+    let said = if fields.is_boolean("hold") {
+        fields.boolean("hold").map(|waits| if waits { OnHold::Wait } else { OnHold::Off })
+    } else {
+        fields.word("hold", "unknown agent.hold", &words)
+    };
+    let by_default = if harness.is_some_and(tells_of_its_credential) { OnHold::Wait } else { OnHold::Off };
+    said.unwrap_or(by_default)
+}
+
+/// Whether anything is known of how it says that its credential does not work.
+fn tells_of_its_credential(harness: &Harness) -> bool {
+    harness.stream().is_some() || !harness.rules().is_empty()
+}
+
+fn read_hold_retry(fields: &mut Fields<'_>) -> Duration {
+    let retry = fields.duration("hold_retry");
+    if retry.is_some_and(|retry| retry.is_zero()) {
+        let right = "write how long to wait before a login is tried again, for example \"1h\"";
+        fields.error(fields.place("hold_retry"), format!("`hold_retry` is too small; {right}"));
+    }
+    retry.unwrap_or(hold::RETRY)
+}
+
+fn read_policy(fields: &mut Fields<'_>, harness: Option<&Harness>) -> Policy {
     let restarts = [("no", Restart::No), ("on-failure", Restart::OnFailure), ("always", Restart::Always)];
     let any_number = format!("write a whole number from 0 to {}, where 0 is no limit", u64::MAX);
     let default = Policy::default();
@@ -397,6 +557,7 @@ fn read_policy(fields: &mut Fields<'_>) -> Policy {
             .whole_number("max_restarts", &(0..=u64::MAX), &any_number)
             .filter(|&restarts| restarts > 0),
         timeout: fields.duration("timeout").filter(|timeout| !timeout.is_zero()),
+        idle_timeout: fields.duration("idle_timeout").filter(|timeout| !timeout.is_zero()),
         grace_period: fields.duration("grace_period").unwrap_or(default.grace_period),
         backoff: backoff.unwrap_or(default.backoff),
         backoff_reset: reset.filter(|reset| !reset.is_zero()).or(default_reset),
@@ -408,11 +569,75 @@ fn read_policy(fields: &mut Fields<'_>) -> Policy {
         enabled: fields.boolean("enabled").unwrap_or(default.enabled),
         generation: generation(fields).unwrap_or(default.generation),
         labels: fields.labels("labels").unwrap_or_default(),
+        resume: fields.word("resume", "invalid agent.resume", &RESUMES).unwrap_or(default.resume),
         // They are read elsewhere.
         max_cost: default.max_cost,
         results: default.results,
+        rotation: read_rotation(fields),
+        hold: read_hold(fields, harness),
+        hold_retry: read_hold_retry(fields),
         by_default: default.by_default,
     }
+}
+
+const RESUMES: [(&str, Resume); 3] =
+    [("never", Resume::Never), ("restart", Resume::Restart), ("always", Resume::Always)];
+
+/// Checks whether files of secrets are of use.
+fn look_at_secret_files(fields: &mut Fields<'_>, secret_files: bool, is_apart: bool, rotation: &Rotation) {
+    if !secret_files && rotation.on_rotate == OnRotate::Files {
+        let right = "write `secret_files = true`, too";
+        fields.error(fields.place("on_rotate"), format!("`on_rotate = \"files\"` needs files to replace; {right}"));
+    }
+    if secret_files && !is_apart {
+        let right = "name a `user` of its own, or a `sandbox`";
+        let what = "every agent of the default user can read the files of this one";
+        fields.warn(fields.place("secret_files"), format!("{what}; {right}"));
+    }
+}
+
+/// Reads the paths of skills. What is there is looked at elsewhere.
+fn read_skills(fields: &mut Fields<'_>) -> Vec<String> {
+    let paths = fields.located_strings("skills").unwrap_or_default();
+    if let Some((at, _)) = paths.get(skills::MOST) {
+        fields.error(*at, format!("these are too many `skills`; write at most {} paths", skills::MOST));
+    }
+    let mut known = HashSet::new();
+    for (at, path) in &paths {
+        if path.is_empty() {
+            fields.error(*at, "a path in `skills` is empty; write the path of a folder with a SKILL.md");
+        } else if path.strip_suffix("/*").unwrap_or(path).contains('*') {
+            let right = "write the path of a folder, or one that ends in \"/*\" for all folders there";
+            fields.error(*at, format!("{} cannot be in `skills`; {right}", quoted(path)));
+        } else if path.starts_with('~') {
+            let right = "skills are not taken from a home; write an absolute path, or one relative to the jcard";
+            fields.error(*at, format!("{} cannot be in `skills`; {right}", quoted(path)));
+        } else if !known.insert(*path) {
+            fields.warn(*at, format!("{} is twice in `skills`; remove one of them", quoted(path)));
+        }
+    }
+    paths.into_iter().take(skills::MOST).map(|(_, path)| path.to_owned()).collect()
+}
+
+/// Reads what new values of secrets do.
+fn read_rotation(fields: &mut Fields<'_>) -> Rotation {
+    let words = OnRotate::ALL.map(|on_rotate| (on_rotate.word(), on_rotate));
+    let default = Rotation::default();
+    let rotation = Rotation {
+        on_rotate: fields.word("on_rotate", "invalid `on_rotate`", &words).unwrap_or(default.on_rotate),
+        spread: fields.duration("rotate_spread").unwrap_or(default.spread),
+        within: fields.duration("rotate_within").unwrap_or(default.within),
+    };
+    if !rotation.spread.is_zero() && matches!(rotation.on_rotate, OnRotate::Next | OnRotate::Files) {
+        let word = rotation.on_rotate.word();
+        let right = format!("with `on_rotate = \"{word}\"` new values launch nothing; remove it");
+        fields.warn(fields.place("rotate_spread"), format!("`rotate_spread` is ignored; {right}"));
+    }
+    if fields.is_set("rotate_within") && rotation.on_rotate != OnRotate::Idle {
+        let right = "it limits how long `on_rotate = \"idle\"` waits; write that, or remove it";
+        fields.warn(fields.place("rotate_within"), format!("`rotate_within` is ignored; {right}"));
+    }
+    rotation
 }
 
 /// The highest `generation`: the largest number that every reader of JSON holds exactly.
@@ -638,6 +863,7 @@ fn size(spec: &AgentSpec) -> usize {
     let packages = spec.packages.iter().map(|package| package.as_str().len());
     let values = spec.env.values().map(|value| value.as_slice().len());
     prompt
+        + spec.resume_prompt.len()
         + texts.map(String::len).chain(packages).chain(values).map(|length| length + size_of::<String>()).sum::<usize>()
 }
 

@@ -71,7 +71,7 @@ pub fn parse(text: &[u8], scope: Scope) -> Result<DropIn, String> {
     }
 }
 
-fn said(places: &Places<'_>, at: usize, message: &str) -> String {
+pub(super) fn said(places: &Places<'_>, at: usize, message: &str) -> String {
     let finding: Finding = places.finding(at, Severity::Error, message);
     tell([&finding])
 }

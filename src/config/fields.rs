@@ -11,8 +11,10 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::position::Places;
+use crate::agent::approval::{LONGEST_PATTERN, MOST_RULES, Rule, Then};
 use crate::agent::cost::MaxCost;
 pub(super) use crate::agent::harness::keys::described;
+use crate::agent::harness::keys::pattern_fault;
 use crate::agent::labels;
 use crate::agent::name::Name;
 use crate::agent::packages::Package;
@@ -38,13 +40,18 @@ pub(super) const KNOWN: &[&str] = &[
     "prompt",
     "prompt_file",
     "interactive",
+    "resume",
+    "resume_prompt",
     "results",
     "max_cost",
     "approval",
+    "approval_timeout",
+    "approval_rules",
     "workdir",
     "restart",
     "max_restarts",
     "timeout",
+    "idle_timeout",
     "grace_period",
     "session",
     "user",
@@ -52,6 +59,11 @@ pub(super) const KNOWN: &[&str] = &[
     "trust_repository",
     "env",
     "secrets",
+    "secret_files",
+    "skills",
+    "on_rotate",
+    "rotate_spread",
+    "rotate_within",
     "backoff",
     "backoff_reset",
     "replicas",
@@ -68,6 +80,8 @@ pub(super) const KNOWN: &[&str] = &[
     "cpu",
     "enabled",
     "generation",
+    "hold",
+    "hold_retry",
     "extra_packages",
     "extra_packages_timeout",
 ];
@@ -465,6 +479,11 @@ impl<'a> Fields<'a> {
         Some(variables)
     }
 
+    /// Whether the field is set to `true` or `false`.
+    pub(super) fn is_boolean(&self, key: &str) -> bool {
+        self.table.get(key).is_some_and(|value| matches!(value.get_ref(), DeValue::Boolean(_)))
+    }
+
     pub(super) fn boolean(&mut self, key: &str) -> Option<bool> {
         let value = self.value(key)?;
         let DeValue::Boolean(boolean) = value.get_ref() else {
@@ -513,6 +532,47 @@ impl<'a> Fields<'a> {
     pub(super) fn duration(&mut self, key: &str) -> Option<Duration> {
         let value = self.value(key)?;
         self.duration_of(key, value)
+    }
+
+    /// Reads an array of rules: `{ match = "…", then = "ask" }`.
+    pub(super) fn approval_rules(&mut self, key: &str) -> Option<Vec<Rule>> {
+        const RIGHT: &str = "write { match = \"…\", then = \"ask\" }, with \"ask\", \"allow\" or \"deny\"";
+        let rules = self.array(key, "rules", |fields, value| {
+            let at = value.span().start;
+            let DeValue::Table(table) = value.get_ref() else {
+                fields.error(at, format!("a rule in `{key}` is {}; {RIGHT}", described(value.get_ref())));
+                return None;
+            };
+            if let Some(other) = table.keys().find(|name| !["match", "then"].contains(&name.get_ref().as_ref())) {
+                let name = quoted(other.get_ref());
+                fields.error(other.span().start, format!("the key {name} may not be in a rule; {RIGHT}"));
+                return None;
+            }
+            let text = |name: &str| Some((table.get(name)?.span().start, table.get(name)?.get_ref().as_str()?));
+            let (Some((at, pattern)), Some((then_at, then))) = (text("match"), text("then")) else {
+                fields.error(
+                    at,
+                    format!("a rule in `{key}` lacks `match` or `then`, or one of them is no string; {RIGHT}"),
+                );
+                return None;
+            };
+            if let Err(fault) = pattern_fault(pattern).and_then(|()| match pattern.len() {
+                0..=LONGEST_PATTERN => Ok(()),
+                _ => Err(format!("it has more than {LONGEST_PATTERN} bytes")),
+            }) {
+                fields.error(at, format!("`match` of a rule in `{key}` is no regular expression: {fault}"));
+                return None;
+            }
+            let Some(&(_, then)) = Then::WORDS.iter().find(|(word, _)| *word == then) else {
+                fields.error(then_at, format!("{} is nothing that a rule can do; {RIGHT}", quoted(then)));
+                return None;
+            };
+            Some(Rule { pattern: pattern.to_owned(), then })
+        })?;
+        if rules.len() > MOST_RULES {
+            self.error(self.place(key), format!("`{key}` has more than {MOST_RULES} rules; write fewer"));
+        }
+        Some(rules)
     }
 
     /// Reads an array of durations; `None` if it is empty.

@@ -7,6 +7,8 @@
 
 use serde_json::{Value, json};
 
+use crate::agent::approval::{LONGEST_PATTERN, MOST_RULES};
+use crate::agent::conversation::RESUME_PROMPT;
 use crate::agent::harness::{self, keys};
 use crate::agent::labels;
 use crate::agent::name::Name;
@@ -69,6 +71,7 @@ fn fields() -> Value {
 }
 
 /// The fields about what runs, and what it is given.
+#[allow(clippy::too_many_lines, reason = "most of it is a field each")]
 fn program_fields() -> Value {
     let harnesses: Vec<&str> = harness::shipped().iter().map(|harness| &*harness.name).collect();
     let text = || json!({ "type": "string", "maxLength": MAX_ARGUMENT });
@@ -102,9 +105,25 @@ fn program_fields() -> Value {
             json!({ "type": ["number", "string"], "maxLength": 0, "exclusiveMinimum": 0, "exclusiveMaximum": 1_000_000_000 }),
             "the most that a life of the agent may cost, in US dollars; then it is stopped, and has failed; needs `results = true`",
         ),
+        "resume": with_default(
+            json!({ "type": "string", "enum": ["never", "restart", "always", ""] }),
+            json!("never"),
+            "which attempts share a conversation: none, those of one life (`restart`), or those of all lives with the same work (`always`); see [Conversations](conversations.md)",
+        ),
+        "resume_prompt": with_default(
+            json!({ "type": "string", "maxLength": MAX_ARGUMENT }),
+            json!(RESUME_PROMPT),
+            "what a resumed attempt is told in place of the prompt; see [Conversations](conversations.md)",
+        ),
         "approval": described(
-            json!({ "type": "string", "enum": ["readonly", "edits", "everything", ""] }),
-            "what the harness may do without asking: `readonly`, `edits` (change files), `everything`; see [Approval](harnesses.md#approval)",
+            json!({ "type": "string", "enum": ["readonly", "edits", "everything", "ask", ""] }),
+            "what the harness may do without asking: `readonly`, `edits` (change files), `everything`; or `ask`: an operator answers; see [Approvals](approvals.md)",
+        ),
+        "approval_timeout": with_default(duration("*"), json!("10m"), "how long an answer to what the agent asks may take; then it is no"),
+        "approval_rules": with_default(
+            approval_rules(),
+            json!([]),
+            "regular expressions over the command that decide without a question: `{ match = \"^git status\", then = \"allow\" }`; a convenience, and no protection",
         ),
         "workdir": described(
             json!({ "type": "string", "maxLength": MAX_ARGUMENT, "pattern": "^($|/|~$|~/)" }),
@@ -142,6 +161,41 @@ fn program_fields() -> Value {
             }),
             "pass only these secrets, and wait until all of them exist; other secrets then do not relaunch the agent; as a table: variables with the files of their values",
         ),
+        "secret_files": with_default(
+            json!({ "type": ["boolean", "string"], "maxLength": 0 }),
+            json!(false),
+            "`true`: the values of the agent's secrets are in files, too; see [Files](secrets.md#files)",
+        ),
+        "skills": with_default(
+            array(&json!({ "type": "string", "minLength": 1, "maxLength": MAX_ARGUMENT, "pattern": "^[^~*][^*]*(/[*])?$" })),
+            json!([]),
+            "folders with a SKILL.md that the agent can use; relative to the jcard unless absolute; see [Skills](skills.md)",
+        ),
+        "on_rotate": with_default(
+            json!({ "type": "string", "enum": ["relaunch", "idle", "next", "files", ""] }),
+            json!("relaunch"),
+            "what new values of its secrets do to an agent that runs: `relaunch` it, relaunch it when it is `idle`, give them to its `next` start, or replace its `files`; see [Rotation](secrets.md#rotation)",
+        ),
+        "rotate_spread": with_default(duration("*"), json!("0s"), "the time between two agents that are relaunched for the same secret; `0s`: all at once"),
+        "rotate_within": with_default(duration("*"), json!("1h"), "how long an agent that is not idle keeps the old values"),
+    })
+}
+
+/// Rules over the text of a command.
+fn approval_rules() -> Value {
+    json!({
+        "type": ["array", "string"],
+        "maxLength": 0,
+        "maxItems": MOST_RULES,
+        "items": {
+            "type": "object",
+            "properties": {
+                "match": { "type": "string", "minLength": 1, "maxLength": LONGEST_PATTERN },
+                "then": { "type": "string", "enum": ["ask", "allow", "deny"] },
+            },
+            "required": ["match", "then"],
+            "additionalProperties": false,
+        },
     })
 }
 
@@ -162,6 +216,7 @@ fn life_fields() -> Value {
         ),
         "backoff_reset": described(time(), "an attempt that has run this long resets the delays"),
         "timeout": described(time(), "counted from the first start, restarts included; then the agent is stopped for good"),
+        "idle_timeout": described(time(), "how long the agent may be `idle` or `blocked`, by the word of its harness; then it is stopped for good, as failed; see [Activity](activity.md)"),
         "grace_period": with_default(time(), json!("30s"), "the time between SIGINT and SIGKILL; halfway, what still runs gets a second SIGINT; `0s` kills at once"),
         "memory": described(
             quantity("integer", "[KkMmGgTt]([Ii]?[Bb])?|[Bb]"),
@@ -185,6 +240,14 @@ fn life_fields() -> Value {
             json!(0),
             "each higher number restarts the agent, also one that has ended",
         ),
+        "hold": described(
+            json!({ "anyOf": [
+                { "type": "string", "enum": ["wait", "fail", "off", ""] },
+                { "type": "boolean" },
+            ] }),
+            "when the credential does not work: `wait` until it does, `fail` as after every other failure, `off` for no holds; `true` is `wait`, `false` is `off`; see [Holds](holds.md)",
+        ),
+        "hold_retry": with_default(time(), json!("1h"), "how often one agent tries a login that did not work"),
         "replicas": with_default(
             number(1, Some(MAX_REPLICAS)),
             json!(1),

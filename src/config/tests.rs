@@ -8,9 +8,12 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
+use crate::agent::conversation::{RESUME_PROMPT, Resume};
 use crate::agent::harness::{Harness, shipped};
+use crate::agent::hold::OnHold;
 use crate::agent::name::{InvalidName, Name};
 use crate::agent::packages::Package;
+use crate::agent::rotation::Rotation;
 use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
 use crate::agent::spec::{ByDefault, Kind, Limits, Policy, Prompt, Restart, Workdir};
 use crate::agent::user::UserName;
@@ -189,6 +192,7 @@ mod defaults {
 
     fn plain() -> AgentSpec {
         AgentSpec {
+            resume_prompt: RESUME_PROMPT.to_owned(),
             name: "claude-code".parse().unwrap(),
             harness: Harness::find("claude-code").unwrap(),
             command: vec!["claude".into()],
@@ -197,6 +201,7 @@ mod defaults {
             interactive: None,
             results: false,
             approval: None,
+            asking: None,
             workdir: Workdir::Absolute("/home/agent/workspace".into()),
             session: "claude-code".parse().unwrap(),
             user: None,
@@ -204,13 +209,17 @@ mod defaults {
             trust_repository: false,
             env: BTreeMap::new(),
             secrets: None,
+            secret_files: false,
+            skills: Vec::new(),
             packages: Vec::new(),
             packages_timeout: Duration::from_mins(10),
             kind: Kind::Native,
             policy: Policy {
+                resume: Resume::Never,
                 restart: Restart::No,
                 max_restarts: None,
                 timeout: None,
+                idle_timeout: None,
                 grace_period: Duration::from_secs(30),
                 backoff: [3, 3, 3, 3, 3, 10, 30, 60, 300].map(Duration::from_secs).to_vec(),
                 backoff_reset: Some(Duration::from_mins(10)),
@@ -220,7 +229,10 @@ mod defaults {
                 labels: BTreeMap::new(),
                 max_cost: None,
                 results: None,
+                hold: OnHold::Wait,
+                hold_retry: Duration::from_hours(1),
                 by_default: ByDefault::default(),
+                rotation: Rotation::default(),
             },
         }
     }
@@ -257,6 +269,7 @@ mod defaults {
             "restart",
             "max_restarts",
             "timeout",
+            "idle_timeout",
             "grace_period",
             "session",
             "user",
@@ -336,6 +349,7 @@ mod fields {
         assert_eq!(
             spec,
             AgentSpec {
+                resume_prompt: RESUME_PROMPT.to_owned(),
                 name: "reviewer".parse().unwrap(),
                 harness: Harness::find("gemini-cli").unwrap(),
                 command: vec![text("/opt/gemini"), text("--yolo")],
@@ -344,6 +358,7 @@ mod fields {
                 interactive: Some(false),
                 results: false,
                 approval: None,
+                asking: None,
                 workdir: Workdir::Absolute("/workspace".into()),
                 session: "review".parse().unwrap(),
                 user: None,
@@ -353,13 +368,17 @@ mod fields {
                     .map(|(name, value)| (text(name), SecretBytes::from(value)))
                     .into(),
                 secrets: Some(["API_KEY", "TOKEN"].map(|name| (text(name), text(name))).into()),
+                secret_files: false,
+                skills: Vec::new(),
                 packages: Vec::new(),
                 packages_timeout: Duration::from_mins(10),
                 kind: Kind::Native,
                 policy: Policy {
+                    resume: Resume::Never,
                     restart: Restart::OnFailure,
                     max_restarts: Some(5),
                     timeout: Some(Duration::from_secs(9930)),
+                    idle_timeout: None,
                     grace_period: Duration::from_mins(1),
                     backoff: vec![Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5)],
                     backoff_reset: Some(Duration::from_mins(10)),
@@ -369,7 +388,10 @@ mod fields {
                     labels: BTreeMap::new(),
                     max_cost: None,
                     results: None,
+                    hold: OnHold::Wait,
+                    hold_retry: Duration::from_hours(1),
                     by_default: ByDefault::default(),
+                    rotation: Rotation::default(),
                 },
             }
         );

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::screen::Reading;
 use super::terminal::Wanted;
+use crate::agent::harness::rule::{Finding, Rule};
 use crate::agent::seen::{SeenPrompt, SeenRepository, SeenWorkdir};
 use crate::sys::process::Identity;
 use crate::sys::watch::Target;
@@ -22,6 +24,8 @@ pub(super) const FILE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) enum Request {
     /// Run tmux with these arguments and this standard input, for no longer than this.
     Tmux { program: Program, arguments: Vec<String>, input: Input, timeout: Duration },
+    /// Run tmux with these arguments, for no longer than this, and read what it prints by these rules.
+    ReadScreen { program: Program, arguments: Vec<String>, rules: Vec<Rule>, timeout: Duration },
     /// Run this program with these arguments in the environment of a login, for no longer than this.
     InLogin { program: PathBuf, arguments: Vec<String>, timeout: Duration },
     /// Find the tmux server of this socket. The server that was seen there recreates a missing socket file.
@@ -42,6 +46,10 @@ pub(crate) enum Request {
     LineMode(i32),
     /// Render an agent's output as text, on the socket that comes with this request.
     Render,
+    /// Look at files that log a harness in. The last part of the path may be a pattern.
+    Login(PathBuf),
+    /// Look for these rules in a text that an agent printed.
+    Rules { rules: Vec<Rule>, text: Input },
     /// Relay between a tmux client and an operator's connection: the first socket that comes with this request. The second ends it.
     Terminal(Wanted),
     /// Watch these paths from now on, and send [`Reply::Changed`] when one changes, or was not watched before.
@@ -53,6 +61,8 @@ pub(crate) enum Request {
 pub(crate) enum Reply {
     Tmux(Result<Output, RunError>),
     InLogin(Result<Output, RunError>),
+    /// The inner error is what tmux complains of.
+    ReadScreen(Result<Result<Reading, String>, RunError>),
     Server(Result<Server, String>),
     EndServer(Result<bool, String>),
     Remind(Result<bool, String>),
@@ -64,6 +74,10 @@ pub(crate) enum Reply {
     LineMode(Result<bool, String>),
     /// Rendering has started.
     Rendering,
+    /// A number that changes when any of the files does, or which there are.
+    Login(u64),
+    /// What the first rule that matches has found.
+    Rules(Option<Finding>),
     /// The relay has started, or the reason why not.
     Terminal(Result<(), String>),
     /// The file system did not answer within [`FILE_TIMEOUT`], or has not answered an earlier identical request yet.

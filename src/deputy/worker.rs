@@ -23,12 +23,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::protocol::{FILE_TIMEOUT, Input, MAX_FRAME, Numbered, Output, Program, Reply, Request, RunError};
-use super::tmux_server;
-use super::{line_mode, terminal};
+use super::{line_mode, login, rules, screen, terminal, tmux_server};
+use crate::agent::harness::rule::Rule;
 use crate::agent::seen::{Problem, SeenPrompt, SeenRepository, SeenWorkdir};
 use crate::logs::renderer;
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;
+use crate::sys::clock;
 use crate::sys::exec::{MAX_ARGUMENT, single_quote};
 use crate::sys::fd;
 use crate::sys::fd_passing::Receiver;
@@ -176,6 +177,9 @@ async fn answer(request: Request, account: &Account, hanging: &Hanging) -> Optio
         Request::Tmux { program, arguments, input, timeout } => {
             Some(Reply::Tmux(tmux(program, &arguments, input, timeout, account).await))
         }
+        Request::ReadScreen { program, arguments, rules, timeout } => {
+            Some(read_screen(program, &arguments, rules, timeout, account).await)
+        }
         Request::InLogin { program, arguments, timeout } => {
             Some(Reply::InLogin(in_login(&program, &arguments, timeout, account).await))
         }
@@ -216,11 +220,16 @@ fn work_on_file(request: Request) -> Option<Reply> {
         ),
         Request::Server { socket, seen } => Reply::Server(tmux_server::tend(&socket, find(TMUX).ok().as_deref(), seen)),
         Request::EndServer(socket) => Reply::EndServer(tmux_server::end_deserted(&socket)),
+        Request::Login(path) => Reply::Login(login::stamp(&path)),
+        Request::Rules { rules, text } => Reply::Rules(rules::find(&rules, &text.0, clock::since_1970())),
         Request::LineMode(pid) => Reply::LineMode(line_mode::is_canonical(pid)),
         Request::Remind { socket, seen, ended } => Reply::Remind(tmux_server::remind(&socket, seen, ended)),
-        Request::Tmux { .. } | Request::InLogin { .. } | Request::Watch(_) | Request::Render | Request::Terminal(_) => {
-            return None;
-        }
+        Request::Tmux { .. }
+        | Request::ReadScreen { .. }
+        | Request::InLogin { .. }
+        | Request::Watch(_)
+        | Request::Render
+        | Request::Terminal(_) => return None,
     })
 }
 
@@ -278,6 +287,27 @@ async fn tmux(
     let mut command = Command::new(path_of(&program)?);
     command.arg0(TMUX).args(arguments).env_clear().envs(account.base_environment()).env("LANG", "C.UTF-8");
     output(command, TMUX, input, timeout, not_started).await
+}
+
+/// Reads a screen. The rules are applied in another thread: others must not wait for an expression.
+async fn read_screen(
+    program: Program,
+    arguments: &[String],
+    rules: Vec<Rule>,
+    timeout: Duration,
+    account: &Account,
+) -> Reply {
+    let output = match tmux(program, arguments, Input::default(), timeout, account).await {
+        Ok(output) if output.success => output,
+        Ok(output) => return Reply::ReadScreen(Ok(Err(output.stderr))),
+        Err(error) => return Reply::ReadScreen(Err(error)),
+    };
+    let reading = blocking::run(move || screen::read(&output.stdout, &rules));
+    match tokio::time::timeout(FILE_TIMEOUT, reading).await {
+        Ok(Ok(reading)) => Reply::ReadScreen(Ok(Ok(reading))),
+        Ok(Err(error)) => Reply::Short(error.to_string()),
+        Err(_) => Reply::Short("the rules of its screen take too long".to_owned()),
+    }
 }
 
 /// Runs a program as the login shell of the agent user starts it, or by the same rules as a launcher does without one.

@@ -2,21 +2,27 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use crate::agent::approval::Asking;
 use crate::agent::changes::Marks;
+use crate::agent::conversation::{Line, Resume, SLOT, SessionWords};
 use crate::agent::declaration::{Declaration, Desired, DesiredAgent, Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
-use crate::agent::harness::{Choices, Harness, keys};
+use crate::agent::harness::hooks::Hooks;
+use crate::agent::harness::{Choices, Harness, Session, keys};
+use crate::agent::hold::Group;
 use crate::agent::launch::Launch;
 use crate::agent::program::expanded;
 use crate::agent::sandbox::{Home, Network, Sandbox};
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::{Problem, Seen, SeenPrompt, SeenWorkdir};
+use crate::agent::skills::Skill;
 use crate::agent::spec::{AgentSpec, Prompt, Workdir};
 use crate::agent::user::{AgentUser, UserName};
 use crate::config::{Config, Entry};
+use crate::inputs::skills;
 use crate::inputs::users::{self, Standing, Standings, View, Views};
 use crate::state::key::{Key, Marker};
 use crate::sys::account::Account;
@@ -32,6 +38,8 @@ pub struct Paths {
     pub guarded: BTreeSet<PathBuf>,
     /// Working directories, and homes.
     pub workdirs: BTreeSet<PathBuf>,
+    /// Where harnesses keep what logs them in. The last part of a path may be a pattern.
+    pub logins: BTreeSet<PathBuf>,
 }
 
 /// The users that entries name beside the default one.
@@ -78,6 +86,7 @@ pub fn paths(
         }
         paths.prompts.extend(prompt);
         paths.workdirs.insert(workdir);
+        paths.logins.extend(spec.harness.login_files().iter().map(|file| account.home.join(file)));
         paths.workdirs.extend(user.map(|_| account.home.clone()));
     }
     for Paths { prompts, guarded, .. } in all.values_mut() {
@@ -120,7 +129,11 @@ pub fn desired(config: &Config, secrets: &Secrets, views: &Views, place: &Declar
         let spec = entry.spec.as_ref().map_err(|findings| located(file, findings));
         let user = other_user(entry, &place.account);
         let declaration = spec.and_then(|spec| match Runner::of(user, views, place)? {
-            Ok(runner) => declare(spec, secrets, &runner, place, &marker),
+            Ok(runner) => {
+                let found = skills::of_entry(&spec.skills, |path| views.skills.get(path));
+                let found = found.map_err(|error| format!("{}: {error}", place.file.display()))?;
+                declare(spec, secrets, found, &runner, place, &marker)
+            }
             Err(missing) => {
                 let launch = Err(Missing(vec![missing]));
                 Ok(Declaration { kind: spec.kind.clone(), policy: spec.policy.clone(), launch })
@@ -186,9 +199,40 @@ impl<'a> Runner<'a> {
     }
 }
 
+/// The prompt, if there is one. An error is one of the entry.
+fn prompt(
+    spec: &AgentSpec,
+    folder: &Path,
+    seen: &Seen,
+    missing: &mut Vec<WaitingFor>,
+) -> Result<Option<SecretBytes>, String> {
+    let file = match &spec.prompt {
+        None => return Ok(None),
+        Some(Prompt::Text(text)) => return Ok(Some(SecretBytes::from(text.as_str()))),
+        Some(Prompt::File(file)) => file,
+    };
+    let path = folder.join(file);
+    let problem = match seen.prompts.get(&path) {
+        Some(SeenPrompt::Text(text)) if !text.as_slice().is_empty() => {
+            return match spec.harness.refuses(text.as_slice()) {
+                Some(refusal) => Err(format!("{}: {refusal}", path.display())),
+                None => Ok(Some(text.clone())),
+            };
+        }
+        Some(SeenPrompt::Text(_)) if spec.interactive == Some(false) => Problem::Empty {},
+        Some(SeenPrompt::Text(_)) => return Ok(None),
+        Some(SeenPrompt::Refused(why)) => return Err(why.clone()),
+        Some(SeenPrompt::Unusable(problem)) => problem.clone(),
+        None => seen.unseen(&path),
+    };
+    missing.push(WaitingFor::PromptFile { path: path.display().to_string(), problem });
+    Ok(None)
+}
+
 fn declare(
     spec: &AgentSpec,
     secrets: &Secrets,
+    skills: Vec<Skill>,
     runner: &Runner<'_>,
     place: &DeclarationContext,
     marker: &KnownMarks,
@@ -198,30 +242,7 @@ fn declare(
     if let Some(user) = &runner.user {
         missing.extend(users::home(&user.name, account, seen));
     }
-    let prompt = match &spec.prompt {
-        None => None,
-        Some(Prompt::Text(text)) => Some(SecretBytes::from(text.as_str())),
-        Some(Prompt::File(file)) => {
-            let path = folder.join(file);
-            let mut lacks = |problem| {
-                missing.push(WaitingFor::PromptFile { path: path.display().to_string(), problem });
-                None
-            };
-            match seen.prompts.get(&path) {
-                Some(SeenPrompt::Text(text)) if !text.as_slice().is_empty() => {
-                    if let Some(refusal) = spec.harness.refuses(text.as_slice()) {
-                        return Err(format!("{}: {refusal}", path.display()));
-                    }
-                    Some(text.clone())
-                }
-                Some(SeenPrompt::Text(_)) if spec.interactive == Some(false) => lacks(Problem::Empty {}),
-                Some(SeenPrompt::Text(_)) => None,
-                Some(SeenPrompt::Refused(why)) => return Err(why.clone()),
-                Some(SeenPrompt::Unusable(problem)) => lacks(problem.clone()),
-                None => lacks(seen.unseen(&path)),
-            }
-        }
-    };
+    let prompt = prompt(spec, folder, seen, &mut missing)?;
     let workdir = workdir_path(spec, account);
     let problem = match seen.workdirs.get(&workdir) {
         Some(SeenWorkdir::Usable) => None,
@@ -239,6 +260,8 @@ fn declare(
         let (command, args) = (at_home(&spec.command, home), at_home(&spec.args, home));
         let text = prompt.clone();
         let max_cost = spec.policy.max_cost.map(|cost| cost.to_string());
+        let session_words =
+            session_words(spec, (&command, &args), text.as_ref(), (&workdir, runner.user.as_ref()), marker);
         let choices = Choices { max_cost: max_cost.as_deref(), ..spec.choices() };
         let (arguments, prompt) = spec.harness.command_line(&command, &args, &choices, prompt.as_ref());
         if let Some(length) = prompt.map(|at| arguments[at].as_slice().len()).filter(|&length| length > MAX_ARGUMENT) {
@@ -250,7 +273,13 @@ fn declare(
             file.is_some_and(|file| secrets.get(file).is_some()) && !spec.env.contains_key(name)
         };
         let secrets_given = environment.keys().filter(|name| is_secret(name)).cloned().collect();
+        let is_elsewhere = |(name, file): &(&String, &String)| name != file && is_secret(name);
+        let elsewhere = spec.secrets.iter().flatten().filter(is_elsewhere);
         let mut launch = Launch {
+            has_secret_files: spec.secret_files,
+            skills_dir: skills_dir(spec).filter(|_| !skills.is_empty()),
+            skills,
+            secret_sources: elsewhere.map(|(name, file)| (name.clone(), file.clone())).collect(),
             name: spec.name.clone(),
             session: spec.session.clone(),
             user: runner.user.clone(),
@@ -261,14 +290,23 @@ fn declare(
             workdir,
             umask: spec.umask,
             trust_repository: spec.trust_repository,
+            asking: spec.asking.clone(),
             sandbox: spec.kind.sandbox().map(|sandbox| in_place(sandbox, home)),
             packages: spec.packages.clone(),
             packages_timeout: spec.packages_timeout,
+            session_words,
             stream: spec.harness.stream().filter(|_| spec.results),
+            group: Group::of_login(&spec.harness.name, &account.name),
+            hooks: hooks(spec, &args, text.is_some()),
+            rules: Arc::clone(spec.harness.rules()),
             fingerprint: Fingerprint::default(),
             marks: Marks::none(),
             is_certain: spec.secrets.is_some() || secrets.is_complete,
         };
+        let credential = spec.harness.auth().iter().find_map(|name| Some((name, launch.environment.get(name)?)));
+        if let Some((name, value)) = credential {
+            launch.group = Group::of_variable(name, marker.marker.mark(name, [value.as_slice()]));
+        }
         launch.fingerprint = marker.marker.fingerprint(&launch);
         launch.marks = marker.marks(spec, &launch, text.as_ref());
         // Afterwards: a preset's variables are not part of the declaration, so that a version of agentd that sets more of them
@@ -281,6 +319,53 @@ fn declare(
         Err(Missing(missing))
     };
     Ok(Declaration { kind: spec.kind.clone(), policy: spec.policy.clone(), launch })
+}
+
+/// Programs that start a harness where agentd is not.
+const ELSEWHERE: [&str; 6] = ["docker", "kubectl", "lxc", "nerdctl", "podman", "ssh"];
+
+/// The hooks that the harness is given: only if it stays at its terminal, or asks. Otherwise its output tells what it does.
+fn hooks(spec: &AgentSpec, args: &[String], has_prompt: bool) -> Option<Hooks> {
+    let kind = spec.harness.hooks()?;
+    let stays = spec.harness.stays(spec.interactive, has_prompt);
+    let is_free = kind.fits_beside(args) && kind.fits_beside(&spec.command);
+    // What starts it elsewhere has no agentd there.
+    let first = spec.command.first().map(|word| word.rsplit('/').next().unwrap_or_default());
+    let is_here = first.is_some_and(|first| !ELSEWHERE.contains(&first));
+    ((stays || spec.asking.is_some()) && is_free && is_here).then_some(Hooks {
+        kind,
+        at: spec.command.len(),
+        has_prompt,
+    })
+}
+
+/// How the harness is told which conversation it is in, if attempts share one.
+fn session_words(
+    spec: &AgentSpec,
+    (command, args): (&[String], &[String]),
+    prompt: Option<&SecretBytes>,
+    (workdir, user): (&Path, Option<&AgentUser>),
+    marker: &KnownMarks,
+) -> Option<Arc<SessionWords>> {
+    let harness = &spec.harness;
+    if spec.policy.resume == Resume::Never || !harness.has_conversations() {
+        return None;
+    }
+    let line = |session, prompt: Option<&SecretBytes>| {
+        let choices = Choices { approval: None, session: Some(session), ..spec.choices() };
+        Line(harness.command_line(command, args, &choices, prompt).0)
+    };
+    // What was said once is not said again.
+    let again = prompt.map(|_| SecretBytes::from(spec.resume_prompt.as_str()));
+    let user = user.map(|user| format!("{}:{}", user.name, user.uid)).unwrap_or_default();
+    let said = prompt.map(SecretBytes::as_slice).unwrap_or_default();
+    let scope = [harness.name.as_bytes(), workdir.as_os_str().as_encoded_bytes(), user.as_bytes(), said];
+    Some(Arc::new(SessionWords {
+        new: (!harness.session_learned()).then(|| line(Session::New(SLOT), prompt)),
+        resume: line(Session::Resume(SLOT), again.as_ref()),
+        proof: harness.session_proof().map(str::to_owned),
+        scope: marker.marker.scope(scope),
+    }))
 }
 
 /// The sandbox with paths that begin at the root.
@@ -345,8 +430,18 @@ impl KnownMarks {
         if let Some(approval) = spec.approval {
             marks.field("approval", checksum(approval.word().as_bytes()));
         }
+        if let Some(Asking { timeout, rules }) = &spec.asking {
+            marks.field("approval", checksum(b"ask"));
+            marks.field("approval_timeout", checksum(&timeout.as_nanos().to_le_bytes()));
+            let rules: Vec<String> =
+                rules.iter().map(|rule| format!("{}\0{}\0", rule.pattern, rule.then.word())).collect();
+            marks.field("approval_rules", checksum(rules.concat().as_bytes()));
+        }
         if let Some(umask) = spec.umask {
             marks.field("umask", umask);
+        }
+        if spec.secret_files {
+            marks.field("secret_files", 1);
         }
         if spec.trust_repository {
             marks.field("trust_repository", 1);
@@ -382,6 +477,10 @@ impl KnownMarks {
             let names: Vec<&[u8]> = launch.packages.iter().map(|package| package.as_str().as_bytes()).collect();
             mark("extra_packages", &names);
         }
+        if !launch.skills.is_empty() {
+            let folders = launch.skills.iter().map(|skill| skill.folder.as_os_str().as_encoded_bytes());
+            mark("skills", &folders.collect::<Vec<_>>());
+        }
         if let (Some(from), Some(text)) = (&spec.prompt, prompt) {
             let name = if matches!(from, Prompt::File(_)) { "prompt_file" } else { "prompt" };
             mark(name, &[text.as_slice()]);
@@ -398,6 +497,13 @@ impl KnownMarks {
         }
         marks.finish()
     }
+}
+
+/// Where the harness looks for skills, below the home.
+fn skills_dir(spec: &AgentSpec) -> Option<PathBuf> {
+    let below = spec.harness.skills_dir()?.strip_prefix("${HOME}/")?;
+    let below = PathBuf::from(below);
+    below.components().all(|part| matches!(part, Component::Normal(_))).then_some(below)
 }
 
 type Environment = BTreeMap<String, SecretBytes>;
@@ -688,7 +794,7 @@ mod tests {
              [[agents]]\nharness = \"custom\"\nworkdir = \"/bad\"\nprompt_file = \"bad.md\"\nrestart = \"maybe\"\n",
         );
         let mut all = paths(&config, folder_of(Path::new(FILE)), &account(), &Standings::new());
-        let Paths { prompts, guarded, workdirs } = all.remove(&None).unwrap();
+        let Paths { prompts, guarded, workdirs, .. } = all.remove(&None).unwrap();
         assert!(all.is_empty() && guarded.is_empty());
         assert_eq!(prompts, [PROMPT_FILE.into()].into());
         assert_eq!(workdirs, ["/home/agent/project".into(), "/home/agent/workspace".into()].into());
@@ -818,7 +924,7 @@ mod tests {
         let account = Account { name: "b".to_owned(), uid: Uid::from_raw(uid), home: "/home/b".into(), ..account() };
         let workdirs = workdirs.iter().map(|path| (PathBuf::from(path), SeenWorkdir::Usable)).collect();
         let view = View::Of { account, seen: Seen { workdirs, ..Seen::default() } };
-        Views { own: Seen::default(), others: [("b".parse().unwrap(), view)].into() }
+        Views { others: [("b".parse().unwrap(), view)].into(), ..Views::default() }
     }
 
     fn as_b(lines: &str) -> Config {
@@ -846,7 +952,7 @@ mod tests {
         let waits = |views: &Views| declared_as_b("workdir = \"/w\"", views).unwrap().launch.unwrap_err().to_string();
         assert_eq!(waits(&views_of(1001, &["/w"])), "the home /home/b of user b does not exist");
         let gone = WaitingFor::User { user: "b".to_owned(), problem: Problem::Absent {} };
-        let with = |view| Views { own: Seen::default(), others: [("b".parse().unwrap(), view)].into() };
+        let with = |view| Views { others: [("b".parse().unwrap(), view)].into(), ..Views::default() };
         assert_eq!(waits(&with(View::Missing(gone))), "there is no user b any more");
         let error = declared_as_b("", &with(View::Unfit("b is root; no".to_owned()))).unwrap_err();
         assert_eq!(error, "/etc/agentd/jcard.toml: the `user` of the entry: b is root; no");
@@ -924,6 +1030,49 @@ mod tests {
         let places: Vec<&str> = error.lines().map(|line| line.split(": ").next().unwrap()).collect();
         assert_eq!(places, ["/etc/agentd/jcard.toml:4:11", "/etc/agentd/jcard.toml:5:11"]);
         assert_eq!(desired.config_error.as_ref(), Some(error));
+    }
+
+    #[rstest]
+    #[case(
+        "claude-code",
+        "",
+        "claude -v --session-id SESSION -p do it",
+        "claude -v --resume SESSION -p Continue where you left off."
+    )]
+    #[case(
+        "claude-code",
+        "resume_prompt = \"- go on\"",
+        "claude -v --session-id SESSION -p do it",
+        "claude -v --resume SESSION -p -- - go on"
+    )]
+    #[case("codex", "", "", "codex exec --skip-git-repo-check -v resume SESSION -- Continue where you left off.")]
+    fn a_conversation_has_command_lines_of_its_own(
+        #[case] harness: &str,
+        #[case] more: &str,
+        #[case] new: &str,
+        #[case] resume: &str,
+    ) {
+        let of = |more: &str| {
+            let entry = "workdir = \"/w\"\nargs = [\"-v\"]\nprompt = \"do it\"";
+            let text = format!("[agent]\nname = \"a\"\nharness = \"{harness}\"\n{entry}\n{more}\n");
+            launched(&config(&text), &[], SeenPrompt::Text(SecretBytes::from("unused")))
+        };
+        let shared = of(&format!("resume = \"always\"\n{more}"));
+        let words = shared.session_words.as_deref().unwrap();
+        let told = |line: &Line| {
+            let words: Vec<String> =
+                line.0.iter().map(|word| String::from_utf8_lossy(word.as_slice()).replace(SLOT, "SESSION")).collect();
+            words.join(" ")
+        };
+        assert_eq!(
+            (words.new.as_ref().map(told).unwrap_or_default(), told(&words.resume)),
+            (new.into(), resume.into())
+        );
+        let alone = of("");
+        assert_eq!((&alone.session_words, &alone.arguments), (&None, &shared.arguments));
+        assert!(alone.fingerprint.differs_from(&shared.fingerprint));
+        let other = of("resume = \"restart\"\nresume_prompt = \"Go on.\"");
+        assert_eq!(other.fingerprint, shared.fingerprint, "nothing is launched again for it");
     }
 
     #[test]

@@ -119,6 +119,7 @@ fn seen_by_one(Paths { prompts, workdirs, .. }: Paths) -> Seen {
         (path, SeenPrompt::Text(SecretBytes::from(text.as_str())))
     });
     Seen {
+        logins: BTreeMap::new(),
         prompts: prompts.collect(),
         workdirs: workdirs.into_iter().map(|path| (path, SeenWorkdir::Usable)).collect(),
         unreachable: BTreeMap::new(),
@@ -130,7 +131,7 @@ fn held(now: &Desired) -> Held {
     let one = |agent: &DesiredAgent| {
         let launch = agent.declaration.as_ref().ok().and_then(|declaration| declaration.launch.as_ref().ok());
         let in_force = launch.map(|launch| InForce::Here(launch.fingerprint.clone()));
-        HeldAgent { desired: Some(agent.clone()), in_force, place: Place::Nowhere }
+        HeldAgent { desired: Some(agent.clone()), in_force, given: None, place: Place::Nowhere }
     };
     now.agents.iter().map(|(key, agent)| (key.clone(), one(agent))).collect()
 }

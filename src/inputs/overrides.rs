@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::stat::SFlag;
-use nix::unistd::{Gid, Uid};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, unlinkat};
 use tokio::sync::watch;
 
 use crate::agent::name::{Key, Name};
@@ -41,6 +41,9 @@ pub const ALL: &str = ".all";
 
 /// The ending of a drop-in.
 pub const ENDING: &str = ".toml";
+
+/// What the name of a file begins with that ends a hold. The name of the group, or of an agent, follows.
+pub const RELEASE: &str = ".release-";
 
 /// The most entries of the folder that are read.
 const MAX_ENTRIES: usize = 2 * MAX_AGENTS;
@@ -95,6 +98,17 @@ pub struct Reading {
     is_absent: bool,
     /// What else is there that cannot be a drop-in.
     strays: Vec<String>,
+    /// The holds that operators end. Their files are gone.
+    pub releases: Vec<Release>,
+}
+
+/// The end of a hold, as an operator wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// The group, or an agent of it.
+    pub name: String,
+    /// The owner of the file.
+    pub by: String,
 }
 
 /// Reads the folder, and makes it if `makes` is set and it does not exist. Blocks.
@@ -125,6 +139,16 @@ fn read_all(folder: &OwnedFd, place: &Place, reading: &mut Reading) -> io::Resul
         return Err(io::Error::other(format!("it has more than {MAX_ENTRIES} entries; remove what is no drop-in")));
     }
     for name in &names {
+        if let Some(of) = name.to_str().and_then(|name| name.strip_prefix(RELEASE)) {
+            match take_release(folder, name, of, &place.operators) {
+                Ok(release) => reading.releases.extend(release),
+                Err(error) => {
+                    let path = escaped(&place.directory.join(name).display().to_string());
+                    reading.strays.push(format!("{path}: {error}; remove it"));
+                }
+            }
+            continue;
+        }
         let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(ENDING)) else { continue };
         // What is being written, by the command line or by an editor.
         if stem.starts_with('.') && stem != ALL {
@@ -195,6 +219,29 @@ fn read_file(folder: &OwnedFd, name: &OsStr, scope: Scope, operators: &Operators
     Ok(Some(Override { enabled, generation, now, by: Some(by), at }))
 }
 
+/// Takes a file that ends a hold, and removes what was taken, and nothing that is there instead.
+fn take_release(folder: &OwnedFd, name: &OsStr, of: &str, operators: &Operators) -> Result<Option<Release>, String> {
+    let look = match safe_path::look(folder, name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        look => look.map_err(|error| format!("it cannot be examined: {error}"))?,
+    };
+    if SFlag::from_bits_truncate(look.mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+        return Err("it is no regular file".to_owned());
+    }
+    let (file, metadata) = regular_file::open_in(folder, name).map_err(|error| error.to_string())?;
+    if metadata.nlink() != 1 {
+        return Err(format!("it has {} names (hard links)", metadata.nlink()));
+    }
+    let by = operators.judge(Uid::from_raw(metadata.uid()))?;
+    let id = FileId::of(&file).map_err(|error| format!("it cannot be examined: {error}"))?;
+    let is_same = safe_path::look(folder, name).is_ok_and(|look| look.version.id == id);
+    if is_same {
+        unlinkat(folder, name, UnlinkatFlags::NoRemoveDir).map_err(|error| format!("it cannot be removed: {error}"))?;
+    }
+    let is_name = of.len() <= 128 && of.bytes().all(|byte| byte.is_ascii_graphic());
+    Ok((is_same && is_name).then(|| Release { name: of.to_owned(), by }))
+}
+
 /// What is known about the overrides after several readings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
@@ -253,7 +300,7 @@ impl Known {
     /// folder that was listed before. One without an effect of its own, which neither forbids nor enables, may go any time.
     #[must_use]
     pub fn after(&self, reading: Reading, directory: &Path, now: Instant, patience: Duration) -> Self {
-        let Reading { folder, files, problem, is_absent, strays } = reading;
+        let Reading { folder, files, problem, is_absent, strays, releases: _ } = reading;
         let mut in_force = BTreeMap::new();
         let mut problems = strays;
         let mut found = BTreeSet::new();

@@ -12,6 +12,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 
 use crate::agent::seen::{Problem, Seen, SeenWorkdir};
 use crate::agent::user::{AgentUser, UserName};
+use crate::inputs::skills::Skills;
 use crate::sys::account::Account;
 use crate::wire::reason::WaitingFor;
 
@@ -114,6 +115,8 @@ pub struct Views {
     pub own: Seen,
     /// The others.
     pub others: BTreeMap<UserName, View>,
+    /// The skills that entries name, as root sees them.
+    pub skills: Skills,
 }
 
 impl Views {
@@ -146,7 +149,7 @@ impl Views {
 impl From<Seen> for Views {
     /// Where nobody but the default user is named.
     fn from(own: Seen) -> Self {
-        Self { own, others: BTreeMap::new() }
+        Self { own, ..Self::default() }
     }
 }
 

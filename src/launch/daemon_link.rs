@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use zeroize::Zeroizing;
 
 use super::protocol::{FromLauncher, Log, MAX_TO_LAUNCHER, Progress, ToLauncher, Told, WIRE_VERSION};
+use crate::agent::conversation::{SessionId, Taken};
 use crate::agent::fingerprint::Fingerprint;
 use crate::sys::frame::{self, Decoder};
 use crate::sys::{fd, fd_passing, memory, poll, unix_socket};
@@ -39,8 +40,12 @@ pub(super) struct DaemonLink {
     pub(super) fingerprint: Option<Fingerprint>,
     /// Where it writes output.
     pub(super) log: Option<Log>,
+    /// Which conversation the harness is in, if its work said something about that.
+    pub(super) conversation: Option<Taken>,
     /// What the harness has said of its work.
     pub(super) told: Option<Told>,
+    /// Whether this daemon asks to hear what the harness does.
+    hears_reports: bool,
     state: State,
 }
 
@@ -108,7 +113,9 @@ impl DaemonLink {
             attempt,
             fingerprint: None,
             log: None,
+            conversation: None,
             told: None,
+            hears_reports: false,
             state: State::Away { next_try: Instant::now() },
         }
     }
@@ -152,6 +159,7 @@ impl DaemonLink {
 
     /// Disconnects, and waits before the next try: a daemon that has just rejected this launcher would do so again.
     fn lose(&mut self) {
+        self.hears_reports = false;
         self.state = State::Away { next_try: Instant::now() + RECONNECT_INTERVAL };
     }
 
@@ -169,10 +177,30 @@ impl DaemonLink {
             fingerprint: self.fingerprint.clone(),
             progress: progress.clone(),
             can_move: true,
+            can_renew: true,
             log: self.log,
+            conversation: self.conversation.clone(),
             told: self.told.as_ref().map(|told| Box::new(told.in_brief())),
+            can_report: true,
         })?;
         Ok(connection)
+    }
+
+    /// From now on, this daemon hears what the harness does.
+    pub(super) fn begin_reports(&mut self) {
+        self.hears_reports = true;
+    }
+
+    /// Whether a daemon is connected that hears what the harness does.
+    pub(super) fn hears_reports(&self) -> bool {
+        self.hears_reports
+    }
+
+    /// The harness is in this conversation. Only if its work said something about conversations, the daemon is told.
+    pub(super) fn is_in(&mut self, id: &SessionId) {
+        let Some(taken) = self.conversation.as_mut().filter(|taken| taken.id.as_ref() != Some(id)) else { return };
+        taken.id = Some(id.clone());
+        self.say(&FromLauncher::Conversation(id.to_string()));
     }
 
     /// Sends a message if a daemon is connected. If none is, the next one learns from `Hello` how far the launcher is.
@@ -180,6 +208,7 @@ impl DaemonLink {
         if let State::Connected(connection) = &mut self.state
             && connection.write(message).is_err()
         {
+            self.hears_reports = false;
             self.state = State::Away { next_try: Instant::now() };
         }
     }

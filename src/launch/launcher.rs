@@ -5,12 +5,12 @@
 
 mod boxed;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -32,15 +32,26 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGTERM, SIGWINCH};
 
 use boxed::Boxed;
 
+use super::asks::Asks;
+use super::conversation;
 use super::daemon_link::{DAEMON_TIMEOUT, DaemonLink, Said, readable};
 use super::git;
 use super::login::{self, Asked, Login};
 use super::packages::{self, Building};
-use super::protocol::{End, Ending, Failure, FromLauncher, Harness, Log, ProgramNotFound, Progress, ToLauncher};
+use super::protocol::{
+    End, Ending, Failure, FromLauncher, Harness, Log, ProgramNotFound, Progress, SessionOrder, Taught, ToLauncher,
+};
+use super::reports::Reports;
+use super::sandbox;
+use super::secret_files::SecretFiles;
+use super::skills::{self, Skills};
+use super::tell::{Ear, Heard};
 use super::temporary_dir::{self, Scratch};
 use super::terminal::Terminal;
+use crate::agent::approval::{self, Asking};
+use crate::agent::harness::hooks::{Hooks, TELL_VARIABLE, Told};
 use crate::agent::packages::{Built, Package, TIMEOUT};
-use crate::agent::sandbox::Sandbox;
+use crate::agent::sandbox::{Home, Sandbox};
 use crate::agent::stream_kind::StreamKind;
 use crate::contain::marker;
 use crate::logs::writer::Writer;
@@ -129,7 +140,7 @@ fn live(name: &str, attempt: u64, socket: &Path, agentd: &Path) -> Result<Ending
         Err(failure) => Err(failure),
     };
     let started = match prepared {
-        Ok(login) => start(order, login, &mut daemon),
+        Ok(login) => start(order, login, agentd, &mut daemon),
         Err(failure) => {
             drop(order);
             Err(failure)
@@ -186,13 +197,22 @@ fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) ->
         sandbox,
         packages,
         packages_timeout,
+        session,
         stream,
+        secret_files,
+        skills,
+        hooks,
+        asking,
+        reports,
     } = message
     else {
         return None;
     };
     umask(Mode::from_bits_truncate(declared.unwrap_or(UMASK)));
     daemon.fingerprint = Some(fingerprint);
+    if reports {
+        daemon.begin_reports();
+    }
     let log = kept_size.and_then(|size| {
         let [text, index] = files.try_into().ok()?;
         let secrets = secrets.iter().filter_map(|name| environment.get(name)).cloned();
@@ -211,9 +231,14 @@ fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) ->
             sandbox: sandbox.map(|sandbox| *sandbox),
             packages,
             packages_timeout,
+            session: session.map(|session| *session),
             closure: Vec::new(),
+            skills: skills.map(|taught| *taught),
+            to_files: if secret_files { secrets } else { BTreeSet::new() },
             log,
             stream,
+            hooks,
+            asking: asking.map(|asking| *asking),
         },
         login_patience.unwrap_or(login::LOGIN_TIMEOUT),
     ))
@@ -359,11 +384,18 @@ struct Order {
     sandbox: Option<Sandbox>,
     packages: Vec<Package>,
     packages_timeout: Duration,
+    /// Which conversation the harness is to be in.
+    session: Option<SessionOrder>,
     /// What the packages need of the store.
     closure: Vec<PathBuf>,
+    skills: Option<Taught>,
+    /// The variables whose values are to be in files, too.
+    to_files: BTreeSet<String>,
     log: Option<Writer>,
     /// The form of its standard output, if that is to be read.
     stream: Option<StreamKind>,
+    hooks: Option<Hooks>,
+    asking: Option<Asking>,
 }
 
 /// What was started.
@@ -374,6 +406,49 @@ struct Running {
     terminal: Terminal,
     scratch: Vec<Scratch>,
     boxed: Option<Boxed>,
+    skills: Option<Skills>,
+    secrets: Option<SecretFiles>,
+    /// What its hooks tell, if it has some.
+    ear: Option<Ear>,
+    reports: Reports,
+    asks: Asks,
+}
+
+impl Order {
+    /// Writes the secrets that are to be in files, and says where these are for the agent: in the folder of `inside`, if that is
+    /// another one than here.
+    fn write_secrets(
+        &mut self,
+        socket: &Path,
+        agent: &str,
+        inside: Option<&Path>,
+    ) -> Result<Option<SecretFiles>, Failure> {
+        if self.to_files.is_empty() {
+            return Ok(None);
+        }
+        let secrets = self.to_files.iter().filter_map(|name| Some((name, self.environment.get(name)?)));
+        let files = SecretFiles::make(socket, agent, secrets)
+            .map_err(|error| not_yet(format!("the files with its secrets cannot be made: {error}")))?;
+        for (name, path) in files.variables(inside) {
+            self.environment.entry(name).or_insert_with(|| SecretBytes::from(path.into_os_string().into_vec()));
+        }
+        Ok(Some(files))
+    }
+
+    /// Says where the skills are, in the environment and where the entry asks for it.
+    fn name_skills(&mut self, path: &Path) {
+        let Some(taught) = &self.skills else { return };
+        let path = path.as_os_str().as_bytes();
+        for (at, argument) in self.arguments.iter_mut().enumerate() {
+            if Some(at) != taught.prompt {
+                skills::fill_in(argument, path);
+            }
+        }
+        self.environment.values_mut().for_each(|value| skills::fill_in(value, path));
+        self.environment
+            .entry(crate::agent::skills::VARIABLE.to_owned())
+            .or_insert_with(|| SecretBytes::from(path.to_vec()));
+    }
 }
 
 impl Running {
@@ -382,7 +457,25 @@ impl Running {
         // The reaper waits for it, as for every other child of this process.
         let pid = i32::try_from(child.id())
             .map_err(|_| Failure::of_system("the process id is out of range", &Errno::EOVERFLOW.into()))?;
-        Ok(Self { harness: Harness { pid, at }, child: Pid::from_raw(pid), terminal, scratch, boxed: None })
+        Ok(Self {
+            harness: Harness { pid, at },
+            child: Pid::from_raw(pid),
+            terminal,
+            scratch,
+            boxed: None,
+            skills: None,
+            secrets: None,
+            ear: None,
+            reports: Reports::default(),
+            asks: Asks::new(approval::TIMEOUT),
+        })
+    }
+
+    /// With what its hooks tell, if it has some.
+    fn listening(self, ear: Option<Ear>, asking: Option<Asking>) -> Self {
+        let reports = Reports::new(ear.as_ref().map(Ear::hooks));
+        let asks = Asks::new(asking.map_or(approval::TIMEOUT, |asking| asking.timeout));
+        Self { ear, reports, asks, ..self }
     }
 
     /// Waits until the harness runs in its sandbox, if it has one.
@@ -437,15 +530,26 @@ impl Running {
 ///
 /// The order is dropped, with its secrets; only the log remains.
 #[expect(clippy::needless_pass_by_value, reason = "nothing of the login is left either")]
-fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<Running, Failure> {
-    let workdir = order.workdir.as_path();
+fn start(mut order: Order, login: Login, agentd: &Path, daemon: &mut DaemonLink) -> Result<Running, Failure> {
+    let workdir = order.workdir.clone();
+    let workdir = workdir.as_path();
     std::env::set_current_dir(workdir)
         .map_err(|error| Failure::of_system(&format!("the workdir {} cannot be entered", workdir.display()), &error))
         .map_err(|failure| Failure { missing: true, ..failure })?;
     temporary_dir::begin_removal_of_left(login.variable(temporary_dir::VARIABLE), &daemon.socket, &daemon.name);
+    enter_conversation(&mut order, &login, daemon);
     if order.sandbox.is_some() {
         return boxed::start(order, &login, daemon);
     }
+    let view =
+        order.skills.as_ref().map(|taught| Skills::show(taught, &daemon.socket, &daemon.name, login.variable("HOME")));
+    let view = view.transpose().map_err(|error| not_yet(format!("its skills cannot be shown: {error}")))?;
+    if let Some(view) = &view {
+        order.name_skills(view.path());
+    }
+    let secrets = order.write_secrets(&daemon.socket, &daemon.name, None)?;
+    let ear = give_hooks(&mut order, login.variable(temporary_dir::VARIABLE), daemon, agentd);
+    let asking = order.asking.take();
     let words: Vec<&OsStr> = order.arguments.iter().map(|argument| OsStr::from_bytes(argument.as_slice())).collect();
     let Some((&program, arguments)) = words.split_first() else {
         return Err(Failure {
@@ -462,6 +566,7 @@ fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<Running,
     let mut command = Command::new(&found);
     command.arg0(program).args(arguments).env_clear();
     let mut faults: Vec<String> = login.warning.iter().cloned().collect();
+    faults.extend(view.iter().flat_map(Skills::left_alone));
     let (mut scratch, mut temporary) = (Vec::new(), None);
     if !order.environment.contains_key(temporary_dir::VARIABLE) {
         match Scratch::make(login.variable(temporary_dir::VARIABLE), &daemon.socket, &daemon.name) {
@@ -474,7 +579,8 @@ fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<Running,
     }
     let mut environment = environment(&order, &login, temporary.as_deref());
     let home = environment.get(OsStr::new("HOME")).cloned();
-    faults.extend(git::trust(&mut environment, workdir, order.trust_repository, home.as_deref()));
+    environment.extend(ear.as_ref().map(|ear| (TELL_VARIABLE.into(), ear.path().into())));
+    faults.extend(git::trust(&mut environment, &order.workdir, order.trust_repository, home.as_deref()));
     say_faults(&faults, daemon);
     command.envs(environment);
     let mut terminal = Terminal::open(order.log, order.stream).map_err(|error| no_terminal(&error))?;
@@ -486,7 +592,52 @@ fn start(order: Order, login: Login, daemon: &mut DaemonLink) -> Result<Running,
         }
         _ => Failure::of_system(&format!("{} cannot be run", found.display()), &error),
     })?;
-    Running::new(&child, at, terminal, scratch)
+    let running = Running { skills: view, secrets, ..Running::new(&child, at, terminal, scratch)? };
+    Ok(running.listening(ear, asking))
+}
+
+/// Gives the harness its hooks, if it has some, with that program as what they run. Without a socket for them it has none.
+fn give_hooks(order: &mut Order, base: Option<&OsStr>, daemon: &mut DaemonLink, program: &Path) -> Option<Ear> {
+    let hooks = order.hooks.filter(|hooks| hooks.at <= order.arguments.len())?;
+    let program = program.to_str()?;
+    let opened = Scratch::make(base, &daemon.socket, &daemon.name).and_then(|folder| Ear::open(folder, hooks));
+    match opened {
+        Ok(ear) => {
+            let words =
+                hooks.kind.arguments(program, order.asking.as_ref()).map(|word| SecretBytes::from(word.as_str()));
+            order.arguments.splice(hooks.at..hooks.at, words);
+            Some(ear)
+        }
+        Err(error) => {
+            daemon.say(&FromLauncher::Warning(format!(
+                "it has no hooks, and what it does is not known by them: {error}"
+            )));
+            None
+        }
+    }
+}
+
+/// Decides which conversation the harness is in, and tells the daemon.
+fn enter_conversation(order: &mut Order, login: &Login, daemon: &mut DaemonLink) {
+    let Some(session) = order.session.take() else { return };
+    let login_home = login.variable("HOME").map(PathBuf::from);
+    let home = match order.sandbox.as_ref().map(|sandbox| sandbox.home) {
+        None => {
+            let declared = order.environment.get("HOME").map(|home| OsStr::from_bytes(home.as_slice()).into());
+            declared.or(login_home)
+        }
+        Some(Home::Real) => login_home,
+        Some(Home::Kept) => login_home.map(|home| sandbox::kept_home(&home, &daemon.name)),
+        Some(Home::Fresh) => None,
+    };
+    let usual = std::mem::take(&mut order.arguments);
+    let (taken, arguments) = conversation::settle(session, home.as_deref(), usual);
+    order.arguments = arguments;
+    // It is the last argument of each command line.
+    let last = order.arguments.len().saturating_sub(1);
+    order.skills.iter_mut().flat_map(|taught| &mut taught.prompt).for_each(|prompt| *prompt = last);
+    daemon.conversation = Some(taken.clone());
+    daemon.say(&FromLauncher::Took(taken));
 }
 
 fn no_terminal(error: &io::Error) -> Failure {
@@ -561,8 +712,8 @@ fn attend(mut running: Running, signals: &mut Caught, daemon: &mut DaemonLink) -
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     let (status, has_hung_up) = see_end(&mut running, signals, daemon)?;
     let at = Timestamp::now().boot();
-    let Running { harness, mut terminal, scratch, boxed, .. } = running;
-    drop(boxed);
+    let Running { harness, mut terminal, scratch, boxed, skills, secrets, ear, asks, .. } = running;
+    drop((boxed, ear, asks));
     if let Err(error) = terminal.end_stream(&as_status(&status)).and(terminal.collect()) {
         say_lost(&error, daemon);
     }
@@ -571,9 +722,11 @@ fn attend(mut running: Running, signals: &mut Caught, daemon: &mut DaemonLink) -
         daemon.say(&FromLauncher::Result(result));
     }
     let ending = if has_hung_up || pane_is_gone() { Ending::Cause(hangup_cause(server)) } else { status };
-    let end = end(ending.clone(), at, terminal.has_printed());
+    let tail = if ending == Ending::Code(0) { None } else { terminal.tail() };
+    let end = End { tail, ..end(ending.clone(), at, terminal.has_printed()) };
     daemon.say(&FromLauncher::Ended(end.clone()));
     clean_up(signals);
+    drop((skills, secrets));
     let removal = remove(scratch);
     // Processes that were left behind may have printed, too.
     let _ = terminal.collect();
@@ -615,7 +768,7 @@ fn see_end(running: &mut Running, signals: &mut Caught, daemon: &mut DaemonLink)
         }
         if is_heard && let Some((message, files)) = daemon.receive(Some(&progress)) {
             // A stop sends at most two SIGINT, however many daemons take part in it.
-            let wanted = obey((message, files), &mut running.terminal, daemon);
+            let wanted = obey((message, files), running, daemon);
             if interrupts < wanted {
                 interrupts = wanted;
                 running.signal_foreground(Signal::SIGINT);
@@ -627,6 +780,46 @@ fn see_end(running: &mut Running, signals: &mut Caught, daemon: &mut DaemonLink)
         if let Err(error) = running.terminal.relay(ready.terminal) {
             say_lost(&error, daemon);
         }
+        report(running, daemon);
+    }
+}
+
+/// Takes in what hooks tell and that something was printed, and reports what is due of that.
+fn report(running: &mut Running, daemon: &mut DaemonLink) {
+    let Running { terminal, ear, reports, asks, .. } = running;
+    let has_printed = terminal.prints();
+    let due = reports.due().filter(|_| daemon.hears_reports());
+    if !has_printed && ear.is_none() && due.is_none() {
+        return;
+    }
+    let now = Instant::now();
+    if has_printed {
+        reports.printed(now);
+    }
+    for heard in ear.iter_mut().flat_map(|ear| ear.listen(now)) {
+        match heard {
+            Heard::Told(told) => reports.heard(told, now),
+            Heard::Asks(caller, text) => {
+                reports.heard(Told::Nothing, now);
+                asks.ask(caller, &text, now);
+            }
+        }
+    }
+    if !asks.is_empty() {
+        asks.look(now);
+    }
+    while daemon.hears_reports()
+        && let Some(message) = asks.take()
+    {
+        daemon.say(&message);
+    }
+    if let Some(id) = ear.as_ref().and_then(|ear| ear.conversation()) {
+        daemon.is_in(id);
+    }
+    while daemon.hears_reports()
+        && let Some(message) = reports.take(now)
+    {
+        daemon.say(&message);
     }
 }
 
@@ -647,10 +840,17 @@ fn await_something(
     let inside = boxed.and_then(Boxed::interest);
     let mut descriptors =
         [readable(Some(signals.descriptor())), readable(daemon.descriptor()), other, pane, output, inside];
-    let mut present: Vec<PollFd> = descriptors.iter().flatten().cloned().collect();
+    let callers = running.ear.iter().flat_map(Ear::interest);
+    let askers = running.asks.interest();
+    let mut present: Vec<PollFd> = descriptors.iter().flatten().cloned().chain(callers).chain(askers).collect();
     let limit = boxed.and_then(|boxed| boxed.limit);
     let news = running.terminal.news_due();
-    poll::wait(&mut present, daemon.due().into_iter().chain(hung_up).chain(limit).chain(news).min())?;
+    let report = running.reports.due().filter(|_| daemon.hears_reports());
+    let caller = running.ear.as_ref().and_then(Ear::due);
+    // What the daemon has just said may be answered at once.
+    let answered = (daemon.hears_reports() && running.asks.has_news()).then(Instant::now);
+    let limits = [hung_up, limit, news, report, caller, running.asks.due(), answered].into_iter().flatten();
+    poll::wait(&mut present, daemon.due().into_iter().chain(limits).min())?;
     let mut events = present.iter().map(|descriptor| descriptor.revents().unwrap_or(PollFlags::empty()));
     let [_, daemon, other, pane, output, _] = descriptors
         .each_mut()
@@ -682,14 +882,36 @@ fn as_status(ending: &Ending) -> ExitStatus {
 }
 
 /// Obeys the daemon's message; returns how many SIGINT it asks for in all.
-fn obey((message, files): Said, terminal: &mut Terminal, daemon: &mut DaemonLink) -> u8 {
+fn obey((message, files): Said, running: &mut Running, daemon: &mut DaemonLink) -> u8 {
+    let terminal = &mut running.terminal;
     match message {
+        ToLauncher::Renew { secrets } => {
+            if let Some(files) = &mut running.secrets {
+                // Before the agent can print them.
+                terminal.redact(files.to_redact(&secrets));
+                if let Err(error) = files.replace(&secrets) {
+                    daemon
+                        .say(&FromLauncher::Warning(format!("the files with its secrets were not replaced: {error}")));
+                }
+            }
+            0
+        }
         ToLauncher::Interrupt => 1,
         ToLauncher::InterruptAgain => 2,
         ToLauncher::Keep { kept_size } => {
             if let Ok([text, index]) = <[OwnedFd; 2]>::try_from(files) {
-                daemon.log = terminal.move_log(text, index, kept_size).and_then(written_to);
+                daemon.log = running.terminal.move_log(text, index, kept_size).and_then(written_to);
             }
+            0
+        }
+        ToLauncher::Answer { number, allow, why } => {
+            running.asks.answer(approval::Told { number, allow, why });
+            0
+        }
+        ToLauncher::Report => {
+            running.reports.begin_again();
+            running.asks.begin_again();
+            daemon.begin_reports();
             0
         }
         _ => 0,
@@ -758,6 +980,7 @@ fn end(how: Ending, at: Duration, has_printed: bool) -> End {
         system_time: time(usage.map(|usage| usage.system_time())),
         max_rss: usage.map_or(0, |usage| usage.max_rss()),
         printed: Some(has_printed),
+        tail: None,
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::AbortHandle;
 
 use super::protocol::{FromLauncher, Log, MAX_FROM_LAUNCHER, Progress, ToLauncher, Told};
+use crate::agent::conversation::Taken;
 use crate::agent::fingerprint::Fingerprint;
 use crate::launch::socket_dir::LaunchSocketKeeper;
 use crate::sys::frame;
@@ -50,10 +51,16 @@ pub struct UnverifiedLauncher {
     pub progress: Progress,
     /// Whether it claims that it can continue in other files.
     pub can_move: bool,
+    /// Whether it can replace files with secrets.
+    pub can_renew: bool,
     /// Where it claims to write output.
     pub log: Option<Log>,
+    /// Which conversation it claims that its harness is in.
+    pub conversation: Option<Taken>,
     /// What it claims that its harness has said.
     pub told: Told,
+    /// Whether it claims that it can report what its harness does.
+    pub can_report: bool,
     /// The process, as reported by the kernel.
     pub process: Process,
     /// Reads its further messages.
@@ -234,22 +241,35 @@ async fn listen_to(stream: UnixStream, user: Uid, permit: OwnedSemaphorePermit) 
     let (reader, writer) = stream.into_split();
     let mut reader = frame::Reader::new(reader, MAX_FROM_LAUNCHER);
     match reader.read().await.map_err(io::Error::other)? {
-        Some(FromLauncher::Hello { version, name, attempt, fingerprint, progress, can_move, log, told }) => {
-            Ok(UnverifiedLauncher {
-                name,
-                attempt,
-                version,
-                fingerprint,
-                progress,
-                can_move,
-                log,
-                told: told.map(|told| *told).unwrap_or_default(),
-                process,
-                reader,
-                writer,
-                permit,
-            })
-        }
+        Some(FromLauncher::Hello {
+            version,
+            name,
+            attempt,
+            fingerprint,
+            progress,
+            can_move,
+            can_renew,
+            can_report,
+            log,
+            told,
+            conversation,
+        }) => Ok(UnverifiedLauncher {
+            name,
+            attempt,
+            version,
+            fingerprint,
+            progress,
+            can_move,
+            can_renew,
+            log,
+            told: told.map(|told| *told).unwrap_or_default(),
+            can_report,
+            conversation,
+            process,
+            reader,
+            writer,
+            permit,
+        }),
         _ => Err(io::Error::other(format!("process {} is not a launcher", process.pid()))),
     }
 }
@@ -310,8 +330,11 @@ mod tests {
             attempt: 1,
             fingerprint: None,
             can_move: true,
+            can_renew: true,
             log: None,
+            conversation: None,
             told: None,
+            can_report: true,
             progress: Progress::New,
         };
         frame::write(&mut launcher, &hello).await.unwrap();

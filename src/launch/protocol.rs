@@ -2,13 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::asks::Ask;
+use crate::agent::approval::{self, Asking};
+use crate::agent::conversation::{Line, Plan, Taken};
 use crate::agent::fingerprint::Fingerprint;
+use crate::agent::harness::hooks::Hooks;
 use crate::agent::packages::Package;
 use crate::agent::sandbox::Sandbox;
+use crate::agent::skills::Skill;
 use crate::agent::stream_kind::StreamKind;
 use crate::sys::file_id::FileId;
 use crate::sys::secret_bytes::SecretBytes;
@@ -33,6 +39,9 @@ pub const MOST_DETAIL: usize = 512;
 /// How much of a result's text a `Hello` holds, in bytes: daemons of earlier builds take messages of 64 KiB.
 pub const MOST_TEXT_OF_HELLO: usize = 8 << 10;
 
+/// How much of the last output of an attempt is told.
+pub const TAIL: usize = 8 << 10;
+
 /// The longest message to a launcher: arguments and environment may take about 6 MiB in all (`execve(2)`).
 pub const MAX_TO_LAUNCHER: usize = 32 << 20;
 
@@ -56,12 +65,21 @@ pub enum FromLauncher {
         /// Whether it can continue in other files: [`ToLauncher::Keep`].
         #[serde(default)]
         can_move: bool,
+        /// Whether it can replace files with secrets: [`ToLauncher::Renew`].
+        #[serde(default)]
+        can_renew: bool,
         /// Where it writes output.
         #[serde(default)]
         log: Option<Log>,
+        /// Which conversation its harness is in, if its work said something about that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        conversation: Option<Taken>,
         /// What the harness has said of its work. Daemons of earlier builds ignore it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         told: Option<Box<Told>>,
+        /// Whether it can report what its harness does: [`ToLauncher::Report`].
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        can_report: bool,
     },
     /// The packages of its work are being built, which may take as long as it says. Sent before `Started`, and only if the work names
     /// packages: then the daemon knows this message.
@@ -79,17 +97,35 @@ pub enum FromLauncher {
     LogLost(String),
     /// Why the harness's environment is incomplete. Sent before `Started`.
     Environment(String),
-    /// What the harness does, as it says itself. This and the following are sent only for a [stream](ToLauncher::Launch::stream), and
-    /// so only to daemons that know them.
+    /// Which conversation the harness is in, and how it came into that. Sent before `Started`, and only if the work says something about
+    /// conversations: then the daemon knows this message.
+    Took(Taken),
+    /// The harness asks whether it may do something. Sent again to the next daemon, and only to daemons that know it.
+    Ask(Box<Ask>),
+    /// The harness does not wait for an answer to that any more.
+    AskOver {
+        /// What the launcher calls the question.
+        number: u64,
+        /// How the wait ended.
+        end: approval::End,
+    },
+    /// What the harness does, as it says itself. Sent only for a [stream](ToLauncher::Launch::stream), or to a daemon that asks for
+    /// it, in [`ToLauncher::Launch`] or by [`ToLauncher::Report`].
     Activity {
         /// What it does.
         doing: Doing,
-        /// More about it, at most 512 bytes.
+        /// More about it, with whatever secrets the harness put there.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         detail: Option<String>,
-        /// How that is known.
+        /// How the launcher knows.
         source: Source,
     },
+    /// Nothing has been printed for 2 s, and the harness has said nothing of what it does since the last output.
+    Quiet,
+    /// Output goes on after that.
+    Printing,
+    /// The harness was given hooks, and has called none of them.
+    HooksUnheard,
     /// The id of the conversation.
     Conversation(String),
     /// Its credential is not accepted, or its quota is used up.
@@ -158,6 +194,22 @@ pub struct Spent {
     pub tokens: Option<Tokens>,
 }
 
+/// The skills of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taught {
+    /// Sorted by name.
+    pub skills: Vec<Skill>,
+    /// Where its harness looks for them, below the home.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+    /// Whether its user has no agents but those that entries name for it, so that links in that folder are seen by these alone.
+    #[serde(default)]
+    pub is_own_user: bool,
+    /// Which argument holds the prompt, and so is left as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<usize>,
+}
+
 /// Where a launcher writes output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
@@ -203,6 +255,7 @@ pub struct Harness {
 /// A message from the daemon.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[allow(clippy::large_enum_variant, reason = "the large one is sent once for each attempt")]
 pub enum ToLauncher {
     /// Start this harness.
     Launch {
@@ -240,10 +293,28 @@ pub enum ToLauncher {
         /// How long these may take to be built.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         packages_timeout: Option<Duration>,
+        /// Which conversation the harness is to be in. Launchers of earlier builds begin one without an id, by `arguments`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session: Option<Box<SessionOrder>>,
         /// The form of its machine-readable output, which is read from a pipe and reported. Launchers of earlier builds give the
         /// harness its terminal instead, and report nothing of it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stream: Option<StreamKind>,
+        /// Whether the values of the secrets are to be in files, too.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        secret_files: bool,
+        /// What the agent is taught.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        skills: Option<Box<Taught>>,
+        /// The hooks that the harness is to be given, if it has some.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hooks: Option<Hooks>,
+        /// How it asks whether it may do something, if it is to ask.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        asking: Option<Box<Asking>>,
+        /// Whether to report what the harness does. Daemons of earlier builds do not know such reports.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        reports: bool,
     },
     /// Write output to the two files that [come with](crate::sys::fd_passing) this message from now on: the earlier ones were
     /// moved or removed.
@@ -253,16 +324,51 @@ pub enum ToLauncher {
         /// How many bytes to keep.
         kept_size: u64,
     },
+    /// Replace the files with secrets by these, by variable.
+    ///
+    /// Sent only to launchers that [can](FromLauncher::Hello::can_renew) do this.
+    Renew {
+        /// All of them.
+        secrets: BTreeMap<String, SecretBytes>,
+    },
+    /// Report what the harness does from now on, beginning with what is known.
+    ///
+    /// Sent only to launchers that [can](FromLauncher::Hello::can_report) do this.
+    Report,
     /// Send SIGINT to the foreground process group, unless it was sent before.
     Interrupt,
     /// Send a second SIGINT there, unless it was sent before: half of the grace period has passed.
     ///
     /// A launcher of an earlier build does not know this message, connects again, and continues.
     InterruptAgain,
+    /// The answer to a [question](FromLauncher::Ask).
+    Answer {
+        /// What the launcher calls the question.
+        number: u64,
+        /// Whether the harness may.
+        allow: bool,
+        /// Why, for the model.
+        why: String,
+    },
     /// The exit, or the failure to start, is recorded; there is nothing more to wait for.
     Noted,
     /// No daemon expects this launcher.
     Unwanted,
+}
+
+/// Which conversation a harness is to be in, and the command lines for that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionOrder {
+    /// What is to be done.
+    pub plan: Plan,
+    /// Begins one under a given id, where the harness can do that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new: Option<Line>,
+    /// Resumes one.
+    pub resume: Line,
+    /// A pattern of a file that exists if a conversation can be resumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
 }
 
 /// Why a harness could not be started.
@@ -325,6 +431,9 @@ pub struct End {
     /// Whether anything was printed on the harness's terminal. Launchers of earlier builds do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub printed: Option<bool>,
+    /// The last [`TAIL`] bytes that an attempt printed that failed, secrets redacted. Absent if output is not kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tail: Option<SecretBytes>,
 }
 
 impl End {
@@ -368,6 +477,7 @@ mod tests {
             system_time,
             max_rss,
             printed: Some(true),
+            tail: None,
         };
         let told = end(times, 4).usage_beside(Usage::default());
         assert_eq!(

@@ -50,14 +50,14 @@ pub use trial::{TRY_COMMAND, try_engine, words};
 pub(super) use control::{Channel, FromInside, Size, ToInside};
 use control::{Expected, Order};
 use machine::{Owner, Prepared};
-pub(super) use mounts::TEMPORARY;
 use mounts::{Examined, Facts, Item, Plan};
+pub(super) use mounts::{PROGRAM, SECRETS, SKILLS, TELL, TEMPORARY};
 use proxy::Gate;
 pub(super) use proxy::add_proxy;
 
 use crate::agent::sandbox::{Engine, Home, Sandbox};
 use crate::launch::launcher::find;
-use crate::launch::protocol::Failure;
+use crate::launch::protocol::{Failure, Taught};
 use crate::launch::temporary_dir::{self, Scratch};
 use crate::sys::secret_bytes::SecretBytes;
 
@@ -86,6 +86,10 @@ pub(super) struct Request<'a> {
     /// The agent's name.
     pub agent: &'a str,
     pub workdir: &'a Path,
+    /// What the agent is taught.
+    pub skills: Option<&'a Taught>,
+    /// The folder of the files with its secrets.
+    pub secrets: Option<&'a Path>,
     /// Whether the repository of another user may be shown.
     pub trust_repository: bool,
     /// The umask of the harness.
@@ -104,6 +108,8 @@ pub(super) struct Request<'a> {
     pub launch_socket: &'a Path,
     /// Whether the harness's standard output is read.
     pub is_streamed: bool,
+    /// The socket for what hooks tell, if there is one.
+    pub tell: Option<PathBuf>,
 }
 
 /// A sandbox that is ready to be started.
@@ -182,13 +188,22 @@ impl Request<'_> {
         let (gate_path, gate) = gate.unzip();
         let base = bundle.path().parent().unwrap_or(Path::new("/"));
         let base = base.canonicalize().map_err(|error| Failure::of_system("the folder for temporary files", &error))?;
-        let prepared = Prepared { made_home, temporary: temporary.path().to_owned(), base, launcher, gate: gate_path };
+        let prepared = Prepared {
+            made_home,
+            temporary: temporary.path().to_owned(),
+            base,
+            launcher,
+            gate: gate_path,
+            tell: self.tell.clone(),
+        };
         let owner = Owner { user, home, shell, trusts: self.trust_repository };
         let mut facts = machine::look(self.sandbox, owner, self.workdir, prepared, hidden).map_err(refused)?;
         if let Some(closure) = &mut facts.closure {
             let missing: Vec<PathBuf> = self.closure.iter().filter(|path| !closure.contains(path)).cloned().collect();
             closure.extend(missing);
         }
+        facts.shown = self.skills.map(|taught| mounts::skills(taught, home)).unwrap_or_default();
+        facts.shown.extend(self.secrets.map(|folder| (PathBuf::from(SECRETS), folder.to_owned())));
         let plan = mounts::plan(self.sandbox, &facts);
         if let Some(why) = proxy.and_then(|proxy| proxy::replaceable(proxy, &plan)) {
             return Err(refused(why));
@@ -295,6 +310,11 @@ impl Request<'_> {
     }
 }
 
+/// Where the kept home of this agent is, or would be, as seen from outside.
+pub(super) fn kept_home(home: &Path, agent: &str) -> PathBuf {
+    homes::place(home, agent)
+}
+
 /// Whether the terminal of this engine's sandboxes is made inside.
 pub(super) fn is_relayed(engine: Engine) -> bool {
     engine == Engine::Runsc
@@ -384,6 +404,8 @@ mod tests {
         let home = folder.path().canonicalize().unwrap();
         let sandbox = mounts::tests::sandbox(Home::Real);
         let request = Request {
+            skills: None,
+            secrets: None,
             sandbox: &sandbox,
             agent: "a",
             workdir: &home,
@@ -396,6 +418,7 @@ mod tests {
             mark: None,
             launch_socket: Path::new("/nonexistent/launch.sock"),
             is_streamed: false,
+            tell: None,
         };
         assert!(request.hidden(&home).contains(&home.join(homes::FOLDER)));
         assert!(request.hidden(Path::new("/proc/nonexistent")).iter().all(|path| !path.ends_with("homes")));

@@ -34,7 +34,9 @@ use super::traces::{Shown, Traces};
 use crate::agent::stream_kind::StreamKind;
 use crate::logs::rendering::Size;
 use crate::logs::writer::Writer;
+use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::{fd, poll};
+use crate::text::redact::ByteStream;
 use crate::wire::exit_status::ExitStatus;
 
 /// How much is read at a time; the kernel returns no more than that from a terminal.
@@ -60,6 +62,8 @@ pub struct Terminal {
     log: Option<Writer>,
     has_printed: bool,
     output: Option<Output>,
+    /// Whether anything was printed since that was asked last.
+    prints: bool,
 }
 
 /// The harness's standard output, when that is not its terminal.
@@ -163,8 +167,19 @@ impl Terminal {
         let (other, own) = make(&pane)?;
         [&other, &pane].map(fd::set_nonblocking).into_iter().collect::<io::Result<()>>()?;
         let (typed, printed, traces) = (Piece::default(), Piece::default(), Traces::default());
-        let mut terminal =
-            Self { own, other, pane, pane_is_over: false, typed, printed, traces, log, has_printed: false, output };
+        let mut terminal = Self {
+            own,
+            other,
+            pane,
+            pane_is_over: false,
+            typed,
+            printed,
+            traces,
+            log,
+            has_printed: false,
+            prints: false,
+            output,
+        };
         terminal.resize();
         Ok(terminal)
     }
@@ -206,6 +221,13 @@ impl Terminal {
         Some(Size { columns: size.ws_col, rows: size.ws_row })
     }
 
+    /// Redacts these in the log from now on.
+    pub fn redact(&mut self, redactor: ByteStream) {
+        if let Some(log) = &mut self.log {
+            log.redact(redactor);
+        }
+    }
+
     /// Continues the log in these files, if there is a log: without one, the secrets to redact are unknown. Returns the log's
     /// writer.
     pub fn move_log(&mut self, text: OwnedFd, index: OwnedFd, size: u64) -> Option<&Writer> {
@@ -230,6 +252,16 @@ impl Terminal {
     /// Whether anything was printed so far.
     pub fn has_printed(&self) -> bool {
         self.has_printed
+    }
+
+    /// The last output that was written to the log, secrets redacted.
+    pub fn tail(&self) -> Option<SecretBytes> {
+        self.log.as_ref().map(|log| SecretBytes::from(log.tail().to_vec()))
+    }
+
+    /// Whether anything was printed since the last call.
+    pub fn prints(&mut self) -> bool {
+        std::mem::take(&mut self.prints)
     }
 
     /// The terminal's foreground process group.
@@ -312,9 +344,10 @@ impl Terminal {
         }
         let mut logged = Ok(());
         if other.intersects(PollFlags::POLLIN | over) && self.printed.is_empty() {
-            let Self { other, printed, traces, log, has_printed, .. } = self;
+            let Self { other, printed, traces, log, has_printed, prints, .. } = self;
             printed.take_from(other);
             *has_printed |= !printed.bytes.is_empty();
+            *prints |= !printed.bytes.is_empty();
             traces.follow(&printed.bytes);
             logged = log.as_mut().map_or(Ok(()), |log| log.write(&printed.bytes));
         }

@@ -48,7 +48,12 @@ pub struct Writer {
     size: Option<(Size, bool)>,
     /// Output that could not be written.
     missing: Option<Missing>,
+    /// The last of what was to be written, with some more before it.
+    tail: Vec<u8>,
 }
+
+/// How much of the last output is remembered.
+const TAIL: usize = 8 << 10;
 
 /// Bytes that should be in the file but are not.
 struct Missing {
@@ -67,7 +72,21 @@ impl Writer {
             last_moment: None,
             size: None,
             missing: None,
+            tail: Vec::new(),
         }
+    }
+
+    /// The last output, at most 8 KiB, as it was to be written.
+    pub fn tail(&self) -> &[u8] {
+        &self.tail[self.tail.len().saturating_sub(TAIL)..]
+    }
+
+    fn remember(&mut self, text: &[u8]) {
+        if self.tail.len() + text.len() > 2 * TAIL {
+            let stays = TAIL.saturating_sub(text.len());
+            self.tail.drain(..self.tail.len().saturating_sub(stays));
+        }
+        self.tail.extend_from_slice(&text[text.len().saturating_sub(TAIL)..]);
     }
 
     /// Continues in these two files, which are empty: those before were moved or removed.
@@ -105,6 +124,13 @@ impl Writer {
         self.put_redacted(redacted)
     }
 
+    /// Redacts with this from now on. What was held back is written first.
+    pub fn redact(&mut self, redactor: ByteStream) {
+        // A failure is noted in the log as soon as that can be written to.
+        let _ = self.finish();
+        self.redactor = redactor;
+    }
+
     /// Records that the terminal now has this size.
     pub fn resize(&mut self, size: Size) {
         if self.size.is_none_or(|(known, _)| known != size) {
@@ -130,6 +156,7 @@ impl Writer {
         if text.is_empty() {
             return Ok(());
         }
+        self.remember(text);
         if let Some(Missing { count, why }) = &mut self.missing {
             let note = format!("\r\n[{count} bytes are missing here, which could not be written: {why}]\r\n");
             if self.text.append(note.as_bytes()).is_err() {

@@ -43,7 +43,8 @@ impl Restarts {
     /// It is launched.
     pub fn count(&mut self, reason: LaunchReason) {
         match reason {
-            LaunchReason::First => {}
+            // The end of a hold is none of them either.
+            LaunchReason::First | LaunchReason::Released => {}
             LaunchReason::Policy => self.policy += 1,
             // An operator's word counts as the entry's.
             LaunchReason::Declaration | LaunchReason::Restarted => self.declaration += 1,

@@ -22,6 +22,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::observe::facts::Restarts;
 use crate::observe::snapshot::Snapshot;
 use crate::sys::{log, procfs};
+use crate::wire::activity::Doing;
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::result::Tokens;
 use crate::wire::status::{AgentStatus, Outcome, Resources, State, Time};
@@ -91,10 +92,23 @@ fn of_daemon(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
         "whether the next daemon would know all about the agents",
         errors.state.is_none(),
     )?;
+    families.gauge(
+        ("agentd_hold", None),
+        "1 for each credential that does not work",
+        snapshot
+            .holds()
+            .iter()
+            .map(|held| (Some([("group", held.hold.group.clone()), ("kind", held.hold.kind.to_string())]), 1_u64)),
+    )?;
     families.truth(
         "agentd_control_groups_available",
         "whether agents have the control groups that can be had",
         errors.groups.is_none(),
+    )?;
+    families.gauge(
+        ("agentd_approvals_pending", None),
+        "questions of agents that wait for an operator's answer",
+        [(NONE, snapshot.approvals().pending.len() as u64)],
     )?;
     let help = "how long bringing the agents in line with what is desired took";
     let descriptor = ("agentd_reconcile_duration", Some(&Unit::Seconds), facts.reconcile.metric_type());
@@ -145,6 +159,7 @@ fn of_labels(families: &mut Families<'_, '_>, agents: &[AgentStatus]) -> fmt::Re
     )
 }
 
+#[allow(clippy::too_many_lines, reason = "it is a list of metrics")]
 fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Result {
     let agents = snapshot.agents();
     let each = |value: fn(&AgentStatus) -> Option<f64>| {
@@ -166,6 +181,16 @@ fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
             Outcome::ALL.map(|outcome| {
                 let labels = [("agent", agent.name.as_str()), ("outcome", outcome.word())];
                 (Some(labels), u64::from(agent.outcome == Some(outcome)))
+            })
+        }),
+    )?;
+    families.gauge(
+        ("agentd_agent_activity", None),
+        "1 for what the agent does, 0 for the rest; nothing while that is not known",
+        agents.iter().filter_map(|agent| Some((agent, agent.activity.as_ref()?.status))).flat_map(|(agent, doing)| {
+            Doing::ALL.map(|it| {
+                let labels = [("agent", agent.name.as_str()), ("activity", it.word())];
+                (Some(labels), u64::from(it == doing))
             })
         }),
     )?;

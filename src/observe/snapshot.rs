@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use hyper::body::Bytes;
 
 use crate::agent::declaration::Reading;
+use crate::agent::harness::rule::Rule;
 use crate::agent::labels::{self, Selector};
 use crate::agent::name::Key;
 use crate::agent::user::AgentUser;
@@ -17,6 +18,8 @@ use crate::observe::redactions::{Redactions, Unknown, prepared};
 use crate::state::history::History;
 use crate::text::printable::json_line;
 use crate::text::redact::Redactor;
+use crate::wire::approval::{Approval, Approvals};
+use crate::wire::hold::GroupHold;
 use crate::wire::status::{AgentStatus, Errors, Health, Override, Resources, State, Time};
 
 /// What a snapshot is made of.
@@ -38,6 +41,10 @@ pub struct Parts {
     pub override_dir: Option<String>,
     /// The override that lets nothing start, if there is one.
     pub paused: Option<Override>,
+    /// The credentials that do not work.
+    pub holds: Vec<GroupHold>,
+    /// What the words of harnesses mean, by agent.
+    pub rules: HashMap<Key, Arc<[Rule]>>,
     /// What only metrics show.
     pub facts: Facts,
     /// When agents last printed something.
@@ -50,6 +57,8 @@ pub struct Parts {
     pub is_read: bool,
     /// The reading of the jcard that is in force.
     pub reading: Option<Reading>,
+    /// What agents ask, and what came of that.
+    pub approvals: Approvals,
 }
 
 impl Parts {
@@ -64,12 +73,15 @@ impl Parts {
             redactions: Arc::default(),
             override_dir: None,
             paused: None,
+            holds: Vec::new(),
+            rules: HashMap::new(),
             facts: Facts::new(SystemTime::now()),
             outputs: Outputs::default(),
             users: HashMap::new(),
             former_users: Arc::default(),
             is_read: true,
             reading: None,
+            approvals: Approvals::default(),
         }
     }
 }
@@ -154,6 +166,21 @@ impl Snapshot {
         Err(Unknown::Secrets(why.lines().collect::<Vec<_>>().join("; ")))
     }
 
+    /// What agents ask whether they may do it, and what came of that.
+    pub fn approvals(&self) -> &Approvals {
+        &self.parts.approvals
+    }
+
+    /// What the words of an agent's harness mean.
+    pub fn rules(&self, agent: &Key) -> Option<&Arc<[Rule]>> {
+        self.parts.rules.get(agent)
+    }
+
+    /// The credentials that do not work, by the names of their groups.
+    pub fn holds(&self) -> &[GroupHold] {
+        &self.parts.holds
+    }
+
     /// What only metrics show.
     pub fn facts(&self) -> &Facts {
         &self.parts.facts
@@ -204,7 +231,9 @@ impl Snapshot {
         let resources = self.resources(key);
         let history = self.parts.histories.get(key).map(|history| history.latest_first());
         let last_output_at = self.last_output(key).map(Time);
-        Some(AgentStatus { resources, last_output_at, history: history.unwrap_or_default(), ..agent })
+        let its = |approval: &&Approval| approval.agent == agent.name;
+        let approvals = self.parts.approvals.pending.iter().filter(its).cloned().collect();
+        Some(AgentStatus { resources, last_output_at, history: history.unwrap_or_default(), approvals, ..agent })
     }
 
     /// The resources of an agent, as far as the kernel counts them. The kernel answers from memory.
@@ -236,6 +265,7 @@ impl Snapshot {
             override_error: self.parts.errors.overrides.clone(),
             override_dir: self.parts.override_dir.clone(),
             paused: self.parts.paused.clone(),
+            holds: self.parts.holds.len(),
             config_generation: self.parts.reading.map(|reading| reading.generation),
             config_modified_at: self.parts.reading.map(|reading| Time(reading.modified)),
         }

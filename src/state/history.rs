@@ -140,6 +140,7 @@ mod tests {
     fn past(attempt: u64) -> PastAttempt {
         let at = |seconds| Time(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
         PastAttempt {
+            conversation: None,
             attempt,
             attempt_total: None,
             declared_at: at(0),
@@ -149,6 +150,7 @@ mod tests {
             reason: "it ended by itself".to_owned(),
             cpu_usec: None,
             memory_peak: None,
+            approvals: Vec::new(),
             result: None,
         }
     }

@@ -11,6 +11,7 @@ use nix::libc::{O_CLOEXEC, O_NOFOLLOW};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use crate::agent::approval::Asking;
 use crate::agent::changes::Marking;
 use crate::agent::fingerprint::{Fingerprint, VERSION};
 use crate::agent::launch::Launch;
@@ -134,6 +135,15 @@ impl Marker {
         if launch.trust_repository {
             hash.text(b"trust_repository");
         }
+        if let Some(Asking { timeout, rules }) = &launch.asking {
+            hash.text(b"asking");
+            hash.text(&timeout.as_nanos().to_le_bytes());
+            hash.count(rules.len());
+            for rule in rules {
+                hash.text(rule.pattern.as_bytes());
+                hash.text(rule.then.word().as_bytes());
+            }
+        }
         if let Some(stream) = launch.stream {
             hash.text(b"stream");
             hash.text(format!("{stream:?}").as_bytes());
@@ -149,12 +159,35 @@ impl Marker {
             hash.count(launch.packages.len());
             launch.packages.iter().for_each(|package| hash.text(package.as_str().as_bytes()));
         }
+        // Not how: a version of agentd that says it otherwise relaunches no agent.
+        if launch.session_words.is_some() {
+            hash.text(b"resume");
+        }
+        if launch.has_secret_files {
+            hash.text(b"secret_files");
+        }
+        if !launch.skills.is_empty() {
+            hash.text(b"skills");
+            hash.count(launch.skills.len());
+            for skill in &launch.skills {
+                hash.text(skill.name.as_bytes());
+                hash.text(skill.folder.as_os_str().as_encoded_bytes());
+            }
+        }
         environment.count(launch.environment.len());
         for (name, value) in &launch.environment {
             environment.text(name.as_bytes());
             environment.text(value.as_slice());
         }
         Fingerprint(format!("{}:{}:{}", self.key, hash.finish(), environment.finish()))
+    }
+
+    /// What tells apart what conversations are about, made of these parts of it.
+    pub fn scope<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+        let mut hash = self.keyed.clone();
+        hash.text(b"conversation");
+        parts.into_iter().for_each(|part| hash.text(part));
+        format!("{}:{:.32}", self.key, hash.finish())
     }
 
     /// To collect marks in.
@@ -219,10 +252,12 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
 
     use tempfile::TempDir;
 
     use super::*;
+    use crate::agent::approval::{Rule, Then};
     use crate::agent::fingerprint::Fingerprint;
     use crate::agent::packages::Package;
     use crate::agent::user::AgentUser;
@@ -291,6 +326,11 @@ mod tests {
     }
 
     /// Daemons compare with what earlier ones have recorded.
+    fn asking(seconds: u64, rules: &[(&str, Then)]) -> Asking {
+        let rules = rules.iter().map(|&(pattern, then)| Rule { pattern: pattern.to_owned(), then }).collect();
+        Asking { timeout: Duration::from_secs(seconds), rules }
+    }
+
     #[test]
     fn fingerprints_and_marks_of_a_key_stay_as_they_were() {
         let marker = Key(Zeroizing::new([7; KEY_LENGTH])).marker();
@@ -332,6 +372,10 @@ mod tests {
             Launch { umask: Some(2), ..launch(&["a"], &[]) },
             Launch { umask: Some(0), ..launch(&["a"], &[]) },
             Launch { trust_repository: true, ..launch(&["a"], &[]) },
+            Launch { asking: Some(asking(60, &[])), ..launch(&["a"], &[]) },
+            Launch { asking: Some(asking(61, &[])), ..launch(&["a"], &[]) },
+            Launch { asking: Some(asking(60, &[("ls", Then::Allow)])), ..launch(&["a"], &[]) },
+            Launch { asking: Some(asking(60, &[("ls", Then::Deny)])), ..launch(&["a"], &[]) },
             as_user("b", 7),
             as_user("c", 7),
             // A user of the same name is another one.

@@ -16,10 +16,11 @@ mod survivor;
 #[cfg(test)]
 mod tests;
 
-use launcher::{Launcher, Reported};
+use launcher::{Launcher, Reported, Talk};
 use log_keeper::{LogKeeper, NewFiles};
 use survivor::{PaneQuery, Survivor};
 
+use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -30,24 +31,33 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::agent::activity::{News, Statement};
+use crate::agent::approval::{self, MOST_OF_COMMAND, MOST_OF_TOOL, Question};
+use crate::agent::conversation::{Plan, SessionId, SessionWords, Taken};
+use crate::agent::harness::rule::{Finding, Meaning, Place, Rule};
+use crate::agent::hold::{Evidence, HoldKind};
 use crate::agent::launch::Launch;
 use crate::agent::machine::{self, NotStarted, Numbers};
 use crate::agent::name::Name;
 use crate::agent::program;
+use crate::agent::reset_time;
 use crate::agent::spec::Limits;
 use crate::contain::cgroup::Whose;
 use crate::contain::tree;
+use crate::launch::asks::{Ask, beginning};
 use crate::launch::launcher as launch_command;
 use crate::launch::listener::UnverifiedLauncher;
 use crate::launch::protocol::{
-    Ending, Failure, FromLauncher, Harness, ProgramNotFound, Progress, Spent, ToLauncher, Told, WIRE_VERSION,
+    Ending, Failure, FromLauncher, Harness, Held, ProgramNotFound, Progress, SessionOrder, Spent, TAIL, Taught,
+    ToLauncher, Told, WIRE_VERSION,
 };
+use crate::launch::reports::QUIET;
 use crate::launch::stream;
-use crate::logs::guard::Finding;
+use crate::logs::guard;
 use crate::observe::redactions::prepared;
 use crate::supervisor::containment::ProcessTree;
 use crate::supervisor::resources::{Programs, Resources, Seat};
-use crate::sys::clock::Timestamp;
+use crate::sys::clock::{self, Timestamp};
 use crate::sys::fd::Readable;
 use crate::sys::frame;
 use crate::sys::process::{Identity, Process};
@@ -56,12 +66,14 @@ use crate::sys::secret_bytes::SecretBytes;
 use crate::text::printable;
 use crate::text::redact::Redactor;
 use crate::tmux;
+use crate::wire::activity::{Doing, Source};
 use crate::wire::exit_status::{ExitStatus, Signal};
 use crate::wire::reason::{MissingPackages, MissingProgram, MissingProxy};
 use crate::wire::result::StreamResult;
 use crate::wire::status::Usage;
 
 use super::pacing::Turn;
+use super::screens::short;
 
 /// How long tmux may take to open a pane, with all that it takes: a client has ten seconds, and there may be several.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(40);
@@ -88,11 +100,17 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How many unverified launchers may wait at a time. Others connect again.
 const MAX_UNVERIFIED: usize = 8;
 
+/// How long it may take to find out what the last output of an attempt says.
+const EVIDENCE_TIMEOUT: Duration = Duration::from_secs(6);
+
 /// How long to wait for the secrets that an earlier daemon may have given to the agent.
 const SECRETS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Shown instead of a launcher's words while the secrets are unknown.
 const UNSAID: &str = "its launcher says why, which is not shown because its secrets could not be redacted";
+
+/// Shown instead of what an agent asks while the secrets are unknown.
+const UNASKED: &str = "what it asks is not shown, because its secrets could not be redacted; look at its screen";
 
 /// The most characters of what is wrong with packages.
 const MOST_OF_DETAIL: usize = 600;
@@ -102,6 +120,9 @@ const UNREDACTED: &str = "(not shown, because its secrets could not be redacted)
 
 /// The most tools whose denial is named.
 const MOST_DENIED: usize = 32;
+
+/// In how many conversations an attempt is heard to have been.
+const MOST_CONVERSATIONS: u32 = 256;
 
 const STOPPED_BEFORE: &str = "it was stopped before it started";
 
@@ -118,6 +139,8 @@ pub enum Start {
         numbers: Numbers,
         /// What it may take.
         limits: Limits,
+        /// In which conversation; `None` if attempts share none.
+        plan: Option<Plan>,
         /// Whether an earlier daemon may have left something that runs in its place: then that is the attempt.
         look_first: bool,
     },
@@ -143,6 +166,10 @@ pub enum Command {
     Kill,
     /// Let it take so much from now on.
     Limit(Box<Limits>),
+    /// Answer what it has asked.
+    Answer(Box<approval::Told>),
+    /// Let its files have these secrets from now on, by variable.
+    Renew(BTreeMap<String, SecretBytes>),
     /// Its launcher is on record.
     MetNoted,
     /// Its end is on record.
@@ -185,6 +212,8 @@ pub async fn run(
         visitors,
         wanted,
         limits,
+        plan: None,
+        conversations: 0,
         turn,
         packages: Vec::new(),
         engine: None,
@@ -195,12 +224,15 @@ pub async fn run(
         flaw,
         earliest,
         conversation: None,
+        held: None,
         result: None,
+        renewed: None,
     };
     // What lasts for a moment only is boxed: there are many attempts, and each would keep the room for it as long as it lasts.
     let met = match start {
-        Start::Launch { launch, redactor, limits, look_first, .. } => {
+        Start::Launch { launch, redactor, limits, plan, look_first, .. } => {
             run.limits = Some(limits);
+            run.plan = plan;
             run.redactor = Some(redactor);
             Box::pin(run.launch(&launch, look_first)).await
         }
@@ -240,9 +272,15 @@ struct Run<T> {
     wanted: Wanted,
     /// What it may take, if that was said here.
     limits: Option<Limits>,
+    /// Which conversation it is to be in.
+    plan: Option<Plan>,
+    /// How many conversations it has told of.
+    conversations: u32,
     /// To start its harness.
     turn: Option<Turn>,
     is_met_noted: bool,
+    /// The secrets that its files are to have, if that was said here.
+    renewed: Option<BTreeMap<String, SecretBytes>>,
     /// The packages that it was launched with here.
     packages: Vec<String>,
     /// The program of its engine, if a flag names it.
@@ -260,6 +298,8 @@ struct Run<T> {
     conversation: Option<String>,
     /// What its harness has said of its work, until its end is told.
     result: Option<Box<StreamResult>>,
+    /// What it has said of its credential. It counts if the attempt fails.
+    held: Option<Held>,
 }
 
 impl<T: Fn(machine::Event)> Run<T> {
@@ -330,7 +370,16 @@ impl<T: Fn(machine::Event)> Run<T> {
 
     /// Takes note of what a harness has said of its work, according to its launcher, which may lie.
     async fn hear_told(&mut self, told: Told) {
-        let Told { conversation, activity: _, held: _, spent, result } = told;
+        let Told { conversation, activity, held, spent, result } = told;
+        if let Some((doing, detail)) = activity {
+            let said = FromLauncher::Activity { doing, detail, source: Source::Stream };
+            if let Some(news) = self.news(said).await {
+                (self.tell)(machine::Event::Activity { attempt: self.attempt, news });
+            }
+        }
+        if let Some(held) = held {
+            self.hear_held(held).await;
+        }
         if let Some(id) = conversation {
             self.converses(&id);
         }
@@ -342,8 +391,29 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
     }
 
+    /// Keeps what is wrong with the credential for the end that may follow. A harness may go on trying for minutes, so somebody should
+    /// know at once that it must be logged in.
+    async fn hear_held(&mut self, held: Held) {
+        let is_known = self.held.as_ref().is_some_and(|known| known.kind == held.kind);
+        if held.kind == HoldKind::Login && !is_known {
+            let detail = Some(short(&self.words(&held.evidence).await));
+            let news = News::Said(Statement { doing: Doing::Login, detail, source: Source::Stream });
+            (self.tell)(machine::Event::Activity { attempt: self.attempt, news });
+        }
+        self.held = Some(held);
+    }
+
+    /// The harness is in this conversation. A launcher may lie, and must not be able to keep the daemon busy.
     fn converses(&mut self, id: &str) {
-        self.conversation = stream::conversation(id);
+        let told = stream::conversation(id);
+        if told == self.conversation || self.conversations == MOST_CONVERSATIONS {
+            return;
+        }
+        self.conversations += 1;
+        if let Some(id) = told.clone().and_then(|id| SessionId::try_from(id).ok()) {
+            (self.tell)(machine::Event::Conversation { attempt: self.attempt, id });
+        }
+        self.conversation = told;
     }
 
     fn spent(&self, Spent { cost_usd, tokens }: Spent) {
@@ -374,10 +444,48 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 
     fn ended(&mut self, how: ExitStatus, at: Option<Timestamp>, usage: Usage) {
+        self.ended_because(how, at, usage, None);
+    }
+
+    fn ended_because(&mut self, how: ExitStatus, at: Option<Timestamp>, usage: Usage, evidence: Option<Evidence>) {
         let result = self.result.take();
         let now = Timestamp::now();
         let at = at.map_or(now, |at| now.back_to(at.boot().max(self.earliest)));
-        (self.tell)(machine::Event::Ended { attempt: self.attempt, how, at, usage, result });
+        (self.tell)(machine::Event::Ended { attempt: self.attempt, how, at, usage, result, evidence });
+    }
+
+    /// What an attempt says of its credential: in its stream, or in the last output of one that failed. The latter may know a time that
+    /// the stream has only in words.
+    async fn evidence(&mut self, tail: Option<SecretBytes>) -> Option<Evidence> {
+        let printed = self.printed_evidence(tail).await;
+        let Some(Held { kind, until, evidence }) = self.held.take() else { return printed };
+        let of_print = || printed.filter(|printed| printed.kind == kind)?.until;
+        let until =
+            until.and_then(|until| reset_time::clamp(until, clock::since_1970())).map(at_wall).or_else(of_print);
+        Some(Evidence { kind, until, text: shortened(&self.words(&evidence).await, stream::MOST_WORDS) })
+    }
+
+    /// What the last output of an attempt that failed says of its credential. If nobody can tell, it says nothing.
+    async fn printed_evidence(&self, tail: Option<SecretBytes>) -> Option<Evidence> {
+        let tail = tail.filter(|tail| (1..=TAIL).contains(&tail.as_slice().len()))?;
+        let mut snapshot = self.resources.snapshot.clone();
+        // A daemon that has just started knows no rules yet.
+        let _ = timeout(SECRETS_TIMEOUT, snapshot.wait_for(|snapshot| snapshot.is_read())).await;
+        let rules: Vec<Rule> = {
+            let snapshot = snapshot.borrow();
+            let rules = snapshot.rules(&self.name.key())?;
+            let says = |rule: &&Rule| rule.on == Place::Exit && kind_of(rule.means).is_some();
+            rules.iter().filter(says).cloned().collect()
+        };
+        if rules.is_empty() {
+            return None;
+        }
+        let text = String::from_utf8_lossy(tail.as_slice()).into_owned();
+        let search = self.seat.sessions.rules(rules.clone(), text);
+        let Finding { index, found, until } = timeout(EVIDENCE_TIMEOUT, search).await.ok()??;
+        let kind = kind_of(rules.get(index)?.means)?;
+        let until = until.map(at_wall);
+        Some(Evidence { kind, until, text: self.words(&found.line).await })
     }
 
     fn limited(&self, error: Option<String>) {
@@ -390,8 +498,12 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// The launcher's words as a line that can be shown, with no secret that the agent was given. A launcher is the agent user's, and
     /// what an honest one cannot find may be named by a secret.
     async fn words(&self, text: &str) -> String {
-        let redactor = self.redactor().await;
-        redactor.map_or_else(|| UNSAID.to_owned(), |redactor| plain(&redactor.redact(text)))
+        self.redacted(text).await.unwrap_or_else(|| UNSAID.to_owned())
+    }
+
+    /// The same; `None` while the secrets are unknown.
+    async fn redacted(&self, text: &str) -> Option<String> {
+        Some(plain(&self.redactor().await?.redact(text)))
     }
 
     /// What redacts the secrets that the agent was given; `None` if that cannot be had.
@@ -502,7 +614,9 @@ impl<T: Fn(machine::Event)> Run<T> {
             Command::Visitor(visitor) => self.keep_waiting(*visitor),
             Command::Limit(limits) => self.limits = Some(*limits),
             Command::MetNoted => self.is_met_noted = true,
-            Command::EndNoted => {}
+            Command::Renew(secrets) => self.renewed = Some(secrets),
+            // It is asked again by a launcher that is yet to be met.
+            Command::EndNoted | Command::Answer(_) => {}
             Command::Interrupt => self.wanted = self.wanted.max(Wanted::Interrupted),
             Command::InterruptAgain => self.wanted = self.wanted.max(Wanted::InterruptedAgain),
             Command::Kill => self.wanted = Wanted::Killed,
@@ -629,7 +743,8 @@ impl<T: Fn(machine::Event)> Run<T> {
         self.earliest = visitor.process.identity().started();
         let progress = std::mem::replace(&mut visitor.progress, Progress::New);
         let told = std::mem::take(&mut visitor.told);
-        let (fingerprint, log) = (visitor.fingerprint.take(), visitor.log);
+        let (fingerprint, log, can_report) = (visitor.fingerprint.take(), visitor.log, visitor.can_report);
+        let conversation = visitor.conversation.take();
         let end = self.watch(&visitor.process).await;
         let mut launcher = self.launcher(visitor, end);
         (self.tell)(machine::Event::Met { attempt, launcher: launcher.process.identity() });
@@ -639,6 +754,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         if known == Provenance::ByPane {
             (self.tell)(machine::Event::Found { attempt, fingerprint });
         }
+        self.hear_conversation(conversation);
         if progress == Progress::New {
             launcher.say(&ToLauncher::Unwanted).await;
             self.not_started(NotStarted::CutOff);
@@ -649,6 +765,9 @@ impl<T: Fn(machine::Event)> Run<T> {
             }
             self.hear_told(told).await;
             self.hear_progress(&mut launcher, progress).await;
+            if can_report && launcher.heard == Reported::Started {
+                launcher.say(&ToLauncher::Report).await;
+            }
             if self.log.take_up(log).await && launcher.can_move && launcher.heard == Reported::Started {
                 let made = self.log.make().await;
                 self.move_log(&mut launcher, made).await;
@@ -661,6 +780,17 @@ impl<T: Fn(machine::Event)> Run<T> {
             Wanted::Killed => launcher.kill().await,
         }
         Some(launcher)
+    }
+
+    /// Which conversation a launcher says it took, once more if it has said so to an earlier daemon.
+    fn hear_conversation(&self, taken: Option<Taken>) {
+        let Some(taken) = taken else { return };
+        let (attempt, id) = (self.attempt, taken.id.clone());
+        (self.tell)(machine::Event::Took { attempt, taken });
+        // It may have changed since.
+        if let Some(id) = id {
+            (self.tell)(machine::Event::Conversation { attempt, id });
+        }
     }
 
     /// What a launcher says of how far it has come, as far as that is news and can be true.
@@ -687,8 +817,9 @@ impl<T: Fn(machine::Event)> Run<T> {
                 }
                 launcher.has_ended();
                 let usage = end.usage_beside(launcher.tree.usage().await);
+                let evidence = self.evidence(end.tail).await;
                 let how = self.how(end.how).await;
-                self.ended(how, Some(Timestamp::now().back_to(end.at)), usage);
+                self.ended_because(how, Some(Timestamp::now().back_to(end.at)), usage, evidence);
             }
             // The note was lost.
             (Progress::Ended { .. } | Progress::Failed(_), Reported::End) => launcher.note_by = Some(Instant::now()),
@@ -804,8 +935,24 @@ impl<T: Fn(machine::Event)> Run<T> {
             trust_repository: launch.trust_repository,
             sandbox: launch.sandbox.clone().map(Box::new),
             packages: launch.packages.clone(),
+            secret_files: launch.has_secret_files,
+            skills: (!launch.skills.is_empty()).then(|| {
+                Box::new(Taught {
+                    skills: launch.skills.clone(),
+                    folder: launch.skills_dir.clone(),
+                    is_own_user: launch.user.is_some(),
+                    prompt: launch.prompt,
+                })
+            }),
             packages_timeout: (!launch.packages.is_empty()).then_some(launch.packages_timeout),
+            session: self.plan.take().zip(launch.session_words.as_deref()).map(|(plan, words)| {
+                let SessionWords { new, resume, proof, scope: _ } = words.clone();
+                Box::new(SessionOrder { plan, new, resume, proof })
+            }),
             stream: launch.stream,
+            hooks: launch.hooks,
+            asking: launch.asking.clone().map(Box::new),
+            reports: true,
         };
         // One that does not listen is one that does not start anything in time.
         launcher.order(&order, files.as_ref()).await;
@@ -823,6 +970,18 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
     }
 
+    async fn renew_by(&mut self, secrets: BTreeMap<String, SecretBytes>, launcher: &mut Launcher) {
+        self.renewed = Some(secrets);
+        self.renew(launcher).await;
+    }
+
+    /// Tells a launcher that can replace files what the agent's secrets are by now.
+    async fn renew(&self, launcher: &mut Launcher) {
+        if let Some(secrets) = self.renewed.as_ref().filter(|_| launcher.can_renew) {
+            launcher.say(&ToLauncher::Renew { secrets: secrets.clone() }).await;
+        }
+    }
+
     /// When a harness must have been started.
     fn to_start(&self) -> Instant {
         Instant::now() + self.resources.login_patience + START_TIMEOUT
@@ -835,18 +994,18 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 
     /// Something was found out about the files that the launcher writes to.
-    async fn look_into(&mut self, launcher: &mut Launcher, finding: Finding) {
+    async fn look_into(&mut self, launcher: &mut Launcher, finding: guard::Finding) {
         match finding {
             // One that has yet to start its harness takes in nothing else, and one that has ended it nothing more. It is found out
             // again soon.
-            Finding::Moved if launcher.heard != Reported::Started => {}
-            Finding::Moved if launcher.can_move => {
+            guard::Finding::Moved if launcher.heard != Reported::Started => {}
+            guard::Finding::Moved if launcher.can_move => {
                 let Some(made) = self.log.make_again().await else { return };
                 tracing::warn!(agent = %self.name, "its log was moved or removed; it goes on in another file");
                 self.move_log(launcher, made).await;
             }
-            Finding::Moved => self.flawed("its log was moved or removed, and its launcher, of an earlier agentd, goes on writing to it; what it prints is kept again from its next attempt on"),
-            Finding::Excess { occupied, count } => {
+            guard::Finding::Moved => self.flawed("its log was moved or removed, and its launcher, of an earlier agentd, goes on writing to it; what it prints is kept again from its next attempt on"),
+            guard::Finding::Excess { occupied, count } => {
                 let (taken, is_too_often) = self.log.excess(occupied, count);
                 self.flawed(&taken);
                 if is_too_often && self.condemned.is_none() {
@@ -898,6 +1057,8 @@ impl<T: Fn(machine::Event)> Run<T> {
             end,
             connection: Some((visitor.reader, visitor.writer)),
             can_move: visitor.can_move,
+            can_renew: visitor.can_renew,
+            talk: Talk::default(),
             heard: Reported::Nothing,
             harness: None,
             is_interrupted: false,
@@ -908,12 +1069,14 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 
     /// Follows the launcher to its end, and kills what is left then.
+    #[allow(clippy::too_many_lines, reason = "it is one select")]
     async fn follow(&mut self, mut launcher: Launcher) {
         for visitor in std::mem::take(&mut self.visitors) {
             self.turn_away(visitor);
         }
         let mut limiting = self.limits.take().map(|limits| limit(&launcher.tree, limits)).unwrap_or_default();
-        let (mut lacks_told, mut building_told) = (false, false);
+        let (mut lacks_told, mut building_told, mut took_told) = (false, false, false);
+        let mut pace = approval::Pace::default();
         let mut alive = true;
         while launcher.connection.is_some() || alive {
             if launcher.heard != Reported::Nothing {
@@ -938,15 +1101,35 @@ impl<T: Fn(machine::Event)> Run<T> {
                         launcher.has_ended();
                         let usage = end.usage_beside(launcher.tree.usage().await);
                         // How it died of that is no more than that.
+                        let evidence = self.evidence(end.tail).await;
                         let said = self.how(end.how).await;
                         let how = self.condemned.take().map_or(said, ExitStatus::Cause);
-                        self.ended(how, Some(Timestamp::now().back_to(end.at)), usage);
+                        self.ended_because(how, Some(Timestamp::now().back_to(end.at)), usage, evidence);
+                    }
+                    Ok(Some(FromLauncher::Took(taken))) if launcher.heard == Reported::Nothing && !std::mem::replace(&mut took_told, true) => {
+                        (self.tell)(machine::Event::Took { attempt: self.attempt, taken });
                     }
                     Ok(Some(FromLauncher::Environment(error))) if !std::mem::replace(&mut lacks_told, true) => {
                         let error = self.words(&error).await;
                         tracing::warn!(agent = %self.name, "{error}");
                         (self.tell)(machine::Event::Environment { attempt: self.attempt, error });
                     }
+                    Ok(Some(FromLauncher::Ask(ask))) if launcher.heard == Reported::Started => {
+                        let may_ask = pace.may_ask(Timestamp::now());
+                        self.hear_question(&mut launcher, *ask, may_ask).await;
+                    }
+                    Ok(Some(FromLauncher::AskOver { number, end })) => {
+                        (self.tell)(machine::Event::AskOver { attempt: self.attempt, number, end });
+                    }
+                    Ok(Some(message)) if launcher.heard == Reported::Started && is_news(&message) => {
+                        if launcher.talk.pass(Instant::now())
+                            && let Some(news) = self.news(message).await
+                        {
+                            (self.tell)(machine::Event::Activity { attempt: self.attempt, news });
+                        }
+                    }
+                    // It had said more before it heard that its harness had ended.
+                    Ok(Some(message)) if is_news(&message) => {}
                     Ok(Some(other)) => self.hear(other).await,
                     Ok(None) | Err(_) => launcher.lose_connection(if alive { REPORT_TIMEOUT } else { END_TIMEOUT }),
                 },
@@ -957,13 +1140,21 @@ impl<T: Fn(machine::Event)> Run<T> {
                     Some(Command::Kill) => launcher.kill().await,
                     Some(Command::EndNoted) => launcher.let_go().await,
                     Some(Command::Limit(limits)) => limiting = limit(&launcher.tree, *limits),
+                    Some(Command::Answer(told)) => answer(&mut launcher, *told).await,
                     Some(Command::MetNoted) => {}
+                    Some(Command::Renew(secrets)) => self.renew_by(secrets, &mut launcher).await,
                     Some(Command::Visitor(visitor)) if visitor.process.identity() == launcher.process.identity() => {
                         launcher.connection = Some((visitor.reader, visitor.writer));
+                        self.hear_conversation(visitor.conversation);
                         self.hear_told(visitor.told).await;
                         self.hear_progress(&mut launcher, visitor.progress).await;
+                        // It may not have heard what was said on the connection before.
+                        self.renew(&mut launcher).await;
                         if let Some(files) = self.log.unheard_of(visitor.log).filter(|_| visitor.can_move) {
                             launcher.order(&ToLauncher::Keep { kept_size: self.resources.log_files.size() }, Some(&files)).await;
+                        }
+                        if visitor.can_report && launcher.heard == Reported::Started {
+                            launcher.say(&ToLauncher::Report).await;
                         }
                         if launcher.is_interrupted {
                             // The connection may have been lost before it was heard.
@@ -1016,15 +1207,55 @@ impl<T: Fn(machine::Event)> Run<T> {
         }
     }
 
+    /// It asks something: too often, or as it may.
+    async fn hear_question(&self, launcher: &mut Launcher, ask: Ask, may_ask: bool) {
+        if may_ask {
+            let question = Box::new(self.question(ask).await);
+            return (self.tell)(machine::Event::Asked { attempt: self.attempt, question });
+        }
+        let why = "agentd denied this, because questions come too fast".to_owned();
+        answer(launcher, approval::Told { number: ask.number, allow: false, why }).await;
+    }
+
+    /// What it asks, in words that can be shown.
+    async fn question(&self, ask: Ask) -> Question {
+        let Ask { number, tool, command, cut, asked, timeout } = ask;
+        let now = Timestamp::now();
+        let redacted = self.redactor().await.map_or_else(|| UNASKED.to_owned(), |redactor| redactor.redact(&command));
+        let shown = beginning(&printable(&redacted), MOST_OF_COMMAND);
+        let is_cut = cut || shown.len() < redacted.len();
+        let tool = shortened(&self.words(&tool).await, MOST_OF_TOOL);
+        Question { number, tool, command: shown, is_cut, asked: now.back_to(asked.max(self.earliest)), timeout }
+    }
+
     /// What a harness says while it works, or a warning.
     async fn hear(&mut self, message: FromLauncher) {
         match message {
-            // What an agent does and what holds it up is followed elsewhere.
-            FromLauncher::Activity { .. } | FromLauncher::Held(_) => {}
+            FromLauncher::Held(held) => self.hear_held(held).await,
             FromLauncher::Conversation(id) => self.converses(&id),
             FromLauncher::Spent(spent) => self.spent(spent),
             FromLauncher::Result(result) => self.hear_result(*result).await,
             other => self.hear_warning(other).await,
+        }
+    }
+
+    /// What a launcher says of what its harness does.
+    async fn news(&self, message: FromLauncher) -> Option<News> {
+        match message {
+            FromLauncher::Activity { doing, detail, source } => {
+                let detail = match detail {
+                    Some(detail) => self.redacted(&detail).await.map(|detail| short(&detail)),
+                    None => None,
+                };
+                Some(News::Said(Statement { doing, detail, source }))
+            }
+            FromLauncher::Quiet => {
+                let now = Timestamp::now();
+                Some(News::Quiet { printed: now.back_to(now.boot().saturating_sub(QUIET)) })
+            }
+            FromLauncher::Printing => Some(News::Printed),
+            FromLauncher::HooksUnheard => Some(News::Unheard),
+            _ => None,
         }
     }
 
@@ -1091,6 +1322,11 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 }
 
+/// Passes on an answer.
+async fn answer(launcher: &mut Launcher, approval::Told { number, allow, why }: approval::Told) {
+    launcher.say(&ToLauncher::Answer { number, allow, why }).await;
+}
+
 /// Why a launcher of another version is not sent its work: it may not understand what matters of it.
 fn of_another_version(program: &str, version: u32) -> String {
     format!(
@@ -1148,6 +1384,14 @@ impl Complaint {
 /// Whether the end of a process has been taken in by its parent, as far as that can be found out.
 fn is_waited_for(ended: Identity) -> bool {
     matches!(ended.unwaited_for_by(), Ok(None))
+}
+
+/// Whether it is about what the harness does.
+fn is_news(message: &FromLauncher) -> bool {
+    matches!(
+        message,
+        FromLauncher::Activity { .. } | FromLauncher::Quiet | FromLauncher::Printing | FromLauncher::HooksUnheard
+    )
 }
 
 /// Waits until then; forever if there is no such time.
@@ -1229,7 +1473,26 @@ fn shortened(text: &str, most: usize) -> String {
     }
 }
 
+/// Without control characters other than tabs and the ends of lines.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { ' ' } else { c }).collect()
+}
+
 /// As one line, and no longer than a person reads.
+/// The hold that a rule of this meaning begins.
+/// A time in seconds since 1970.
+fn at_wall(seconds: u64) -> Timestamp {
+    Timestamp::now().at_wall(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+fn kind_of(meaning: Meaning) -> Option<HoldKind> {
+    match meaning {
+        Meaning::Login => Some(HoldKind::Login),
+        Meaning::Quota => Some(HoldKind::Quota),
+        Meaning::Blocked | Meaning::Idle => None,
+    }
+}
+
 fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(2000).collect()
 }
@@ -1256,7 +1519,14 @@ pub fn told(message: FromLauncher, attempt: machine::Attempt, now: Timestamp) ->
     };
     let ended = |crate::launch::protocol::End { how, at, .. }| {
         let how = said(how, plain);
-        machine::Event::Ended { attempt, how, at: now.back_to(at), usage: Usage::default(), result: None }
+        machine::Event::Ended {
+            attempt,
+            how,
+            at: now.back_to(at),
+            usage: Usage::default(),
+            result: None,
+            evidence: None,
+        }
     };
     match message {
         FromLauncher::Hello { progress, fingerprint, .. } => {
@@ -1282,6 +1552,22 @@ pub fn told(message: FromLauncher, attempt: machine::Attempt, now: Timestamp) ->
         FromLauncher::Started(harness) => vec![started(attempt, harness, now)],
         FromLauncher::Failed(failure) => failed(&failure),
         FromLauncher::Ended(end) => vec![ended(end)],
+        FromLauncher::Ask(ask) => {
+            let Ask { number, tool, command, cut: is_cut, asked, timeout } = *ask;
+            let asked = now.back_to(asked);
+            let question =
+                Question { number, tool: plain(&tool), command: printable(&command), is_cut, asked, timeout };
+            vec![machine::Event::Asked { attempt, question: Box::new(question) }]
+        }
+        FromLauncher::AskOver { number, end } => vec![machine::Event::AskOver { attempt, number, end }],
         FromLauncher::Environment(error) => vec![machine::Event::Environment { attempt, error: plain(&error) }],
+        FromLauncher::Activity { doing, detail, source } => {
+            let detail = detail.map(|detail| short(&plain(&detail)));
+            vec![machine::Event::Activity { attempt, news: News::Said(Statement { doing, detail, source }) }]
+        }
+        FromLauncher::Quiet => vec![machine::Event::Activity { attempt, news: News::Quiet { printed: now } }],
+        FromLauncher::Printing => vec![machine::Event::Activity { attempt, news: News::Printed }],
+        FromLauncher::HooksUnheard => vec![machine::Event::Activity { attempt, news: News::Unheard }],
+        FromLauncher::Took(taken) => vec![machine::Event::Took { attempt, taken }],
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Agent, CLEAR_TIMEOUT, Course, Note, Supervisor};
+use crate::agent::harness::rule::Rule;
 use crate::agent::name::Key;
 use crate::agent::orders::Overrides;
 use crate::agent::user::AgentUser;
@@ -13,6 +14,7 @@ use crate::observe::redactions::Redactions;
 use crate::observe::snapshot::{Parts, Snapshot};
 use crate::state::record::Version;
 use crate::sys::clock::Timestamp;
+use crate::wire::approval::{Approval, Approvals, Decision};
 use crate::wire::events::What;
 use crate::wire::reason::StopStage;
 use crate::wire::status::{AgentStatus, Errors, Time};
@@ -49,6 +51,16 @@ pub(super) fn log_change(before: &AgentStatus, after: &AgentStatus) {
     }
     if let Some(error) = after.error.as_ref().filter(|&error| before.error.as_ref() != Some(error)) {
         tracing::error!(agent = after.name, "{error}");
+    }
+}
+
+/// One line for what is asked, and one for what came of it.
+pub(super) fn log_approval(approval: &Approval) {
+    let Approval { id, agent, tool, decision, .. } = approval;
+    match decision {
+        None => tracing::info!(agent, id, tool, "asks for approval: agentd approve {id}"),
+        Some(Decision { answer, who: Some(who), .. }) => tracing::info!(agent, id, tool, "{answer} by {who}"),
+        Some(Decision { answer, .. }) => tracing::info!(agent, id, tool, "{answer}"),
     }
 }
 
@@ -133,19 +145,41 @@ impl Supervisor {
             redactions: self.redactions(),
             override_dir: self.desired.override_dir.as_ref().map(|path| path.display().to_string()),
             paused: self.desired.overrides.as_deref().and_then(Overrides::pause).cloned(),
+            holds: self.shown_holds(),
+            rules: self.rules(),
             facts,
             outputs: self.resources.log_files.outputs(),
             users: self.users(),
             former_users: self.outlets.histories.users(),
             is_read: self.has_read,
             reading: self.desired.reading,
+            approvals: self.approvals(),
         })
+    }
+
+    /// What agents ask, and what came of that.
+    fn approvals(&self) -> Approvals {
+        let all = || self.agents.values().map(|agent| agent.machine.approvals());
+        let mut pending: Vec<Approval> = all().flat_map(|it| it.pending().cloned()).collect();
+        let mut decided: Vec<Approval> = all().flat_map(|it| it.decided().cloned()).collect();
+        pending.sort_by_key(|approval| approval.asked_at);
+        decided.sort_by_key(|approval| std::cmp::Reverse(approval.decision.as_ref().map(|decision| decision.at)));
+        Approvals { pending, decided }
     }
 
     /// The agents that have or had something on the tmux server of another user than the default one, and that user.
     fn users(&self) -> HashMap<Key, AgentUser> {
         let user = |(key, agent): (&Key, &Agent)| Some((key.clone(), agent.machine.user()?.clone()));
         self.agents.iter().filter_map(user).collect()
+    }
+
+    /// What the words of each agent's harness mean.
+    fn rules(&self) -> HashMap<Key, Arc<[Rule]>> {
+        let rules = |(key, agent): (&Key, &Agent)| {
+            let rules = Arc::clone(&agent.machine.launch()?.rules);
+            (!rules.is_empty()).then(|| (key.clone(), rules))
+        };
+        self.agents.iter().filter_map(rules).collect()
     }
 
     fn notify(&self, snapshot: &Snapshot) {

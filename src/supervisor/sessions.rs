@@ -7,10 +7,11 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::agent::harness::rule::{Finding, Rule};
 use crate::agent::name::{Key, Name};
 use crate::supervisor::future::BoxFuture;
 use crate::sys::process::Identity;
-use crate::tmux::{Error, Pane, Tmux};
+use crate::tmux::{Error, Pane, Reading, Tmux};
 
 /// Opens, inspects and closes the sessions of agents. An `owner` is an agent's key.
 pub trait Sessions: Debug + Send + Sync {
@@ -29,6 +30,9 @@ pub trait Sessions: Debug + Send + Sync {
     /// Returns the text of the agent's screen; see [`Tmux::screen`].
     fn screen<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<String, Error>>;
 
+    /// Tells what the agent's pane shows, by these rules; see [`Tmux::read_screen`].
+    fn read_screen<'a>(&'a self, owner: &'a Key, rules: &'a [Rule]) -> BoxFuture<'a, Result<Reading, Error>>;
+
     /// Opens a shell beside the pane of an agent that has ended for good; see [`Tmux::offer_shell`].
     fn offer_shell<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<(), Error>>;
 
@@ -40,6 +44,9 @@ pub trait Sessions: Debug + Send + Sync {
 
     /// Ends the server of a user who was deleted; see [`Tmux::end_orphan`].
     fn end_orphan(&self) -> BoxFuture<'_, io::Result<()>>;
+
+    /// Looks for rules in what an agent printed, with its rights; see [`Tmux::rules`].
+    fn rules(&self, rules: Vec<Rule>, text: String) -> BoxFuture<'_, Option<Finding>>;
 
     /// Returns the process id of the server, if there is one; see [`Tmux::server_pid`].
     fn server_pid(&self) -> BoxFuture<'_, Result<Option<i32>, Error>>;
@@ -73,6 +80,10 @@ impl Sessions for Tmux {
         Box::pin(self.screen(owner))
     }
 
+    fn read_screen<'a>(&'a self, owner: &'a Key, rules: &'a [Rule]) -> BoxFuture<'a, Result<Reading, Error>> {
+        Box::pin(self.read_screen(owner, rules))
+    }
+
     fn offer_shell<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(self.offer_shell(owner))
     }
@@ -87,6 +98,10 @@ impl Sessions for Tmux {
 
     fn end_orphan(&self) -> BoxFuture<'_, io::Result<()>> {
         Box::pin(self.end_orphan())
+    }
+
+    fn rules(&self, rules: Vec<Rule>, text: String) -> BoxFuture<'_, Option<Finding>> {
+        Box::pin(self.rules(rules, text))
     }
 
     fn server_pid(&self) -> BoxFuture<'_, Result<Option<i32>, Error>> {

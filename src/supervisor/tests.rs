@@ -18,6 +18,7 @@ use crate::agent::spec::{Kind, Policy, Restart};
 use crate::contain::cgroup::Whose;
 use crate::launch::launcher as launch_command;
 use crate::launch::protocol::{Ending, FromLauncher, Harness};
+use crate::state::conversations::Conversations;
 use crate::state::record::Record;
 use crate::wire::events::Since;
 use crate::wire::exit_status::ExitStatus;
@@ -48,6 +49,7 @@ impl House {
             happenings,
             recorder: recorder("agents"),
             histories: Histories::new(BTreeMap::new(), recorder("history")),
+            conversations: Conversations::new(BTreeMap::new(), recorder("conversations")),
             notifier: Notifier::silent(),
         };
         let supervisor = Supervisor::new(fakes.resources(), outlets, Detail::Plain, Instant::now(), Vec::new());

@@ -48,6 +48,12 @@ impl Timestamp {
         Self::shown(boot.min(self.boot), self.wall.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH))
     }
 
+    /// The instant at which the wall clock will show that, calculated from this one. One before this one becomes this one.
+    #[must_use]
+    pub fn at_wall(self, wall: SystemTime) -> Self {
+        self + wall.duration_since(self.wall).unwrap_or_default()
+    }
+
     /// Time since the machine was booted.
     pub fn boot(self) -> Duration {
         self.boot
@@ -198,6 +204,11 @@ fn split_offset(text: &str) -> (&str, Option<(bool, Duration)>) {
         Some((at, offset)) => (&text[..at], Some(offset)),
         None => (text, None),
     }
+}
+
+/// The wall clock in seconds since 1970, as texts and data of other programs have it. A clock before that counts as 1970.
+pub fn since_1970() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]

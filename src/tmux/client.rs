@@ -7,6 +7,8 @@ use tokio::time::sleep;
 
 use super::parse::{self, Complaint};
 use super::{DEFAULT_SHELL, Error, OLDEST, Tmux, USUAL_SHELL};
+use crate::agent::harness::rule::Rule;
+use crate::deputy::screen::Reading;
 use crate::deputy::{Input, Output, Program, RunError, Server};
 use crate::sys::rate_limit::Brake;
 
@@ -163,6 +165,13 @@ impl Tmux {
             }
             Answer::Complaint(_, message) => Err(Error::Refused { operation, message }),
         }
+    }
+
+    /// Has the deputy run one client, and read what that prints by these rules. The inner error is what tmux complains of.
+    pub(super) async fn read(&self, arguments: Arguments, rules: &[Rule]) -> Result<Result<Reading, String>, Error> {
+        let words = self.words(&["-N"], arguments);
+        let reading = self.deputy.read_screen(self.program(), words, rules.to_vec(), TIMEOUT);
+        Ok(self.in_time(reading).await???)
     }
 
     /// Whether the server answers a client of the installed program.

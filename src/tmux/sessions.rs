@@ -9,7 +9,9 @@ use tokio::sync::{Semaphore, oneshot};
 use super::client::Arguments;
 use super::parse::{self, Entrance, Pane};
 use super::{ALONE_AND_OVER, Error, Tmux};
+use crate::agent::harness::rule::{Finding, Rule};
 use crate::agent::name::{Key, Name};
+use crate::deputy::screen::Reading;
 use crate::deputy::{self, Program};
 
 /// The sessions waiting to be closed.
@@ -229,6 +231,28 @@ impl Tmux {
         let mut arguments = Arguments::default();
         arguments.command(&["capture-pane", "-p", "-e", "-t", pane]);
         Ok(self.client("show a screen", arguments).await?.stdout)
+    }
+
+    /// Looks for rules in what an agent printed. `None` if nothing was found, or nobody could look.
+    pub async fn rules(&self, rules: Vec<Rule>, text: String) -> Option<Finding> {
+        match self.deputy.rules(rules, text).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::debug!("what an agent printed could not be looked at: {error}");
+                None
+            }
+        }
+    }
+
+    /// What the agent's pane shows, by these rules.
+    pub async fn read_screen(&self, owner: &Key, rules: &[Rule]) -> Result<Reading, Error> {
+        let refused = |message: String| Error::Refused { operation: "read a screen", message };
+        let sessions = self.sessions_of(owner).await?;
+        let pane = sessions.iter().find_map(|session| session.pane.as_ref());
+        let pane = pane.ok_or_else(|| refused("the agent has no pane".to_owned()))?;
+        let mut arguments = Arguments::default();
+        arguments.command(&["capture-pane", "-p", "-t", pane]);
+        self.read(arguments, rules).await?.map_err(|message| refused(parse::message(&message)))
     }
 
     /// The panes with the agent's mark: one, unless an operator changed that.

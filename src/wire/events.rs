@@ -11,8 +11,12 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::wire::activity::{Activity, Doing};
+use crate::wire::approval::Approval;
+use crate::wire::conversation::Conversation;
+use crate::wire::hold::{Hold, HoldKind};
 use crate::wire::reason::Changes;
-use crate::wire::status::{AgentStatus, Errors, State, Time};
+use crate::wire::status::{AgentStatus, Errors, PendingRotation, State, Time};
 
 /// Which event of which daemon. Those of one daemon are counted up from 1; another daemon's are of another epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +129,59 @@ pub enum What {
         /// The agent.
         name: String,
     },
+    /// The agent is in another conversation than before, or it has become known how it came into the one it is in.
+    Conversation {
+        /// The agent.
+        name: String,
+        /// The id of the conversation before, if there was one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        previous: Option<String>,
+        /// The conversation.
+        conversation: Conversation,
+    },
+    /// An agent asks whether it may do something, or something came of that.
+    Approval {
+        /// The agent.
+        name: String,
+        /// What it asks; with a `decision` once something came of it.
+        approval: Box<Approval>,
+    },
+    /// New values of an agent's secrets wait, wait for something else than before, or do not wait any more.
+    Rotation {
+        /// The agent.
+        name: String,
+        /// What they wait for; absent if nothing waits any more.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rotation: Option<PendingRotation>,
+    },
+    /// A credential does not work: no agent of its group starts. Sent again when the hold is renewed.
+    Hold {
+        /// The hold.
+        #[serde(flatten)]
+        hold: Hold,
+        /// How many agents it keeps from starting.
+        agents: usize,
+    },
+    /// The agents of a group start again.
+    Released {
+        /// The group.
+        group: String,
+        /// What the hold was about.
+        kind: HoldKind,
+        /// When it began.
+        since: Time,
+    },
+    /// What a running agent does has changed, or is no longer known.
+    Activity {
+        /// The agent.
+        name: String,
+        /// What it did before, if that was known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        previous: Option<Doing>,
+        /// What it does; absent if that is not known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        activity: Option<Activity>,
+    },
     /// Something needs attention, or the error has changed.
     Error {
         /// What it is about.
@@ -199,9 +256,13 @@ impl What {
             Self::Declaration { name, .. }
             | Self::State { name, .. }
             | Self::Adopted { name, .. }
+            | Self::Conversation { name, .. }
+            | Self::Approval { name, .. }
+            | Self::Rotation { name, .. }
+            | Self::Activity { name, .. }
             | Self::Removed { name } => Some(name),
             Self::Error { name, .. } | Self::Resolved { name, .. } => name.as_deref(),
-            Self::Daemon { .. } | Self::Missed {} => None,
+            Self::Daemon { .. } | Self::Missed {} | Self::Hold { .. } | Self::Released { .. } => None,
         }
     }
 
@@ -213,6 +274,12 @@ impl What {
             Self::State { .. } => "state",
             Self::Adopted { .. } => "adopted",
             Self::Removed { .. } => "removed",
+            Self::Conversation { .. } => "conversation",
+            Self::Approval { .. } => "approval",
+            Self::Rotation { .. } => "rotation",
+            Self::Hold { .. } => "hold",
+            Self::Released { .. } => "released",
+            Self::Activity { .. } => "activity",
             Self::Error { .. } => "error",
             Self::Resolved { .. } => "resolved",
             Self::Missed {} => "missed",
@@ -225,6 +292,22 @@ impl What {
         if before.map(|before| (before.state, before.attempt)) != Some((after.state, after.attempt)) {
             let (name, previous) = (after.name.clone(), before.map(|before| before.state));
             happened.push(Self::State { name, previous, agent: Box::new(after.clone()) });
+        }
+        let doing = |agent: &AgentStatus| agent.activity.as_ref().map(|activity| activity.status);
+        let previous = before.and_then(doing);
+        // That it ended says the rest.
+        if previous != doing(after) && after.pid.is_some() {
+            let (name, activity) = (after.name.clone(), after.activity.clone());
+            happened.push(Self::Activity { name, previous, activity });
+        }
+        let former = before.and_then(|before| before.conversation.as_ref());
+        if let Some(conversation) = after.conversation.as_ref().filter(|now| now.id.is_some() && former != Some(now)) {
+            let previous = former.and_then(|former| former.id.clone());
+            happened.push(Self::Conversation {
+                name: after.name.clone(),
+                previous,
+                conversation: conversation.clone(),
+            });
         }
         let (name, error) = (Some(after.name.as_str()), before.and_then(|before| before.error.as_deref()));
         happened.extend(Self::of_error(Subject::Agent, name, error, after.error.as_deref()));

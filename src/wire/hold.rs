@@ -41,3 +41,24 @@ impl fmt::Display for HoldKind {
         })
     }
 }
+
+/// The credential of a group, and what is known of its hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GroupHold {
+    /// The hold.
+    #[serde(flatten)]
+    pub hold: Hold,
+    /// The agents that it keeps from starting.
+    pub agents: Vec<String>,
+    /// When one agent of the group tries again, if nothing happens before.
+    pub next_try_at: Time,
+}
+
+/// What a person can do so that agents of this group, whose login does not work, start again.
+pub fn remedy(group: &str) -> String {
+    match (group.split_once('@'), group.rsplit_once('-')) {
+        (Some((harness, user)), _) => format!("log in to {harness} as user {user}, or run agentd release {group}"),
+        (None, Some((variable, _))) => format!("replace {variable}, or run agentd release {group}"),
+        (None, None) => format!("run agentd release {group}"),
+    }
+}

@@ -4,10 +4,13 @@
 //! any time. A newer daemon may know more kinds; a client reads those as `Unknown` and shows their name.
 
 use std::fmt;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::wire::activity::Doing;
+use crate::wire::hold::{self, HoldKind};
 use crate::wire::status::Time;
 
 /// Something that an agent waits for before it starts. Kinds may be added.
@@ -96,6 +99,28 @@ pub enum WaitingFor {
         /// Which, and what is known of it.
         #[serde(flatten)]
         proxy: MissingProxy,
+    },
+    /// The end of a hold: its credential does not work. `agentd release` ends it.
+    Hold {
+        /// The credential, by the name of the agents that share it.
+        group: String,
+        /// What is wrong with it.
+        hold: HoldKind,
+        /// When the hold ends, or for a login when one agent of the group tries again.
+        until: Time,
+        /// What the harness said.
+        evidence: String,
+    },
+    /// Its turn: another agent uses their credential first.
+    Turn {
+        /// The credential, by the name of the agents that share it.
+        group: String,
+        /// That agent, if one does so now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        first: Option<String>,
+        /// When an agent of the group may start whatever becomes of that one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Time>,
     },
     /// The declaration, which this daemon has not read yet.
     Unread {},
@@ -202,6 +227,16 @@ pub enum StoppingBecause {
     TimedOut {},
     /// It has cost more than its `max_cost`. When nothing of the agent is left, it has failed for good.
     CostLimit {},
+    /// It was idle or blocked for its `idle_timeout`. When nothing of the agent is left, it has failed for good.
+    Idled {
+        /// Which of them.
+        doing: Doing,
+        /// For how long, in seconds.
+        seconds: u64,
+        /// What it asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+    },
     /// The daemon is being stopped, and stops its agents.
     Shutdown {},
     /// It is not to run: an operator stopped it, or its entry says `enabled = false`. It then waits until it is enabled again.
@@ -265,6 +300,8 @@ pub enum LaunchReason {
     Recovery,
     /// An operator started or restarted the agent, or its entry did: `enabled` or a higher `generation`.
     Restarted,
+    /// The hold that the attempt before began or met is over.
+    Released,
     /// A reason that only a newer daemon knows.
     #[serde(untagged)]
     #[schemars(skip)]
@@ -383,6 +420,17 @@ impl fmt::Display for WaitingFor {
             Self::Program { program } => program.fmt(f),
             Self::Packages { packages } => packages.fmt(f),
             Self::Proxy { proxy } => proxy.fmt(f),
+            Self::Hold { group, hold: HoldKind::Login, evidence, .. } => {
+                write!(f, "logged out: {evidence}; {}", hold::remedy(group))
+            }
+            Self::Hold { group, hold: HoldKind::Quota, until, evidence } => {
+                write!(f, "the quota of {group} is exhausted until {until}: {evidence}")
+            }
+            Self::Turn { group, first: Some(first), .. } => write!(f, "{first} tries {group} first"),
+            Self::Turn { group, first: None, until: Some(until) } => {
+                write!(f, "{group} was tried often enough, and is tried again at {until}")
+            }
+            Self::Turn { group, first: None, until: None } => write!(f, "another agent tries {group} first"),
             Self::Unread {} => f.write_str("its declaration could not be read yet"),
             Self::Entry {} => f.write_str("its entry is wrong, and nothing of it ever ran"),
             Self::Backoff { restart, max_restarts: Some(limit) } => write!(f, "restart {restart} of {limit} follows"),
@@ -415,6 +463,11 @@ impl fmt::Display for StoppingBecause {
             Self::Changed { changes } => changes.fmt(f),
             Self::TimedOut {} => f.write_str("its timeout has passed"),
             Self::CostLimit {} => f.write_str("cost limit: it has cost more than its `max_cost`"),
+            Self::Idled { doing, seconds, detail } => {
+                let time = humantime::format_duration(Duration::from_secs(*seconds)).to_string().replace(' ', "");
+                write!(f, "{doing} for {time}")?;
+                detail.as_ref().map_or(Ok(()), |detail| write!(f, ": {detail}"))
+            }
             Self::Shutdown {} => f.write_str("agentd is being stopped"),
             Self::Disabled { by: Some(by), .. } => write!(f, "stopped by {by}"),
             Self::Disabled { by: None, .. } => f.write_str("its entry says `enabled = false`"),
@@ -446,6 +499,7 @@ impl fmt::Display for LaunchReason {
             Self::Retry => "retry of a failed launch",
             Self::Recovery => "repeat of a launch that was cut off",
             Self::Restarted => "started or restarted by an operator",
+            Self::Released => "the end of a hold",
             Self::Unknown(reason) => reason,
         })
     }
@@ -643,6 +697,18 @@ mod tests {
         ] {
             check(&value, &json!(stage), words);
         }
+    }
+
+    #[test]
+    fn a_stop_for_idling_says_how_long_and_for_what() {
+        let detail = Some("permission: Bash: wants to run npm test".to_owned());
+        let blocked = StoppingBecause::Idled { doing: Doing::Blocked, seconds: 1800, detail };
+        let json = json!({
+            "kind": "idled", "doing": "blocked", "seconds": 1800, "detail": "permission: Bash: wants to run npm test",
+        });
+        check(&blocked, &json, "blocked for 30m: permission: Bash: wants to run npm test");
+        let idle = StoppingBecause::Idled { doing: Doing::Idle, seconds: 5400, detail: None };
+        check(&idle, &json!({ "kind": "idled", "doing": "idle", "seconds": 5400 }), "idle for 1h30m");
     }
 
     fn changes(fields: &[&str], secrets: &[&str]) -> Changes {

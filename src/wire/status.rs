@@ -11,9 +11,18 @@ use std::time::{Duration, SystemTime};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::wire::activity::Activity;
+use crate::wire::approval::Approval;
+use crate::wire::conversation::Conversation;
 use crate::wire::exit_status::ExitStatus;
+use crate::wire::hold::Hold;
 use crate::wire::reason::{Changes, LaunchReason, StopStage, StoppingBecause, WaitingFor};
 use crate::wire::result::{StreamResult, Tokens};
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_none_held(holds: &usize) -> bool {
+    *holds == 0
+}
 
 /// A point in time on the wire: RFC 3339, UTC, milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -218,15 +227,72 @@ pub struct PastAttempt {
     pub exit: Exit,
     /// Why, as a sentence for people.
     pub reason: String,
+    /// The id of its conversation, if that was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<String>,
     /// Processor time, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_usec: Option<u64>,
     /// The most memory at once, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_peak: Option<u64>,
+    /// What it asked whether it may do it, and what came of that: the latest 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<Approval>,
     /// What its harness said of its work, with the end of its final message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Box<StreamResult>>,
+}
+
+/// A secret that an agent was given, by its variable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GivenSecret {
+    /// The variable.
+    pub name: String,
+    /// When the agent was first launched with this value; absent if that is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+}
+
+/// A rotation that waits: secrets have other values than the agent was launched with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PendingRotation {
+    /// Always `true`.
+    pub pending: bool,
+    /// What it waits for, as a sentence for people.
+    pub why: String,
+    /// What it waits for, as data.
+    pub cause: RotationCause,
+    /// The secrets, by the names of their files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
+    /// Since when there have been new values.
+    pub since: Time,
+    /// When the rotation is looked at again, if time alone changes anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Time>,
+}
+
+/// What a pending rotation waits for. Causes may be added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RotationCause {
+    /// The agent is not known to be idle.
+    Busy,
+    /// The agent's next start.
+    NextStart,
+    /// The agent's next start, for its variables; its files have the new values.
+    FilesReplaced,
+    /// The agent lacks something else.
+    Lacking,
+    /// Another agent takes up the new values first.
+    Turn,
+    /// Another agent failed with the new values.
+    Failed,
+    /// A cause that only a newer daemon knows.
+    #[serde(untagged)]
+    #[schemars(skip)]
+    Unknown(String),
 }
 
 /// What an agent uses, with everything that it started, from its control group. What the kernel does not count is absent.
@@ -329,6 +395,15 @@ pub struct AgentStatus {
     /// Why the agent's environment is not complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment_error: Option<String>,
+    /// What the agent does while it runs, by the word of its harness or by its screen. Absent if that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activity: Option<Activity>,
+    /// Whether the harness calls none of the hooks that agentd has given it: what it does is then known from elsewhere, or not at all.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hooks_unheard: bool,
+    /// The conversation of the present or latest attempt, if its harness has one that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<Conversation>,
     /// What the agent waits for before it starts: in `waiting`, `backoff` and `invalid`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting_for: Vec<WaitingFor>,
@@ -358,6 +433,9 @@ pub struct AgentStatus {
     /// What the present declaration changed, by name.
     #[serde(default, skip_serializing_if = "Changes::is_empty")]
     pub changed: Changes,
+    /// The hold that keeps it from starting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
     /// The reading of the jcard that the agent lives by: `config_generation` of the health when its entry was last good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_generation: Option<u64>,
@@ -370,6 +448,15 @@ pub struct AgentStatus {
     /// The tokens that it has taken under the present declaration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<Tokens>,
+    /// The skills that it is given, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skills: Vec<String>,
+    /// The secrets that the present or latest attempt was given, and since when the agent has had these values. Never the values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<GivenSecret>,
+    /// New values of its secrets that the agent does not have yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<PendingRotation>,
     /// What the agent uses at the moment. Only in the answer about a single agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
@@ -379,6 +466,9 @@ pub struct AgentStatus {
     /// The latest attempts that are over, newest first. Only in the answer about a single agent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<PastAttempt>,
+    /// What it asks whether it may do it, the oldest question first. Only `GET /v1/agents/NAME` has it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<Approval>,
 }
 
 impl AgentStatus {
@@ -431,6 +521,9 @@ pub struct Health {
     /// The override that lets nothing start, if there is one: `agentd pause --all`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Override>,
+    /// How many credentials do not work, so that the agents that share them are held: `GET /v1/holds` lists them.
+    #[serde(default, skip_serializing_if = "is_none_held")]
+    pub holds: usize,
     /// Which reading of the jcard is in force. It rises with each edit that was read, also over restarts of the daemon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_generation: Option<u64>,

@@ -113,6 +113,7 @@ pub fn snapshot(agents: Vec<AgentStatus>) -> Snapshot {
 
 pub fn running(name: &str) -> AgentStatus {
     AgentStatus {
+        conversation: None,
         name: name.to_owned(),
         running: true,
         session: name.to_owned(),
@@ -140,6 +141,8 @@ pub fn running(name: &str) -> AgentStatus {
         sandboxed_by_default: false,
         log_error: None,
         environment_error: None,
+        activity: None,
+        hooks_unheard: false,
         waiting_for: Vec::new(),
         stopping_because: None,
         stop_stage: None,
@@ -152,10 +155,15 @@ pub fn running(name: &str) -> AgentStatus {
         generation: 0,
         overridden: None,
         changed: agentd::wire::reason::Changes::default(),
+        hold: None,
         config_generation: None,
+        skills: Vec::new(),
+        secrets: Vec::new(),
+        rotation: None,
         resources: None,
         logs: None,
         history: Vec::new(),
+        approvals: Vec::new(),
     }
 }
 

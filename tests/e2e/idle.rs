@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -146,4 +147,34 @@ fn idling_costs_the_same_for_twenty_agents_as_for_one() {
     let total = |calls: &BTreeMap<String, usize>| calls.values().sum::<usize>();
     // A message to the deputy arrives in one piece or in two.
     assert!(total(&twenty) <= total(&one) + 4, "one agent: {one:?}\ntwenty: {twenty:?}");
+}
+
+/// An agent that has printed something, was given hooks, and whose screen was read.
+#[test]
+fn knowing_what_an_agent_does_costs_nothing_while_it_idles() {
+    if !root() {
+        return;
+    }
+    let rules = "[[harnesses.mine.rules]]\non = \"screen\"\nmatch = 'ready'\nmeans = \"idle\"\n\n";
+    let entry = agent("a", "say ready; sleep inf", "").replace("harness = \"custom\"", "harness = \"mine\"");
+    let hooked = agent("b", "say ready; sleep inf", "").replace("harness = \"custom\"", "harness = \"claude-code\"");
+    let jcard = format!("[harnesses.mine]\nbinary = \"x\"\nhooks = \"none\"\n{rules}{entry}{hooked}");
+    let daemon = Setup::new().quiet().args(["--resync", "50ms"]).start(&jcard);
+    daemon.wait_until("a", "idle", |agent| agent.activity.is_some());
+    // The first call of a hook is awaited for 30 s, once.
+    let is_unheard = || daemon.agent("b").unwrap().hooks_unheard;
+    let limit = Instant::now() + Duration::from_mins(1);
+    while !is_unheard() {
+        assert!(Instant::now() < limit, "{:?}", daemon.agent("b"));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let harnesses = ["a", "b"].map(|name| Process(daemon.wait_until_running(name)));
+    let launchers = harnesses.map(Process::parent);
+    let server = launchers[0].parent();
+    let all: Vec<Process> = launchers.into_iter().chain([server, daemon.deputy(), Process(daemon.pid())]).collect();
+    let Some(trace) = Trace::attach(&daemon, &all) else { return };
+    let rounds = trace.rounds(&daemon);
+    let bystanders: Vec<i32> = launchers.iter().chain([&server]).map(|process| process.0).collect();
+    let calls: Vec<&Call> = rounds.iter().flatten().filter(|call| bystanders.contains(&call.thread)).collect();
+    assert!(calls.is_empty(), "launchers and tmux sleep: {calls:?}");
 }

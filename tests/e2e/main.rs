@@ -5,8 +5,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 #![allow(clippy::missing_panics_doc, reason = "the same")]
 
+mod activity;
 mod agents;
 mod api;
+mod approvals;
 mod attach;
 mod canary;
 mod changes;
@@ -14,6 +16,7 @@ mod chaos;
 mod cli;
 mod clients;
 mod complete;
+mod conversations;
 mod daemon;
 mod declarations;
 mod described;
@@ -24,6 +27,7 @@ mod excess;
 mod failures;
 mod harnesses;
 mod history;
+mod holds;
 mod hostile;
 mod idle;
 mod labels;
@@ -45,9 +49,11 @@ mod repositories;
 mod restart;
 mod results;
 mod root;
+mod rotation;
 mod sandbox;
 mod secrets;
 mod shortage;
+mod skills;
 #[path = "../support/skip.rs"]
 mod skip;
 mod stop;

@@ -4,15 +4,17 @@
 
 use std::fs;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::harnesses::installed;
-use crate::support::{Daemon, Setup, as_user, give, is_root, path};
+use crate::support::{Daemon, Process, Setup, as_user, give, is_root, path};
 
 /// A real command line tool, and what its user sets up once.
 struct Cli {
@@ -135,26 +137,34 @@ const CLIS: [Cli; 8] = [
 const LIMIT: Duration = Duration::from_mins(6);
 
 /// One stand-in for all tests. It ends with the process namespace of the run.
-fn service() -> &'static str {
-    static SERVICE: OnceLock<String> = OnceLock::new();
+fn service() -> &'static (String, PathBuf) {
+    static SERVICE: OnceLock<(String, PathBuf)> = OnceLock::new();
     SERVICE.get_or_init(|| {
-        let port = tempfile::tempdir().unwrap().keep().join("port");
+        let folder = tempfile::tempdir().unwrap().keep();
+        let (port, log) = (folder.join("port"), folder.join("requests"));
         let mut command = Command::new("python3");
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/harnesses/service.py")).arg(&port);
-        let service = command.stdin(Stdio::null()).spawn().unwrap();
+        let service = command.arg("--log").arg(&log).stdin(Stdio::null()).spawn().unwrap();
         thread::spawn(move || service.wait_with_output());
         let limit = Instant::now() + Duration::from_secs(30);
         while !port.exists() {
             assert!(Instant::now() < limit, "the stand-in for the services does not start");
             thread::sleep(Duration::from_millis(20));
         }
-        format!("http://127.0.0.1:{}", fs::read_to_string(port).unwrap())
+        (format!("http://127.0.0.1:{}", fs::read_to_string(port).unwrap()), log)
     })
+}
+
+/// The requests that had this in their prompt.
+fn requests(word: &str) -> Vec<Value> {
+    let log = fs::read_to_string(&service().1).unwrap_or_default();
+    let requests = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    requests.filter(|request| request["user"].as_str().is_some_and(|user| user.contains(word))).collect()
 }
 
 impl Cli {
     fn entry(&self, name: &str, prompt: &str, more: &str) -> String {
-        let url = service();
+        let url = &service().0;
         let folder = installed();
         let node = folder.join("node_modules/.bin");
         let mut variables =
@@ -209,7 +219,7 @@ fn start(tried: &str, clis: &[&Cli], credential: &str, prompt: &str, more: &str)
                 give(folder, &user);
             }
             if !file.exists() {
-                fs::write(&file, content.replace("@URL", service())).unwrap();
+                fs::write(&file, content.replace("@URL", &service().0)).unwrap();
                 give(&file, &user);
             }
         }
@@ -293,6 +303,43 @@ fn real_harnesses_say_what_came_of_a_prompt() {
 
 #[test]
 #[ignore = "tests/real installs more than two gigabytes"]
+fn real_harnesses_are_held_when_their_key_is_refused() {
+    // Aider exits with 0 then: nothing says that it failed.
+    let clis: Vec<&Cli> = CLIS.iter().filter(|cli| !["aider", "kimi"].contains(&cli.harness)).collect();
+    let more = "interactive = false\napproval = \"everything\"\nrestart = \"on-failure\"\nbackoff = [\"1s\"]";
+    let daemon = start("bad-key", &clis, "dead-key-for-", "hello there, @NAME", more);
+    each("bad-key", &daemon, &clis, |cli, name| {
+        let agent = wait_for(&daemon, name, "held", |agent| agent["hold"]["kind"] == "login");
+        assert_eq!((&agent["state"], agent["restarts"].as_u64()), (&Value::from("waiting"), Some(0)), "{agent:#}");
+        daemon.secret(&format!("of-{name}"), format!("key-for-{}", cli.harness));
+        let agent = wait_for(&daemon, name, "completed", |agent| agent["outcome"] == "completed");
+        assert_eq!(agent["restarts"].as_u64(), Some(0), "{agent:#}");
+        "held (login), completed with another key".to_owned()
+    });
+}
+
+#[test]
+#[ignore = "tests/real installs more than two gigabytes"]
+fn real_harnesses_wait_for_their_quota() {
+    let clis = with_streams();
+    let more = "interactive = false\napproval = \"everything\"\nrestart = \"on-failure\"\nbackoff = [\"1s\"]";
+    let daemon = start("quota", &clis, "spent-key-for-", "hello there, @NAME", more);
+    each("quota", &daemon, &clis, |_, name| {
+        let is_over = |agent: &Value| agent["hold"]["kind"] == "quota" || agent["outcome"] == "completed";
+        let agent = wait_for(&daemon, name, "held", is_over);
+        if agent["outcome"] == "completed" {
+            // It waits by itself.
+            return "completed without a hold".to_owned();
+        }
+        assert!(agent["next_start_at"].is_string() && agent["state"] == "backoff", "{agent:#}");
+        let agent = wait_for(&daemon, name, "completed", |agent| agent["outcome"] == "completed");
+        assert_eq!((agent["restarts"].as_u64(), agent["attempt"].as_u64()), (Some(0), Some(2)), "{agent:#}");
+        "held (quota), completed after it".to_owned()
+    });
+}
+
+#[test]
+#[ignore = "tests/real installs more than two gigabytes"]
 fn real_harnesses_get_over_an_overload() {
     let clis = with_streams();
     let more = "interactive = false\napproval = \"everything\"\nrestart = \"no\"";
@@ -300,6 +347,56 @@ fn real_harnesses_get_over_an_overload() {
     each("overload", &daemon, &clis, |_, name| {
         let agent = wait_for(&daemon, name, "over", |agent| agent["state"] == "exited");
         assert_eq!(agent["outcome"], "completed", "{agent:#}");
-        "completed".to_owned()
+        assert!(agent["hold"].is_null(), "{agent:#}");
+        "completed, not held".to_owned()
+    });
+}
+
+#[test]
+#[ignore = "tests/real installs more than two gigabytes"]
+fn real_harnesses_that_ask_are_blocked() {
+    let clis: Vec<&Cli> = CLIS
+        .iter()
+        .filter(|cli| ["claude-code", "codex", "gemini-cli", "opencode", "qwen-code"].contains(&cli.harness))
+        .collect();
+    let prompt = "please RUN[!touch /by-the-tool] now, @NAME";
+    let daemon = start("asks", &clis, "key-for-", prompt, "interactive = true\nrestart = \"no\"");
+    each("asks", &daemon, &clis, |_, name| {
+        let agent = wait_for(&daemon, name, "blocked", |agent| agent["activity"]["status"] == "blocked");
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+        let asked = requests(name).iter().filter_map(|request| request["at"].as_f64()).fold(0.0, f64::max);
+        let (source, after) = (&agent["activity"]["source"], now - asked);
+        let most = if source == "screen" { 5.0 } else { 3.0 };
+        // The question follows the answer of the service by what the harness takes to draw it.
+        assert!(asked > 0.0 && after < most + 2.0, "{after:.1} s: {agent:#}");
+        format!("blocked by {source} {after:.1} s after the service answered")
+    });
+}
+
+#[test]
+#[ignore = "tests/real installs more than two gigabytes"]
+fn real_harnesses_go_on_in_their_conversation_after_a_kill() {
+    let clis = with_streams();
+    let more = "interactive = false\napproval = \"everything\"\nrestart = \"on-failure\"\nbackoff = [\"1s\"]\n\
+                resume = \"restart\"\nresume_prompt = \"SAY[it went on] and do\"";
+    // A tool that takes its time: the first turn is kept by then.
+    let daemon = start("resume", &clis, "key-for-", "RUN[echo made >by-the-tool; sleep 60] @NAME", more);
+    each("resume", &daemon, &clis, |_, name| {
+        let limit = Instant::now() + LIMIT;
+        while !daemon.work(name).join("by-the-tool").exists() {
+            assert!(
+                Instant::now() < limit,
+                "{name} runs no tool: {}",
+                daemon.get(&format!("/v1/agents/{name}/log")).body
+            );
+            thread::sleep(Duration::from_millis(100));
+        }
+        let before = wait_for(&daemon, name, "in a conversation", |agent| agent["conversation"]["id"].is_string());
+        Process(before["pid"].as_i64().unwrap().try_into().unwrap()).signal(Signal::SIGKILL);
+        let after = wait_for(&daemon, name, "completed", |agent| agent["outcome"] == "completed");
+        assert_eq!(before["conversation"]["id"], after["conversation"]["id"], "{after:#}");
+        assert_eq!(after["conversation"]["resumed"], true, "{after:#}");
+        assert!(after["result"]["text"].as_str().unwrap_or_default().contains("it went on"), "{after:#}");
+        "resumed, completed".to_owned()
     });
 }

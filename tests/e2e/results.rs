@@ -14,7 +14,7 @@ use crate::support::{Daemon, Setup, agent};
 
 /// An entry of this preset with the fake harness, whose output is a stream.
 fn streamed(harness: &str, script: &str, more: &str) -> String {
-    agent("a", &format!("{script}; rest"), &format!("results = true\nprompt = \"do it\"\n{more}"))
+    agent("a", &format!("{script}; rest"), &format!("results = true\nhold = false\nprompt = \"do it\"\n{more}"))
         .replace("harness = \"custom\"", &format!("harness = {harness:?}"))
 }
 

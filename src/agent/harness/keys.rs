@@ -362,7 +362,7 @@ impl Reader {
 }
 
 /// What is wrong with a regular expression.
-fn pattern_fault(pattern: &str) -> Result<(), String> {
+pub(crate) fn pattern_fault(pattern: &str) -> Result<(), String> {
     if pattern.is_empty() {
         return Err("it is empty, and would match everything".to_owned());
     }

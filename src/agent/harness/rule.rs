@@ -41,6 +41,18 @@ pub enum Meaning {
     Idle,
 }
 
+/// Which rule found something, and what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The place of the rule in the list.
+    pub index: usize,
+    /// What it found.
+    pub found: Match,
+    /// What the group `at` held, in seconds since 1970, if that is a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+}
+
 /// What a rule found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Match {

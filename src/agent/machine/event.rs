@@ -6,8 +6,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Attempt;
+use crate::agent::activity::News;
+use crate::agent::approval::{self, Question, Told, Word};
+use crate::agent::conversation::{Plan, SessionId, Taken};
 use crate::agent::declaration::Declaration;
 use crate::agent::fingerprint::Fingerprint;
+use crate::agent::hold::{Bar, Evidence};
 use crate::agent::launch::Launch;
 use crate::agent::name::Name;
 use crate::agent::orders::Orders;
@@ -15,6 +19,7 @@ use crate::agent::spec::Limits;
 use crate::agent::user::AgentUser;
 use crate::sys::clock::Timestamp;
 use crate::sys::process::Identity;
+use crate::wire::approval::Approval;
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::reason::{MissingPackages, MissingProgram, MissingProxy, WaitingFor};
 use crate::wire::result::{StreamResult, Tokens};
@@ -33,6 +38,10 @@ pub enum Event {
     Ordered(Orders),
     /// Nothing of it may be launched, because its user must not be an agent user: this is why. `None` if something may be.
     Barred(Option<String>),
+    /// The agent is to be launched again with the new values of its secrets, if it runs with others.
+    Rotate,
+    /// Nothing of it may be launched now, because of the credential that it shares: this is why. `None` if something may be.
+    Held(Option<Bar>),
     /// The agent is no longer wanted.
     Remove(Removal),
     /// The pane is there, in the session that the launch names.
@@ -85,6 +94,9 @@ pub enum Event {
         at: Timestamp,
         /// What it took of the machine.
         usage: Usage,
+        /// Why its credential does not work, if it failed because of that. The machine must have been [barred](super::Machine::set_hold)
+        /// before.
+        evidence: Option<Evidence>,
         /// What it said of its work.
         result: Option<Box<StreamResult>>,
     },
@@ -112,6 +124,59 @@ pub enum Event {
         attempt: Attempt,
         /// For a person.
         error: String,
+    },
+    /// Its harness asks whether it may do something.
+    Asked {
+        /// In which attempt.
+        attempt: Attempt,
+        /// What.
+        question: Box<Question>,
+    },
+    /// Its launcher does not wait for an answer any more.
+    AskOver {
+        /// In which attempt.
+        attempt: Attempt,
+        /// What the launcher calls the question.
+        number: u64,
+        /// How that ended.
+        end: approval::End,
+    },
+    /// An operator answers a question.
+    Answered {
+        /// Which.
+        id: String,
+        /// What is answered.
+        word: Word,
+    },
+    /// There is news of what its harness does.
+    Activity {
+        /// Of which attempt.
+        attempt: Attempt,
+        /// What.
+        news: News,
+    },
+    /// Its launcher says which conversation it is in, and how it came into that. Sent again to each daemon.
+    Took {
+        /// Of which attempt.
+        attempt: Attempt,
+        /// Which, and how.
+        taken: Taken,
+    },
+    /// Its harness says which conversation it is in.
+    Conversation {
+        /// Of which attempt.
+        attempt: Attempt,
+        /// Which.
+        id: SessionId,
+    },
+    /// Its harness says that it is in the conversation of another agent.
+    Foreign {
+        /// Of which attempt.
+        attempt: Attempt,
+        /// Which.
+        id: SessionId,
+        /// Whose.
+        holder: Name,
     },
     /// What it prints is not kept, for this reason; `None` when it is.
     Logged {
@@ -168,6 +233,8 @@ pub enum LaunchReason {
     Recovery,
     /// An operator or the entry started or restarted the agent.
     Restarted,
+    /// A hold that ended the attempt before is over.
+    Released,
 }
 
 /// Why a harness could not be started.
@@ -251,6 +318,8 @@ pub enum Effect {
         limits: Limits,
         /// Why.
         reason: LaunchReason,
+        /// In which conversation; `None` if attempts share none.
+        plan: Option<Plan>,
     },
     /// Find the attempt that an earlier daemon has launched, and follow it; answered as `Launch` is, or by `Ended`, and by `Gone`.
     Resume {
@@ -278,6 +347,13 @@ pub enum Effect {
         /// From now on.
         limits: Limits,
     },
+    /// Replace the files with its secrets by those of this launch, which differs in nothing else.
+    Renew {
+        /// Of which attempt.
+        attempt: Attempt,
+        /// With the new values.
+        launch: Arc<Launch>,
+    },
     /// Kill everything in its control group, again and again until nothing is left.
     Kill {
         /// Which attempt.
@@ -289,6 +365,24 @@ pub enum Effect {
         session: Name,
         /// On whose tmux server; `None` is the default user.
         user: Option<AgentUser>,
+    },
+    /// Answer a question.
+    Answer {
+        /// In which attempt.
+        attempt: Attempt,
+        /// What is told.
+        told: Told,
+    },
+    /// There is a question, or something came of it.
+    Approval(Box<Approval>),
+    /// Read the screen by the rules of this launch; answered by `Activity` with what it shows.
+    ReadScreen {
+        /// Of which attempt.
+        attempt: Attempt,
+        /// When something was last printed.
+        printed: Timestamp,
+        /// Whose rules.
+        launch: Arc<Launch>,
     },
     /// An attempt is over.
     Account(PastAttempt),

@@ -1,7 +1,9 @@
 //! The life of an agent under one good declaration, and what a machine remembers of sessions and attempts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -17,6 +19,7 @@ use crate::agent::spec::{Kind, Policy};
 use crate::agent::user::AgentUser;
 use crate::agent::verdict::{Verdict, judge};
 use crate::sys::clock::Timestamp;
+use crate::wire::activity::Doing;
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::reason::Changes;
 use crate::wire::result::StreamResult;
@@ -40,6 +43,10 @@ pub(super) struct Life {
     pub(super) at: Timestamp,
     /// When a harness was first started.
     pub(super) first_started: Option<Timestamp>,
+    /// Since when a hold keeps it from starting.
+    pub(super) held_since: Option<Timestamp>,
+    /// How long holds have kept it from starting before. That does not count for the timeout.
+    pub(super) held_for: Duration,
     /// When the present or latest harness was started.
     pub(super) started: Option<Timestamp>,
     /// Launches that count.
@@ -71,6 +78,18 @@ pub(super) struct Life {
     pub(super) log_error: Option<String>,
     /// Why its environment is not all that it should be.
     pub(super) environment_error: Option<String>,
+    /// How the latest attempt waited, if that is why it was ended.
+    pub(super) idled: Option<Idled>,
+}
+
+/// How an attempt was idle or blocked until it was ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Idled {
+    pub(super) doing: Doing,
+    /// What it asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) detail: Option<String>,
+    pub(super) waited: Duration,
 }
 
 /// What is to be launched.
@@ -99,6 +118,8 @@ pub(super) enum Next {
     MakeUp,
     /// The launch before failed through no fault of the agent. It counts as an attempt.
     Retry,
+    /// The attempt before has failed because of its credential. It counts as an attempt, and not as a restart.
+    Released,
 }
 
 /// The session that is to be closed before the agent is gone or has another.
@@ -126,11 +147,19 @@ pub(super) struct Exit {
     /// Whether it was the last because of its cost.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) by_cost: bool,
+    /// Whether it failed because its credential does not work. Records of earlier builds lack it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) by_credential: bool,
 }
 
 impl Exit {
     pub(super) fn new(how: ExitStatus, at: Timestamp, usage: Usage) -> Self {
-        Self { how, at, usage, silent: false, result: None, by_cost: false }
+        Self { how, at, usage, silent: false, result: None, by_cost: false, by_credential: false }
+    }
+
+    /// An end that agentd gives, and not the harness.
+    pub(super) fn of_cause(cause: String, at: Timestamp) -> Self {
+        Self::new(ExitStatus::Cause(cause), at, Usage::default())
     }
 
     /// Whether the attempt completed, and why not.
@@ -152,11 +181,15 @@ pub(super) struct Latest {
     /// Why it was launched. Records of earlier builds lack it, and those of later builds may name a reason that is unknown here.
     #[serde(default, deserialize_with = "known", skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<LaunchReason>,
+    /// The id of its conversation, once that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) conversation: Option<String>,
 }
 
-fn known<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<LaunchReason>, D::Error> {
-    let reason = Value::deserialize(deserializer)?;
-    Ok(serde_json::from_value(reason).ok())
+/// What is known here. Anything else was written by a later build.
+pub(super) fn known<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).ok())
 }
 
 /// An attempt whose harness has ended but that is not gone.
@@ -185,6 +218,8 @@ impl Life {
             generation: None,
             at,
             first_started: None,
+            held_since: None,
+            held_for: Duration::ZERO,
             started: None,
             attempts: 0,
             restarts: 0,
@@ -200,6 +235,7 @@ impl Life {
             limits_error: None,
             log_error: None,
             environment_error: None,
+            idled: None,
         }
     }
 
@@ -207,6 +243,7 @@ impl Life {
     pub(super) fn renew(&mut self, at: Timestamp) {
         self.at = at;
         (self.first_started, self.started, self.exit) = (None, None, None);
+        self.held_for = Duration::ZERO;
         (self.attempts, self.restarts, self.in_a_row, self.failures) = (0, 0, 0, 0);
         (self.error, self.limits_error, self.log_error, self.environment_error) = (None, None, None, None);
         (self.absences, self.absent) = (0, None);
@@ -221,8 +258,12 @@ impl Life {
         changes(Before { policy: (&self.kind, &self.policy), marks: self.marks.as_ref() }, declaration)
     }
 
+    /// It stands still in holds.
     pub(super) fn timeout_at(&self) -> Option<Timestamp> {
-        Some(self.first_started? + self.policy.timeout?)
+        if self.held_since.is_some() {
+            return None;
+        }
+        Some(self.first_started? + self.policy.timeout? + self.held_for)
     }
 }
 

@@ -4,11 +4,17 @@
 //! life, too. Generations never fall: an override that is gone takes nothing back. A pause keeps whatever waits from starting, and
 //! touches nothing that runs.
 
+use std::time::Duration;
+
 use super::life::Next;
-use super::{Effect, Force, Machine, State, StopReason, Then};
+use super::{BackoffReason, Effect, Force, Machine, State, StopReason, Then};
+use crate::agent::hold::{self, Bar, HoldKind, OnHold};
 use crate::agent::orders::Orders;
+use crate::agent::verdict::{self, Verdict};
 use crate::sys::clock::Timestamp;
+use crate::wire::exit_status::ExitStatus;
 use crate::wire::reason::{Problem, WaitingFor};
+use crate::wire::result::StreamResult;
 
 impl Machine {
     /// The orders that it follows.
@@ -39,7 +45,7 @@ impl Machine {
         self.orders = orders;
         self.heed(was_disabled, now, effects);
         let is_held = self.bar.is_some() || self.is_paused() || self.is_disabled();
-        if was_paused && !is_held && matches!(self.state, State::Waiting) {
+        if was_paused && !is_held && self.waits_to_start() {
             self.go_on(now, effects);
         }
     }
@@ -48,8 +54,79 @@ impl Machine {
     pub(super) fn barred(&mut self, why: Option<String>, now: Timestamp, effects: &mut Vec<Effect>) {
         let was_barred = std::mem::replace(&mut self.bar, why).is_some();
         let is_held = self.bar.is_some() || self.is_paused() || self.is_disabled();
-        if was_barred && !is_held && matches!(self.state, State::Waiting) {
+        if was_barred && !is_held && self.waits_to_start() {
             self.go_on(now, effects);
+        }
+    }
+
+    /// Takes in whether, and why, its group keeps it from starting, before an event. What waits is not woken by that.
+    pub fn set_hold(&mut self, hold: Option<Bar>) {
+        self.hold = hold;
+    }
+
+    /// What becomes of it when its credential does not work.
+    pub fn on_hold(&self) -> OnHold {
+        self.life.as_ref().map(|life| life.policy.hold).unwrap_or_default()
+    }
+
+    /// How long after it was found to be logged out its group tries again.
+    pub fn hold_retry(&self) -> Duration {
+        self.life.as_ref().map_or(hold::RETRY, |life| life.policy.hold_retry)
+    }
+
+    /// Whether an attempt that ends like this has completed.
+    pub fn has_completed(&self, how: &ExitStatus, result: Option<&StreamResult>) -> bool {
+        let terms = self.life.as_ref().and_then(|life| life.policy.results);
+        verdict::judge(how, result, terms) == Verdict::Completed
+    }
+
+    /// Whether its group is what keeps it from starting.
+    pub fn is_held(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| life.held_since.is_some())
+    }
+
+    /// Why its group keeps it from starting.
+    pub fn hold(&self) -> Option<&Bar> {
+        self.hold.as_ref()
+    }
+
+    /// Takes in whether, and why, its group keeps it from starting. What runs goes on.
+    pub(super) fn held_by_group(&mut self, hold: Option<Bar>, now: Timestamp, effects: &mut Vec<Effect>) {
+        let was_held = self.hold.is_some() || self.life.as_ref().is_some_and(|life| life.held_since.is_some());
+        self.hold = hold;
+        let is_free = !(self.bar.is_some() || self.is_paused() || self.is_disabled());
+        let waits = self.waits_to_start();
+        if (was_held || self.hold.is_some()) && is_free && waits {
+            self.go_on(now, effects);
+        }
+    }
+
+    /// Whether it waits for something that a pause, a bar or a hold can be.
+    fn waits_to_start(&self) -> bool {
+        matches!(self.state, State::Waiting | State::Backoff { why: BackoffReason::Hold, .. })
+    }
+
+    /// Waits for its group. Returns whether it must.
+    pub(super) fn wait_for_group(&mut self) -> bool {
+        self.state = match &self.hold {
+            Some(Bar::Held(held)) if held.kind == HoldKind::Quota => {
+                State::Backoff { until: held.end(), why: BackoffReason::Hold }
+            }
+            Some(Bar::Held(_) | Bar::Turn { .. }) => State::Waiting,
+            None => return false,
+        };
+        true
+    }
+
+    /// Keeps account of the time in which its group keeps it from starting.
+    pub(super) fn count_hold(&mut self, now: Timestamp) {
+        let waits = self.waits_to_start();
+        let is_held = self.hold.is_some() && waits && !self.is_disabled() && !self.is_paused() && self.bar.is_none();
+        let Some(life) = &mut self.life else { return };
+        if is_held {
+            life.held_since.get_or_insert(now);
+        } else if let Some(since) = life.held_since.take() {
+            life.held_for = life.held_for.saturating_add(now.since(since));
         }
     }
 
@@ -152,7 +229,11 @@ impl Machine {
                 .as_ref()
                 .and_then(|life| life.generation)
                 .is_some_and(|generation| self.orders.restarts_at_once(generation)),
-            StopReason::Changed | StopReason::Removed(_) | StopReason::TimedOut | StopReason::CostLimit => false,
+            StopReason::Changed
+            | StopReason::Removed(_)
+            | StopReason::TimedOut
+            | StopReason::CostLimit
+            | StopReason::Idled => false,
         }
     }
 

@@ -5,20 +5,28 @@
 //! [refused](Contradiction).
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::life::{Exit, Latest, Life, Lingering, Next, Session, Wanted, unread};
+use super::life::{Exit, Idled, Latest, Life, Lingering, Next, Session, Wanted, known, unread};
+use super::rotation::Given;
 use super::{
     Absent, Attempt, BackoffReason, Force, Harness, Machine, Removal, State, StopReason, Then, is_id_of_harness,
 };
+use crate::agent::activity::Activity;
+use crate::agent::approval::Approvals;
 use crate::agent::changes::Marks;
+use crate::agent::conversation::Conversation;
 use crate::agent::cost::Bill;
 use crate::agent::declaration::{Missing, WaitingFor};
 use crate::agent::fingerprint::Fingerprint;
+use crate::agent::hold::Bar;
 use crate::agent::name::Name;
 use crate::agent::orders::{Giver, Orders};
 use crate::agent::reconcile::InForce;
+use crate::agent::rotation::{Pending, Renewal};
 use crate::agent::sandbox::Engine;
 use crate::agent::spec::{Kind, Policy};
 use crate::agent::user::AgentUser;
@@ -65,9 +73,25 @@ struct Record<'a> {
     orders: Option<Cow<'a, Orders>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     giver: Option<Cow<'a, Giver>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    approvals: Option<Cow<'a, Approvals>>,
+    conversation: Option<Cow<'a, Conversation>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    given: Option<Cow<'a, Given>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pending_rotation: Option<Cow<'a, Pending>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    renewal: Option<Cow<'a, Renewal>>,
+    /// Why its group keeps it from starting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hold: Option<Cow<'a, Bar>>,
+    /// Later builds may say what is unknown here.
+    #[serde(default, deserialize_with = "known", skip_serializing_if = "Option::is_none")]
+    activity: Option<Cow<'a, Activity>>,
 }
 
 #[derive(Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a key of the record")]
 struct LifeRecord<'a> {
     kind: Cow<'a, str>,
     /// The engine of its sandbox.
@@ -117,6 +141,16 @@ struct LifeRecord<'a> {
     /// Whether the first launch of this life is to be made because somebody started or restarted the agent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     is_ordered: bool,
+    /// Whether the next launch follows a hold. Earlier builds make it as a retry.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_released: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    held_since: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Duration::is_zero")]
+    held_for: Duration,
+    /// How it waited, if that is why it is being stopped or is over. Earlier builds take the stop for a timeout.
+    #[serde(default, deserialize_with = "known", skip_serializing_if = "Option::is_none")]
+    idled: Option<Cow<'a, Idled>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -237,6 +271,13 @@ impl<'a> Record<'a> {
             since: machine.since,
             orders: (!machine.orders.is_empty()).then_some(Cow::Borrowed(&machine.orders)),
             giver: (machine.giver != Giver::default()).then_some(Cow::Borrowed(&machine.giver)),
+            approvals: (!machine.approvals.is_unrecorded()).then_some(Cow::Borrowed(&machine.approvals)),
+            conversation: machine.conversation.as_ref().map(Cow::Borrowed),
+            given: machine.given.as_ref().map(Cow::Borrowed),
+            pending_rotation: machine.pending.as_ref().map(Cow::Borrowed),
+            renewal: machine.renewal.as_ref().map(Cow::Borrowed),
+            hold: machine.hold.as_ref().map(Cow::Borrowed),
+            activity: machine.may_be_active().then_some(Cow::Borrowed(&machine.activity)),
         }
     }
 
@@ -279,13 +320,23 @@ impl<'a> Record<'a> {
             .declared
             .as_ref()
             .is_some_and(|life| life.absent.is_some() || life.unbuilt.is_some() || life.unreached.is_some());
-        let state = self.state.into_state(removal, is_absent);
+        // It waits for its own hold, for the turn of another, or for what was left of the attempt before.
+        let is_held = matches!(self.hold.as_deref(), Some(Bar::Held(_)))
+            && self.declared.as_ref().is_some_and(|life| life.held_since.is_some());
+        let is_idled = self.declared.as_ref().is_some_and(|life| life.idled.is_some());
+        let state = self.state.into_state(removal, is_absent, is_held, is_idled);
         let session = |SessionRecord { name, is_open, user }: SessionRecord<'_>| Session {
             name: name.into_owned(),
             user: user.map(Cow::into_owned),
             is_open,
         };
+        // Of what an earlier build has launched, the marks are those of its declaration.
+        let declared = self.declared.as_ref().filter(|life| life.attempts > 0).and_then(|life| life.marks.as_deref());
+        let earlier = declared.map(|marks| Given { marks: marks.clone(), since: BTreeMap::new() });
         Ok(Machine {
+            given: self.given.map(Cow::into_owned).or(earlier),
+            pending: self.pending_rotation.map(Cow::into_owned),
+            renewal: self.renewal.map(Cow::into_owned),
             name: self.name.into_owned(),
             harness: self.harness.map(Cow::into_owned),
             declared_user: None,
@@ -301,7 +352,13 @@ impl<'a> Record<'a> {
             since: self.since,
             orders: self.orders.map(Cow::into_owned).unwrap_or_default(),
             giver: self.giver.map(Cow::into_owned).unwrap_or_default(),
+            conversation: self.conversation.map(Cow::into_owned),
+            spare: None,
             bar: None,
+            approvals: self.approvals.map(Cow::into_owned).unwrap_or_default(),
+            hold: self.hold.map(Cow::into_owned),
+            activity: self.activity.map(Cow::into_owned).unwrap_or_default(),
+            unread: None,
         })
     }
 }
@@ -349,6 +406,10 @@ impl<'a> LifeRecord<'a> {
             environment_error: text(life.environment_error.as_ref()),
             generation: life.generation,
             is_ordered: life.next == Some(Next::Ordered),
+            is_released: life.next == Some(Next::Released),
+            held_since: life.held_since,
+            held_for: life.held_for,
+            idled: life.idled.as_ref().map(Cow::Borrowed),
         }
     }
 
@@ -357,6 +418,7 @@ impl<'a> LifeRecord<'a> {
             _ if self.restarting => Some(Next::Restart),
             _ if self.is_cut_off => Some(Next::MakeUp),
             _ if self.is_ordered => Some(Next::Ordered),
+            _ if self.is_released => Some(Next::Released),
             State::Starting { .. } | State::Running { .. } | State::Exited { .. } => None,
             _ if self.attempts == 0 => Some(Next::Fresh),
             State::Stopping { .. } => None,
@@ -393,6 +455,9 @@ impl<'a> LifeRecord<'a> {
             log_error: self.log_error.map(Cow::into_owned),
             environment_error: self.environment_error.map(Cow::into_owned),
             generation: self.generation,
+            held_since: self.held_since,
+            held_for: self.held_for,
+            idled: self.idled.map(Cow::into_owned),
         }
     }
 }
@@ -413,7 +478,7 @@ impl<'a> StateRecord<'a> {
                     StopReason::Disabled => (WhyRecord::Changed, Some(OrderRecord::Disabled)),
                     StopReason::Restarted => (WhyRecord::Changed, Some(OrderRecord::Restarted)),
                     StopReason::Removed(_) => (WhyRecord::Removed, None),
-                    StopReason::TimedOut | StopReason::CostLimit => (WhyRecord::TimedOut, None),
+                    StopReason::TimedOut | StopReason::CostLimit | StopReason::Idled => (WhyRecord::TimedOut, None),
                 };
                 let by_cost = matches!(*state, State::Stopping { why: StopReason::CostLimit, .. });
                 let (again, killed) = match force {
@@ -422,15 +487,17 @@ impl<'a> StateRecord<'a> {
                 };
                 Self::Stopping { attempt, harness, why, deadline, again, killed, order, by_cost }
             }
+            State::Backoff { until, why: BackoffReason::Hold } | State::Absent { until } => {
+                Self::Backoff { until, why: BackoffReason::Retry }
+            }
             State::Backoff { until, why } => Self::Backoff { until, why },
-            State::Absent { until } => Self::Backoff { until, why: BackoffReason::Retry },
             State::Exited { outcome } => Self::Exited { outcome },
             State::Closing { retry_at, .. } => Self::Closing { retry_at },
             State::Gone { .. } => Self::Gone,
         }
     }
 
-    fn into_state(self, removal: Option<Removal>, is_absent: bool) -> State {
+    fn into_state(self, removal: Option<Removal>, is_absent: bool, is_held: bool, is_idled: bool) -> State {
         match self {
             Self::Invalid => State::Invalid,
             Self::Waiting => State::Waiting,
@@ -443,6 +510,7 @@ impl<'a> StateRecord<'a> {
                 let why = match (removal, why) {
                     (Some(removal), _) => StopReason::Removed(removal),
                     (None, WhyRecord::TimedOut) if by_cost => StopReason::CostLimit,
+                    (None, WhyRecord::TimedOut) if is_idled => StopReason::Idled,
                     (None, WhyRecord::TimedOut) => StopReason::TimedOut,
                     // One that was removed and is not leaving is wanted again.
                     (None, WhyRecord::Changed | WhyRecord::Removed) => match order {
@@ -453,6 +521,9 @@ impl<'a> StateRecord<'a> {
                 };
                 let force = if killed { Force::Killed } else { Force::Interrupted { again } };
                 State::Stopping { attempt, harness, why, deadline, force }
+            }
+            Self::Backoff { until, why: BackoffReason::Retry } if is_held => {
+                State::Backoff { until, why: BackoffReason::Hold }
             }
             Self::Backoff { until, why: BackoffReason::Retry } if is_absent => State::Absent { until },
             Self::Backoff { until, why } => State::Backoff { until, why },

@@ -1,16 +1,19 @@
 //! What the API says of a machine: the status of its agent, and the account of an attempt.
 
-use super::life::{Exit, Latest};
+use super::life::{Exit, Idled, Latest, Life};
 use super::{BackoffReason, Effect, Force, Harness, LaunchReason, Machine, Removal, Session, State, StopReason};
+use crate::agent::conversation::Conversation;
 use crate::agent::fingerprint::Fingerprint;
+use crate::agent::hold::Bar;
 use crate::agent::name::Name;
 use crate::agent::spec::Policy;
 use crate::agent::user::UserName;
 use crate::agent::verdict::{Fault, Verdict};
 use crate::sys::clock::Timestamp;
+use crate::wire::hold::Hold;
 use crate::wire::reason::{self, Causes, StopStage, StoppingBecause, WaitingFor};
 use crate::wire::result::StreamResult;
-use crate::wire::status::{self, AgentStatus, Outcome, PastAttempt, Time};
+use crate::wire::status::{self, AgentStatus, GivenSecret, Outcome, PastAttempt, Time};
 
 impl From<LaunchReason> for reason::LaunchReason {
     fn from(reason: LaunchReason) -> Self {
@@ -21,6 +24,7 @@ impl From<LaunchReason> for reason::LaunchReason {
             LaunchReason::Retry => Self::Retry,
             LaunchReason::Recovery => Self::Recovery,
             LaunchReason::Restarted => Self::Restarted,
+            LaunchReason::Released => Self::Released,
         }
     }
 }
@@ -90,6 +94,9 @@ impl Machine {
             sandboxed_by_default: by_default.sandbox,
             log_error: life.and_then(|life| life.log_error.clone()),
             environment_error: life.and_then(|life| life.environment_error.clone()),
+            activity: self.asking().or_else(|| self.activity.report()).filter(|_| pid.is_some()),
+            hooks_unheard: pid.is_some() && self.activity.is_unheard(),
+            conversation: self.conversation.as_ref().map(Conversation::shown),
             waiting_for,
             stopping_because,
             stop_stage,
@@ -107,11 +114,25 @@ impl Machine {
             generation: self.generation(),
             overridden: self.orders.own.clone().filter(|own| !own.is_neutral()),
             changed: life.map(|life| life.changed.clone()).unwrap_or_default(),
+            hold: self.shown_hold(),
             config_generation: None,
+            skills: self
+                .launch()
+                .map(|launch| launch.skills.iter().map(|it| it.name.clone()).collect())
+                .unwrap_or_default(),
+            secrets: self.secrets(),
+            rotation: None,
             resources: None,
             logs: None,
             history: Vec::new(),
+            approvals: Vec::new(),
         }
+    }
+
+    fn secrets(&self) -> Vec<GivenSecret> {
+        let Some(given) = &self.given else { return Vec::new() };
+        let since = |name: &str| given.since.get(name).map(|at| Time(at.wall()));
+        given.marks.secrets().map(|name| GivenSecret { name: name.to_owned(), since: since(name) }).collect()
     }
 
     /// When it entered the state that is shown, even if this daemon learned of that later.
@@ -141,6 +162,7 @@ impl Machine {
             State::Invalid => vec![WaitingFor::Entry {}],
             State::Waiting => self
                 .forbidden()
+                .chain(self.barred_by_hold())
                 .chain(life.wanted.missing().into_iter().flat_map(|missing| missing.0.clone()))
                 .collect(),
             State::Absent { .. } => self.forbidden().chain(life.absent.clone().map(WaitingFor::from)).collect(),
@@ -156,6 +178,7 @@ impl Machine {
                         max_restarts: life.policy.max_restarts,
                     }),
                     BackoffReason::Retry => Some(WaitingFor::Retry {}),
+                    BackoffReason::Hold => self.barred_by_hold(),
                     BackoffReason::Clearing => None,
                 };
                 let leftovers = self.lingering.as_ref().map(|_| WaitingFor::PreviousAttempt {});
@@ -170,6 +193,30 @@ impl Machine {
         }
     }
 
+    /// What keeps it from starting because of its credential.
+    fn barred_by_hold(&self) -> Option<WaitingFor> {
+        let time = |at: Timestamp| Time(at.wall());
+        Some(match self.hold.as_ref()? {
+            Bar::Held(held) => WaitingFor::Hold {
+                group: held.group.to_string(),
+                hold: held.kind,
+                until: time(held.end()),
+                evidence: held.text.clone(),
+            },
+            Bar::Turn { group, first, until, after: _ } => WaitingFor::Turn {
+                group: group.to_string(),
+                first: first.as_ref().map(|key| key.as_str().to_owned()),
+                until: until.map(time),
+            },
+        })
+    }
+
+    /// The hold that keeps it from starting.
+    fn shown_hold(&self) -> Option<Hold> {
+        self.life.as_ref()?.held_since?;
+        Some(self.hold.as_ref()?.held()?.shown())
+    }
+
     pub(super) fn because(&self, why: StopReason) -> StoppingBecause {
         match why {
             StopReason::Changed => StoppingBecause::Changed {
@@ -179,6 +226,7 @@ impl Machine {
             StopReason::Removed(Removal::Shutdown) => StoppingBecause::Shutdown {},
             StopReason::TimedOut => StoppingBecause::TimedOut {},
             StopReason::CostLimit => StoppingBecause::CostLimit {},
+            StopReason::Idled => self.life.as_ref().and_then(idled).unwrap_or(StoppingBecause::TimedOut {}),
             StopReason::Disabled => StoppingBecause::Disabled { by: self.giver.by.clone(), at: self.giver.at },
             StopReason::Restarted => StoppingBecause::Restarted { by: self.giver.by.clone(), at: self.giver.at },
         }
@@ -232,6 +280,9 @@ impl Machine {
                 None => String::new(),
             },
             State::Exited { outcome: Outcome::TimedOut } => format!("{}; {}", StoppingBecause::TimedOut {}, ended()),
+            State::Exited { .. } if life.idled.is_some() => {
+                idled(life).map_or_else(ended, |because| format!("{because}; {}", ended()))
+            }
             State::Exited { outcome: Outcome::GaveUp } => {
                 format!("{}; `max_restarts = {}` is reached", ended(), life.restarts)
             }
@@ -243,6 +294,12 @@ impl Machine {
             State::Exited { .. } => ended(),
         }
     }
+}
+
+/// Why an attempt was ended that was idle or blocked for too long.
+fn idled(life: &Life) -> Option<StoppingBecause> {
+    let Idled { doing, detail, waited } = life.idled.clone()?;
+    Some(StoppingBecause::Idled { doing, seconds: waited.as_secs(), detail })
 }
 
 pub(super) fn describe(exit: &Exit, policy: &Policy) -> String {
@@ -283,8 +340,10 @@ pub(super) fn account(latest: Option<&Latest>, exit: &Exit, reason: &str) -> Opt
             silent: exit.silent,
         },
         reason: reason.to_owned(),
+        conversation: latest.conversation.clone(),
         cpu_usec: exit.usage.cpu_usec,
         memory_peak: exit.usage.memory_peak,
+        approvals: Vec::new(),
         result: exit.result.as_ref().map(|result| Box::new(in_history(result))),
     }))
 }

@@ -13,6 +13,7 @@ use crate::agent::user::AgentUser;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::wire::reason::{Changes, MissingPackages, MissingProgram, StopStage, StoppingBecause};
 use crate::wire::status::State::{self as Shown, Backoff, Exited, Running, Starting, Stopping, Waiting};
+use crate::wire::status::Usage;
 use crate::wire::status::{self, AgentStatus, PastAttempt, Time};
 
 const START: Timestamp = Timestamp::new(seconds(1_000), SystemTime::UNIX_EPOCH);
@@ -152,9 +153,13 @@ fn in_words(effect: &Effect) -> String {
         Effect::Interrupt { attempt } => format!("interrupt {attempt}"),
         Effect::InterruptAgain { attempt } => format!("interrupt again {attempt}"),
         Effect::Account(past) => format!("account {}", past.attempt),
+        Effect::Answer { attempt, told } => format!("answer {attempt}: {}", told.allow),
+        Effect::Approval(approval) => format!("approval {:?}", approval.decision.as_ref().map(|it| it.answer)),
         Effect::Limit { attempt, .. } => format!("limit {attempt}"),
+        Effect::Renew { attempt, .. } => format!("renew {attempt}"),
         Effect::Kill { attempt } => format!("kill {attempt}"),
         Effect::Close { session, .. } => format!("close {session}"),
+        Effect::ReadScreen { attempt, .. } => format!("read screen {attempt}"),
         Effect::OfferShell { session, .. } => format!("offer shell {session}"),
     }
 }
@@ -250,7 +255,7 @@ impl Life {
     }
 
     fn ended(&mut self, attempt: Attempt, how: ExitStatus) -> Vec<String> {
-        self.tell(Event::Ended { attempt, how, at: self.now, usage: Usage::default(), result: None })
+        self.tell(Event::Ended { attempt, how, at: self.now, usage: Usage::default(), result: None, evidence: None })
     }
 
     fn gone(&mut self, attempt: Attempt) -> Vec<String> {
@@ -296,10 +301,13 @@ impl Life {
     }
 }
 
+mod conversing;
+mod holds;
 mod operate;
 mod properties;
 mod records;
 mod results;
+mod rotation;
 mod table;
 
 mod an_end {
@@ -716,7 +724,13 @@ mod a_change_of_what_is_launched {
         let effects = life.machine.step(Event::Gone { attempt: 1 }, life.now);
         assert_eq!(
             effects,
-            [Effect::Launch { attempt: 2, launch: new, limits: Limits::default(), reason: LaunchReason::Declaration }]
+            [Effect::Launch {
+                attempt: 2,
+                launch: new,
+                limits: Limits::default(),
+                reason: LaunchReason::Declaration,
+                plan: None
+            }]
         );
     }
 
@@ -779,6 +793,7 @@ mod a_change_of_what_is_launched {
         assert_eq!(
             effects,
             [Effect::Launch {
+                plan: None,
                 attempt: 2,
                 launch: newest,
                 limits: Limits::default(),
@@ -1511,7 +1526,7 @@ mod late_news {
             Event::Started { attempt, pid: 666, at: START },
             Event::NotStarted { attempt, why: failed("late") },
             Event::NotStarted { attempt, why: retry("late") },
-            Event::Ended { attempt, how: code(66), at: START, usage: Usage::default(), result: None },
+            Event::Ended { attempt, how: code(66), at: START, usage: Usage::default(), result: None, evidence: None },
             Event::Gone { attempt },
             Event::SessionBusy { attempt, holder: name("b") },
             Event::SessionFree,
@@ -1940,7 +1955,7 @@ mod the_history {
     fn tells_what_was_launched_and_what_it_took() {
         let mut life = Life::running(plain());
         let usage = Usage { oom_kills: 1, cpu_usec: Some(5), memory_peak: Some(6), printed: None };
-        life.tell(Event::Ended { attempt: 1, how: code(1), at: life.now, usage, result: None });
+        life.tell(Event::Ended { attempt: 1, how: code(1), at: life.now, usage, result: None, evidence: None });
         let past = &life.accounts[0];
         assert_eq!((past.exit.oom_kills, past.cpu_usec, past.memory_peak), (Some(1), Some(5), Some(6)));
         assert!(past.fingerprint.as_ref().is_some_and(|fingerprint| !fingerprint.is_empty()));
@@ -2088,6 +2103,7 @@ mod what_is_shown {
             at: started + seconds(8),
             usage: Usage::default(),
             result: None,
+            evidence: None,
         });
         assert_eq!(shown(&life), (Exited, at(9)));
         assert_eq!(life.status().exit.map(|exit| exit.at), at(9));
@@ -2103,7 +2119,14 @@ mod what_is_shown {
             let mut life = Life::running(restarting(Restart::Always));
             life.wait(Duration::from_millis(after));
             let usage = Usage { printed, ..Usage::default() };
-            life.tell(Event::Ended { attempt: 1, how: code(status), at: life.now, usage, result: None });
+            life.tell(Event::Ended {
+                attempt: 1,
+                how: code(status),
+                at: life.now,
+                usage,
+                result: None,
+                evidence: None,
+            });
             let reason = life.status().reason.unwrap();
             let is_said = reason.starts_with("exited with status 0 in under 2 s and printed nothing");
             life.gone(1);
@@ -2253,6 +2276,7 @@ mod what_is_shown {
                 at: life.now,
                 usage: Usage { oom_kills, ..Usage::default() },
                 result: None,
+                evidence: None,
             });
             let status = life.status();
             (status.reason.unwrap(), status.exit.unwrap().oom_kills)
@@ -2281,7 +2305,14 @@ mod what_is_shown {
         let mut life = Life::running(Declaration { kind: Kind::Sandboxed(sandbox), ..limited });
         // The harness has ended as the process inside the sandbox says. The control group counts what the kernel killed in it.
         let usage = Usage { oom_kills: 2, ..Usage::default() };
-        life.tell(Event::Ended { attempt: 1, how: ExitStatus::of_signal(9), at: life.now, usage, result: None });
+        life.tell(Event::Ended {
+            attempt: 1,
+            how: ExitStatus::of_signal(9),
+            at: life.now,
+            usage,
+            result: None,
+            evidence: None,
+        });
         let status = life.status();
         assert_eq!(status.kind.as_deref(), Some("sandboxed"));
         assert_eq!(

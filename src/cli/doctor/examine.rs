@@ -21,13 +21,14 @@ use crate::cli::sandbox::{self, Attempt, Chosen};
 use crate::cli::target::{Daemon, Target, holder};
 use crate::cli::wording::{counted, fault};
 use crate::client::{Client, Error};
-use crate::config::{self, Severity};
+use crate::config::{self, Config, Severity};
 use crate::deputy::{Deputy, Output, Program, Server};
 use crate::inputs::secrets;
 use crate::inputs::users::{Standing, judge_now, warning};
 use crate::launch::packages;
 use crate::launch::socket_dir::LAUNCH_SOCKET;
 use crate::sys::account::Account;
+use crate::sys::exec::is_variable_name;
 use crate::sys::procfs;
 use crate::sys::regular_file;
 use crate::sys::safe_path::{self, Look};
@@ -78,6 +79,7 @@ pub(super) async fn all(target: &Target) -> Vec<Check> {
     checks.push(jcard.check(target, answers.health.as_ref()));
     checks.extend(jcard.sandbox());
     checks.push(secrets(target, &jcard, answers.health.as_ref()));
+    checks.extend(jcard.config().into_iter().flat_map(|config| shared_logins(config, target)));
     let side = Side::default_of(target);
     checks.extend(side.iter().flat_map(|side| tmux_files(target, side)));
     checks.extend(tmux(target, side.as_ref(), &answers, &jcard).await);
@@ -550,6 +552,35 @@ impl Jcard {
     }
 }
 
+/// The agents of Claude Code that share what one of them has logged in with: they log each other out.
+fn shared_logins(config: &config::Config, target: &Target) -> Vec<Check> {
+    const REMEDY: &str = "give them an API key or what claude setup-token prints as a secret, or users of their own";
+    let mut by_user: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for spec in config.entries.iter().filter_map(|entry| entry.spec.as_ref().ok()) {
+        let is_given = |name: &String| {
+            let is_secret = match &spec.secrets {
+                Some(files) => files.contains_key(name),
+                None => target.settings.secret_dir.join(name).exists(),
+            };
+            is_secret || spec.env.contains_key(name)
+        };
+        if &*spec.harness.name == "claude-code" && !spec.harness.auth().iter().any(is_given) {
+            let user = spec
+                .user
+                .as_ref()
+                .map_or_else(|| target.settings.user.as_deref().unwrap_or("agent"), |user| user.as_str());
+            by_user.entry(user).or_default().push(spec.name.as_str());
+        }
+    }
+    let shared = by_user.into_iter().filter(|(_, agents)| agents.len() > 1);
+    let warning = |(user, agents): (&str, Vec<&str>)| {
+        let message =
+            format!("{} share the login of Claude Code of user {user}, and may log each other out", named(&agents));
+        Check::warning("logins", message, REMEDY)
+    };
+    shared.map(warning).collect()
+}
+
 fn secrets(target: &Target, jcard: &Jcard, health: Option<&Health>) -> Check {
     const NAME: &str = "secrets";
     let path = &target.settings.secret_dir;
@@ -594,13 +625,41 @@ fn secrets(target: &Target, jcard: &Jcard, health: Option<&Health>) -> Check {
     };
     if open.is_empty() {
         let count = reading.secrets.iter().count();
-        return Check::ok(NAME, format!("{shown} has mode {mode:04o} and holds {}", counted(count, "secret")));
+        let notes = jcard.config().map(|config| hygiene(config, &reading.secrets)).unwrap_or_default();
+        return Check::ok(NAME, format!("{shown} has mode {mode:04o} and holds {}{notes}", counted(count, "secret")));
     }
     Check::failure(
         NAME,
         format!("every user can read {} in {shown}", named(&open)),
         format!("chmod 0700 {shown}, or deny others access to the files (chmod o=)"),
     )
+}
+
+/// Which secrets nobody uses, and which have one value under several names.
+fn hygiene(config: &Config, secrets: &Secrets) -> String {
+    let specs: Option<Vec<_>> = config.entries.iter().map(|entry| entry.spec.as_ref().ok()).collect();
+    let mut notes = String::new();
+    if let Some(specs) = specs.filter(|_| config.complete) {
+        let takes_all = specs.iter().any(|spec| spec.secrets.is_none());
+        let is_used = |name: &String| {
+            takes_all && is_variable_name(name)
+                || specs.iter().flat_map(|spec| &spec.secrets).any(|files| files.values().any(|file| file == name))
+        };
+        let all = secrets.values.keys().chain(secrets.unnamed.keys());
+        let unused: Vec<&str> = all.filter(|name| !is_used(name)).map(String::as_str).collect();
+        if !unused.is_empty() {
+            notes = format!("; no agent uses {}", named(&unused));
+        }
+    }
+    let mut by_value: BTreeMap<&[u8], Vec<&str>> = BTreeMap::new();
+    for (name, value) in secrets.iter().filter(|(_, value)| !value.as_slice().is_empty()) {
+        by_value.entry(value.as_slice()).or_default().push(name);
+    }
+    let mut same: Vec<_> = by_value.into_values().filter(|names| names.len() > 1).collect();
+    same.sort_unstable();
+    let same = same.iter().take(NAMED).map(|names| format!("; the same value is in {}", named(names)));
+    notes.extend(same);
+    notes
 }
 
 /// The first few names of a list, and how many more there are.

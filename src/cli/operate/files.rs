@@ -15,7 +15,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use tokio::time::{Instant, sleep};
 
 use crate::config::drop_in::{self, DropIn, MAX_SIZE, Scope};
-use crate::inputs::overrides::{ALL, ENDING};
+use crate::inputs::overrides::{ALL, ENDING, RELEASE};
 use crate::sys::file_id::FileId;
 use crate::sys::{regular_file, safe_path};
 
@@ -53,19 +53,19 @@ fn who_may_write(path: &Path) -> String {
 }
 
 /// The overrides directory, as the calling user sees it.
-pub(super) struct Files {
+pub(in crate::cli) struct Files {
     directory: PathBuf,
 }
 
 /// A drop-in that was written.
-pub(super) struct Written {
+pub(in crate::cli) struct Written {
     path: PathBuf,
     name: OsString,
     id: FileId,
 }
 
 impl Written {
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::cli) fn path(&self) -> &Path {
         &self.path
     }
 }
@@ -150,6 +150,53 @@ impl Files {
             failed(source)
         })?;
         Ok(Written { path: self.directory.join(&name), name, id })
+    }
+
+    /// Writes a file of this name into a folder of the directory, and replaces the one that is there. `line` is the command line of this.
+    pub(in crate::cli) fn write_in(
+        &self,
+        folder: &Path,
+        stem: &str,
+        text: &str,
+        line: &str,
+    ) -> Result<Written, Failure> {
+        let directory = self.directory.join(folder);
+        let path = directory.join(format!("{stem}{ENDING}"));
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::PermissionDenied => Failure::Denied { path: path.clone(), line: line.to_owned() },
+            io::ErrorKind::NotFound => Failure::NoFolder(directory.clone()),
+            _ => Failure::Io { path: path.clone(), source },
+        };
+        let folder = safe_path::open_dir(&directory, None).map_err(|error| failed(error.into()))?;
+        let (name, temporary): (OsString, OsString) =
+            (format!("{stem}{ENDING}").into(), format!(".{stem}.{}.new", std::process::id()).into());
+        let id = put(&folder, &temporary, &name, text).map_err(|source| {
+            // Whatever came of it says nothing.
+            let _ = unlinkat(&folder, temporary.as_os_str(), UnlinkatFlags::NoRemoveDir);
+            failed(source)
+        })?;
+        Ok(Written { path, name, id })
+    }
+
+    /// Writes the file that ends the hold of this group. `line` is the command line of this.
+    pub(super) fn release(&self, group: &str, line: &str) -> Result<Written, Failure> {
+        let name = OsString::from(format!("{RELEASE}{group}"));
+        let path = self.directory.join(&name);
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::PermissionDenied => Failure::Denied { path: path.clone(), line: line.to_owned() },
+            io::ErrorKind::NotFound => Failure::NoFolder(self.directory.clone()),
+            _ => Failure::Io { path: path.clone(), source },
+        };
+        let folder = self.open().map_err(failed)?;
+        let temporary = OsString::from(format!(".new-release.{}", std::process::id()));
+        let id = put(&folder, &temporary, &name, "").map_err(failed)?;
+        Ok(Written { path: path.clone(), name, id })
+    }
+
+    /// Whether what was written is still there.
+    pub(super) fn is_there(&self, written: &Written) -> bool {
+        self.open()
+            .is_ok_and(|folder| safe_path::look(&folder, &written.name).is_ok_and(|look| look.version.id == written.id))
     }
 
     /// Removes what was written, unless something else is there now. What stays does no harm.

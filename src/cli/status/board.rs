@@ -15,7 +15,7 @@ use crate::cli::table::{
     Column, GAP, NOTHING, headings, push_hanging, row, shortened_in_the_middle, width_of, without_empty, wrapped,
 };
 use crate::cli::wording::{
-    STATE_WORDS, counted, exit_cell, never_started, paint, remarks, since, state_word, until, urgency, words,
+    STATE_WORDS, activity, counted, exit_cell, never_started, paint, remarks, since, state_word, until, urgency, words,
 };
 use crate::text::printable::escaped;
 use crate::wire::reason::WaitingFor;
@@ -101,7 +101,7 @@ fn columns(agents: &[&AgentStatus], view: &View) -> Vec<Column> {
     if is_wide {
         columns.push(Column::new("HARNESS", cells(&|agent| agent.harness.as_deref().map(escaped))));
     }
-    columns.push(Column::needed("STATE", cells(&|agent| Some(state_word(agent).to_owned()))));
+    columns.push(Column::needed("STATE", cells(&|agent| Some(state(agent, now)))));
     columns.push(Column::new("FOR", cells(&|agent| since(agent).map(|since| age(since, now)))));
     if is_usual {
         columns.push(Column::new("RESTARTS", cells(&restarts)));
@@ -123,6 +123,12 @@ fn columns(agents: &[&AgentStatus], view: &View) -> Vec<Column> {
         }
     }
     columns
+}
+
+/// The state, and what the agent does in it.
+fn state(agent: &AgentStatus, now: SystemTime) -> String {
+    let activity = activity(agent, now).map(|activity| format!(" ({activity})")).unwrap_or_default();
+    format!("{}{activity}", state_word(agent))
 }
 
 /// What stands below a row, or beside it.

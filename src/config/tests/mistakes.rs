@@ -48,6 +48,10 @@ fn answer(lines: &str) -> String {
 #[case::secrets_string("secrets = \"X\"", "3:11: error: `secrets` is a string; write an array of names, or a table")]
 #[case::backoff_string("backoff = \"5s\"", "3:11: error: `backoff` is a string; write an array of durations, in [ ]")]
 #[case::no_unit_of_time("timeout = \"2 fortnights\"", "3:11: error: `timeout`: \"fortnights\" is not a unit of time")]
+#[case::idle_timeout_boolean(
+    "idle_timeout = true",
+    "3:16: error: `idle_timeout` is a boolean; write a duration like \"30s\", or whole seconds"
+)]
 #[case::no_unit(
     "grace_period = \"30\"",
     "3:16: error: `grace_period`: the number 30 has no unit; write for example 30s"
@@ -147,6 +151,43 @@ fn answer(lines: &str) -> String {
 #[case::flake_as_a_package(
     "type = \"native\"\nextra_packages = [\"jq\", \"github:NixOS/nixpkgs#jq\"]",
     "4:25: error: the package \"github:NixOS/nixpkgs#jq\" refers to a flake; write only the name in nixpkgs, such as \"ripgrep\""
+)]
+#[case::unknown_approval(
+    "approval = \"aks\"",
+    "3:12: error: unknown agent.approval \"aks\"; write readonly, edits, everything or ask"
+)]
+#[case::approval_without_a_hook(
+    "approval = \"ask\"",
+    "3:12: error: custom has no hook that could ask, so its `approval` cannot be \"ask\"; remove it, and write in `args`"
+)]
+#[case::timeout_without_asking(
+    "approval_timeout = \"1m\"",
+    "3:20: warning: `approval_timeout` has no effect without `approval = \"ask\"`; write that, or remove it"
+)]
+#[case::no_time_for_an_answer(
+    "approval_timeout = 0",
+    "3:20: error: `approval_timeout` is too small; write how long an answer may take"
+)]
+#[case::too_much_time_for_an_answer("approval_timeout = \"8d\"", "3:20: error: `approval_timeout` is too large")]
+#[case::rule_that_is_no_expression(
+    "approval_rules = [{ match = \"(\", then = \"ask\" }]",
+    "3:29: error: `match` of a rule in `approval_rules` is no regular expression: "
+)]
+#[case::rule_that_does_something_else(
+    "approval_rules = [{ match = \"ls\", then = \"run\" }]",
+    "3:42: error: \"run\" is nothing that a rule can do; write { match = "
+)]
+#[case::rule_without_a_match(
+    "approval_rules = [{ then = \"ask\" }]",
+    "3:19: error: a rule in `approval_rules` lacks `match`"
+)]
+#[case::rule_with_another_key(
+    "approval_rules = [{ match = \"ls\", then = \"ask\", tool = \"x\" }]",
+    "3:49: error: the key \"tool\" may not be in a rule; write { match = "
+)]
+#[case::rule_as_a_text(
+    "approval_rules = [\"ls\"]",
+    "3:19: error: a rule in `approval_rules` is a string; write { match"
 )]
 #[case::option_as_a_package(
     "type = \"native\"\nextra_packages = [\"--impure\"]",
@@ -314,7 +355,7 @@ fn in_an_entry_is_answered_with_its_place_and_remedy(#[case] lines: &str, #[case
 )]
 #[case::approval_of_no_word(
     "[agent]\nharness = \"codex\"\napproval = \"all\"\n",
-    "3:12: error: unknown agent.approval \"all\"; write readonly, edits or everything"
+    "3:12: error: unknown agent.approval \"all\"; write readonly, edits, everything or ask"
 )]
 #[case::approval_that_the_harness_does_not_know(
     "[agent]\nharness = \"opencode\"\napproval = \"edits\"\n",
@@ -423,6 +464,40 @@ fn a_file_that_means_it_is_not_warned_about(#[case] text: &str) {
     assert_eq!(answers(text), Vec::<String>::new());
 }
 
+#[rstest]
+#[case("on_rotate = \"Idle\"", "3:13: error: invalid `on_rotate` \"Idle\"; did you mean \"idle\"?")]
+#[case("on_rotate = true", "3:13: error: `on_rotate` is ")]
+#[case("rotate_spread = \"soon\"", "3:17: error: ")]
+#[case("rotate_within = -1", "3:17: error: ")]
+#[case(
+    "on_rotate = \"next\"\nrotate_spread = \"1m\"",
+    "4:17: warning: `rotate_spread` is ignored; with `on_rotate = \"next\"` new values launch nothing; remove it"
+)]
+#[case(
+    "rotate_within = \"1m\"",
+    "3:17: warning: `rotate_within` is ignored; it limits how long `on_rotate = \"idle\"` waits; write that, or remove it"
+)]
+#[case(
+    "on_rotate = \"files\"",
+    "3:13: error: `on_rotate = \"files\"` needs files to replace; write `secret_files = true`, too"
+)]
+#[case("secret_files = true", "3:16: warning: every agent of the default user can read the files of this one; ")]
+fn a_rotation_that_cannot_be_is_a_finding(#[case] lines: &str, #[case] expected: &str) {
+    let answers = answers(&format!("[agent]\nharness = \"custom\"\n{lines}\n"));
+    assert!(answers.iter().any(|answer| answer.starts_with(expected)), "{answers:?}");
+}
+
+#[rstest]
+#[case("skills = \"a\"", "3:10: error: ")]
+#[case("skills = [\"\"]", "3:11: error: a path in `skills` is empty; ")]
+#[case("skills = [\"a/*/b\"]", "3:11: error: \"a/*/b\" cannot be in `skills`; ")]
+#[case("skills = [\"~/a\"]", "3:11: error: \"~/a\" cannot be in `skills`; skills are not taken from a home")]
+#[case("skills = [\"a\", \"a\"]", "3:16: warning: \"a\" is twice in `skills`; remove one of them")]
+fn a_path_of_skills_that_cannot_be_is_a_finding(#[case] lines: &str, #[case] expected: &str) {
+    let answers = answers(&format!("[agent]\nharness = \"custom\"\n{lines}\n"));
+    assert!(answers.iter().any(|answer| answer.starts_with(expected)), "{answers:?}");
+}
+
 #[test]
 fn warnings_do_not_change_what_is_declared() {
     let text = "[[agents]]\nharness = \"custom\"\ncommand = \"a | b\"\ncpu = 150\nprompt = \"x\"\nrestart = \"always\"\nmemory = \"2G\"\n";
@@ -488,4 +563,42 @@ fn what_fails_in_a_sandbox_is_a_warning(#[case] harness: &str, #[case] lines: &s
     let text = format!("[agent]\nharness = \"{harness}\"\n{lines}\n");
     let warning = parse(text.as_bytes(), &Options::default()).unwrap().warning().unwrap();
     assert!(warning.starts_with(expected) && !warning.contains('\n'), "{warning}");
+}
+
+#[rstest]
+#[case("custom", "resume = \"Always\"", "3:10: error: invalid agent.resume \"Always\"; did you mean \"always\"?")]
+#[case("custom", "resume = true", "3:10: error: `resume` is ")]
+#[case(
+    "custom",
+    "resume = \"restart\"",
+    "3:10: error: custom has no words for a conversation that `resume` could resume; "
+)]
+#[case("claude-code", "resume_prompt = \"Go on.\"", "3:17: warning: `resume_prompt` is ignored; write ")]
+#[case(
+    "claude-code",
+    "resume = \"restart\"\nresume_prompt = \"Go on.\"",
+    "4:17: warning: `resume_prompt` is ignored, because the entry has no prompt; "
+)]
+#[case(
+    "claude-code",
+    "resume = \"restart\"\nargs = [\"-p\"]",
+    "3:10: error: `resume` with \"-p\" in `args` needs something to do; "
+)]
+#[case(
+    "claude-code",
+    "prompt = \"x\"\nresume = \"restart\"\nargs = [\"--resume\", \"x\"]",
+    "5:8: error: \"--resume\" in `args` names a conversation, as `resume` does; "
+)]
+#[case(
+    "codex",
+    "prompt = \"x\"\nresume = \"always\"\nresume_prompt = \"-\"",
+    "5:17: error: codex takes the prompt for an order to read its terminal; "
+)]
+fn a_conversation_that_cannot_be_resumed_is_a_finding(
+    #[case] harness: &str,
+    #[case] lines: &str,
+    #[case] expected: &str,
+) {
+    let answers = answers(&format!("[agent]\nharness = {harness:?}\n{lines}\n"));
+    assert!(answers.iter().any(|answer| answer.starts_with(expected)), "{answers:?}");
 }

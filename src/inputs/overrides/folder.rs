@@ -63,6 +63,18 @@ pub fn open(path: &Path, group: Gid, makes: bool) -> Result<OwnedFd, Error> {
     Ok(folder)
 }
 
+/// Opens a folder in that of the overrides, of the same owner, group and mode, and makes it if it does not exist.
+pub fn open_inside(parent: &OwnedFd, name: &str, path: &Path, group: Gid) -> Result<OwnedFd, Error> {
+    let is_root = Uid::effective().is_root();
+    match mkdirat(parent, name, Mode::S_IRWXU) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(error) => return Err(safe_path::Error::from(PathError::new("make", path, error)).into()),
+    }
+    let folder = safe_path::open_dir_at(parent, name.as_ref(), path)?;
+    correct(&folder, path, group, is_root)?;
+    Ok(folder)
+}
+
 /// Whether that failed because nothing is there.
 fn absent(path: &Path, error: safe_path::Error) -> Error {
     match error {

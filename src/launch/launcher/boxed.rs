@@ -11,7 +11,10 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Caught, Order, Running, environment, find, no_terminal, not_yet, reap, say_faults, signal_foreground};
+use super::{
+    Caught, Order, Running, environment, find, give_hooks, no_terminal, not_yet, reap, say_faults, signal_foreground,
+};
+use crate::agent::harness::hooks::TELL_VARIABLE;
 use crate::agent::sandbox::{Engine, Home};
 use crate::contain::marker;
 use crate::launch::daemon_link::{DaemonLink, readable};
@@ -19,6 +22,9 @@ use crate::launch::git;
 use crate::launch::login::Login;
 use crate::launch::protocol::{Ending, Failure, Harness, ToLauncher};
 use crate::launch::sandbox::{self, Begun, Channel, FromInside, Held, Request, ToInside};
+use crate::launch::secret_files::SecretFiles;
+use crate::launch::tell::Ear;
+use crate::launch::temporary_dir;
 use crate::launch::terminal::Terminal;
 use crate::sys::clock::Timestamp;
 use crate::sys::poll;
@@ -49,10 +55,18 @@ pub(super) struct Boxed {
 }
 
 /// Starts the engine.
-pub(super) fn start(order: Order, login: &Login, daemon: &mut DaemonLink) -> Result<Running, Failure> {
+pub(super) fn start(mut order: Order, login: &Login, daemon: &mut DaemonLink) -> Result<Running, Failure> {
+    order.name_skills(Path::new(sandbox::SKILLS));
+    let secrets = order.write_secrets(&daemon.socket, &daemon.name, Some(Path::new(sandbox::SECRETS)))?;
+    // A kernel of its own has sockets of its own.
+    let has_sockets = order.sandbox.as_ref().is_some_and(|sandbox| !sandbox::is_relayed(sandbox.engine));
+    order.hooks = order.hooks.filter(|_| has_sockets);
+    let ear = give_hooks(&mut order, login.variable(temporary_dir::VARIABLE), daemon, Path::new(sandbox::PROGRAM));
+    let asking = order.asking.take();
     let Order { arguments, environment: declared, workdir, sandbox, .. } = &order;
     let Some(sandbox) = sandbox else { return Err(not_yet("it has no sandbox".to_owned())) };
     let mut environment = environment(&order, login, Some(Path::new(sandbox::TEMPORARY)));
+    environment.extend(ear.as_ref().map(|_| (TELL_VARIABLE.into(), sandbox::TELL.into())));
     // Another home has none of the user's configuration.
     let home = (sandbox.home == Home::Real).then(|| login.variable("HOME")).flatten();
     let refusal = git::trust(&mut environment, workdir, order.trust_repository, home);
@@ -62,6 +76,8 @@ pub(super) fn start(order: Order, login: &Login, daemon: &mut DaemonLink) -> Res
         sandbox,
         agent: &daemon.name,
         workdir,
+        skills: order.skills.as_ref(),
+        secrets: secrets.as_ref().map(SecretFiles::path),
         trust_repository: order.trust_repository,
         umask: order.umask,
         closure: &order.closure,
@@ -71,6 +87,7 @@ pub(super) fn start(order: Order, login: &Login, daemon: &mut DaemonLink) -> Res
         mark: declared.get(marker::VARIABLE).map(|mark| (marker::VARIABLE, mark)),
         launch_socket: &daemon.socket,
         is_streamed: order.stream.is_some(),
+        tell: ear.as_ref().map(Ear::path),
     };
     let outside = of_outside(&order, login);
     let mut ready = request.prepare()?;
@@ -89,7 +106,8 @@ pub(super) fn start(order: Order, login: &Login, daemon: &mut DaemonLink) -> Res
     let Begun { child, channel, held, scratch, .. } =
         begun.map_err(|error| Failure::of_system(&format!("{engine} cannot be started"), &error))?;
     terminal.make_pane_raw();
-    let mut running = Running::new(&child, at, terminal, scratch)?;
+    let mut running = Running::new(&child, at, terminal, scratch)?.listening(ear, asking);
+    running.secrets = secrets;
     running.boxed = Some(Boxed { engine, channel, held, harness: None, told: None, limit: None, outside, seed });
     Ok(running)
 }

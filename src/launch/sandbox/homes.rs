@@ -52,12 +52,16 @@ fn at(path: &Path) -> impl Fn(io::Error) -> Error {
     move |source| Error::Io { path: path.clone(), source }
 }
 
+/// Where the kept home of this agent is, or would be. Names that differ only in case are one agent.
+pub(super) fn place(home: &Path, agent: &str) -> PathBuf {
+    home.join(FOLDER).join(agent.to_ascii_lowercase())
+}
+
 /// The kept home of this agent, which is made and filled by this if it is not there.
 pub(super) fn kept(home: &Path, agent: &str, fill: impl FnOnce(&Path) -> Result<(), Error>) -> Result<PathBuf, Error> {
     let folder = home.join(FOLDER);
     make_folder_of_all(home).map_err(at(&folder))?;
-    // Names that differ only in case are one agent.
-    let path = folder.join(agent.to_ascii_lowercase());
+    let path = place(home, agent);
     match fs::symlink_metadata(&path) {
         Ok(metadata) if metadata.is_dir() && metadata.uid() == Uid::effective().as_raw() => return Ok(path),
         Ok(_) => return Err(Error::NotOwn(path)),

@@ -50,6 +50,7 @@ pub(super) struct Prepared {
     pub launcher: PathBuf,
     /// The socket behind which the proxy is.
     pub gate: Option<PathBuf>,
+    pub tell: Option<PathBuf>,
 }
 
 /// Finds the facts. Fails, in words for an operator, if the sandbox must not be made.
@@ -87,6 +88,7 @@ pub(super) fn look(
         sandbox.read.iter().chain(&sandbox.write).filter(|path| path.is_file()).cloned().collect();
     files.insert(prepared.launcher.clone());
     files.extend(prepared.gate.clone());
+    files.extend(prepared.tell.clone());
     let protected = repository.iter().flat_map(|repository| &repository.read_only);
     files.extend(protected.chain(&run_outside).filter(|path| path.is_file()).cloned());
     let system: Vec<(PathBuf, Found)> = system();
@@ -95,6 +97,7 @@ pub(super) fn look(
     files.extend(resolver.iter().filter(|(found, _)| *found == Found::File).map(|_| PathBuf::from("/etc/resolv.conf")));
     files.extend(resolver.iter().filter_map(|(_, below)| below.clone()).filter(|path| path.is_file()));
     Ok(Facts {
+        shown: Vec::new(),
         uid,
         gid: Gid::effective().as_raw(),
         user: owner.user.to_owned(),
@@ -113,6 +116,7 @@ pub(super) fn look(
         temporary: prepared.temporary,
         launcher: prepared.launcher,
         gate: prepared.gate,
+        tell: prepared.tell,
         masked: MASKED.iter().map(PathBuf::from).filter(|path| path.exists()).collect(),
         hidden: hidden.into_iter().chain([prepared.base]).collect(),
         files,

@@ -21,10 +21,21 @@ use std::path::{Path, PathBuf};
 use super::forward;
 use super::repository::Repository;
 use crate::agent::sandbox::{Home, Sandbox};
+use crate::agent::skills::Skill;
+use crate::launch::protocol::Taught;
 use crate::sys::steady_path;
 
 /// Where the launcher's program is, inside.
-pub(super) const PROGRAM: &str = "/run/agentd/inner";
+pub(in crate::launch) const PROGRAM: &str = "/run/agentd/inner";
+
+/// Where the socket for what hooks tell is, inside.
+pub(in crate::launch) const TELL: &str = "/run/agentd/tell.sock";
+
+/// Where the skills are, inside.
+pub(in crate::launch) const SKILLS: &str = "/run/agentd/skills";
+
+/// Where the files with secrets are, inside.
+pub(in crate::launch) const SECRETS: &str = "/run/agentd/secrets";
 
 /// Where the seed of a fresh home is, inside.
 pub(super) const SEED: &str = "/run/agentd/seed";
@@ -131,6 +142,10 @@ pub(super) struct Facts {
     pub launcher: PathBuf,
     /// The socket behind which the proxy is, if there is one.
     pub gate: Option<PathBuf>,
+    /// Where skills and files with secrets are inside, and the folders of the machine that they are.
+    pub shown: Vec<(PathBuf, PathBuf)>,
+    /// The socket for what hooks tell, if there is one.
+    pub tell: Option<PathBuf>,
     /// What of `/proc` is covered.
     pub masked: Vec<PathBuf>,
     /// Folders that no sandbox may reach.
@@ -232,10 +247,12 @@ pub(super) fn plan(sandbox: &Sandbox, facts: &Facts) -> Plan {
     }
     plan.mounts.push(bind(Path::new(PROGRAM), &facts.launcher, false));
     plan.mounts.extend(facts.gate.iter().map(|gate| bind(Path::new(forward::SOCKET), gate, false)));
+    plan.mounts.extend(facts.tell.iter().map(|tell| bind(Path::new(TELL), tell, false)));
     plan.add_home(sandbox.home, facts);
     plan.mounts.extend(sandbox.read.iter().map(|path| bind(path, path, false)));
     plan.add_workdir(facts);
     plan.mounts.extend(sandbox.write.iter().map(|path| bind(path, path, true)));
+    plan.mounts.extend(facts.shown.iter().map(|(at, from)| bind(at, from, false)));
     // The last of several at one place is the one that is meant.
     plan.mounts.push(bind(Path::new(TEMPORARY), &facts.temporary, true));
     plan.hide(&facts.hidden);
@@ -245,6 +262,16 @@ pub(super) fn plan(sandbox: &Sandbox, facts: &Facts) -> Plan {
     }
     plan.finish(&facts.files);
     plan
+}
+
+/// Where each skill is in a sandbox with this home: in a folder that it is told of, and where its harness looks.
+pub(super) fn skills(taught: &Taught, home: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let folders = [Some(PathBuf::from(SKILLS)), taught.folder.as_ref().map(|below| home.join(below))];
+    let folders: Vec<PathBuf> = folders.into_iter().flatten().collect();
+    let of = |skill: &Skill| {
+        folders.iter().map(|folder| (folder.join(&skill.name), skill.folder.clone())).collect::<Vec<_>>()
+    };
+    taught.skills.iter().flat_map(of).collect()
 }
 
 fn bind(at: &Path, from: &Path, writable: bool) -> Mount {
@@ -404,6 +431,7 @@ pub(super) mod tests {
             shell: "/bin/bash".into(),
             real_home: "/home/agent".into(),
             run_outside: Vec::new(),
+            shown: Vec::new(),
             examined: Vec::new(),
             masked: vec!["/proc/keys".into()],
             workdir: "/home/agent/project".into(),
@@ -422,6 +450,7 @@ pub(super) mod tests {
             temporary: "/tmp/agentd-t1".into(),
             launcher: "/usr/libexec/agentd-launcher".into(),
             gate: None,
+            tell: None,
             hidden: vec!["/run/agentd".into(), "/home/agent/.local/state/agentd/homes".into()],
             files: ["/etc/hosts", "/usr/libexec/agentd-launcher"].map(PathBuf::from).into(),
         }

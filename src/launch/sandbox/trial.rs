@@ -63,6 +63,8 @@ pub fn try_engine(engine: Engine, program: Option<PathBuf>) -> Result<(), Failur
     ];
     let arguments = [super::mounts::PROGRAM, "--version"].map(SecretBytes::from);
     let request = Request {
+        skills: None,
+        secrets: None,
         umask: 0o022,
         sandbox: &sandbox,
         agent: "try",
@@ -75,6 +77,7 @@ pub fn try_engine(engine: Engine, program: Option<PathBuf>) -> Result<(), Failur
         mark: None,
         launch_socket: socket,
         is_streamed: false,
+        tell: None,
     };
     let ready = request.prepare()?;
     let not_started = |error: io::Error| Failure::of_system(&format!("{engine} cannot be started"), &error);

@@ -32,6 +32,10 @@ pub(super) struct Launcher {
     pub(super) connection: Option<(frame::Reader<OwnedReadHalf>, OwnedWriteHalf)>,
     /// Whether it can go on writing in other files.
     pub(super) can_move: bool,
+    /// Whether it can replace files with secrets.
+    pub(super) can_renew: bool,
+    /// When it last told something of what its harness does, and how often in a row it did so too soon.
+    pub(super) talk: Talk,
     pub(super) heard: Reported,
     /// Its harness, as far as that is known to be one.
     pub(super) harness: Option<Identity>,
@@ -42,6 +46,26 @@ pub(super) struct Launcher {
     pub(super) kill_deadline: Option<Instant>,
     /// When it is let go at the latest.
     pub(super) note_by: Option<Instant>,
+}
+
+/// How much a launcher tells of what its harness does. One that keeps to the rules says little.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Talk {
+    begun: Option<Instant>,
+    count: u32,
+}
+
+impl Talk {
+    /// Whether more may be heard.
+    pub(super) fn pass(&mut self, now: Instant) -> bool {
+        const PERIOD: Duration = Duration::from_secs(5);
+        const MOST: u32 = 30;
+        if self.begun.is_none_or(|begun| now.saturating_duration_since(begun) >= PERIOD) {
+            *self = Self { begun: Some(now), count: 0 };
+        }
+        self.count = self.count.saturating_add(1);
+        self.count <= MOST
+    }
 }
 
 impl Launcher {

@@ -6,6 +6,7 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::launch::protocol::Log;
+use crate::logs::guard;
 use crate::supervisor::pacing::Turn;
 use crate::supervisor::resources::CLEARINGS;
 use crate::supervisor::tests::fakes::{
@@ -80,6 +81,7 @@ impl Stage {
 fn launch(look_first: bool) -> Start {
     let limits = Limits::default();
     Start::Launch {
+        plan: None,
         launch: Arc::new(Launch::of_nothing()),
         redactor: Arc::default(),
         numbers: Numbers::of(1),
@@ -726,7 +728,7 @@ mod a_stop {
         stage.command(Command::Interrupt).await;
         launcher.hang_up().await;
         stage.report(&mut launcher, Progress::Running(harness())).await;
-        assert_eq!(launcher.heard().await, ["interrupt"]);
+        assert_eq!(launcher.heard().await, ["report", "interrupt"]);
         assert!(stage.told().is_empty());
     }
 }
@@ -845,7 +847,7 @@ mod its_log {
     #[tokio::test(start_paused = true)]
     async fn continues_in_other_files_when_it_was_moved() {
         let (stage, mut launcher) = running().await;
-        stage.fakes.log_files.report(Finding::Moved);
+        stage.fakes.log_files.report(guard::Finding::Moved);
         assert_eq!(launcher.heard().await, ["keep"]);
         assert_eq!(stage.told(), ["logged"]);
         assert_eq!(stage.fakes.log_files.calls.take(), ["make a 1", "make a 1"]);
@@ -857,12 +859,12 @@ mod its_log {
     async fn is_not_replaced_again_at_once() {
         let (stage, mut launcher) = running().await;
         for _ in 0..3 {
-            stage.fakes.log_files.report(Finding::Moved);
+            stage.fakes.log_files.report(guard::Finding::Moved);
             settle().await;
         }
         assert_eq!(launcher.heard().await, ["keep"]);
         pass(log_keeper::REMAKE_INTERVAL).await;
-        stage.fakes.log_files.report(Finding::Moved);
+        stage.fakes.log_files.report(guard::Finding::Moved);
         assert_eq!(launcher.heard().await, ["keep"]);
     }
 
@@ -870,7 +872,7 @@ mod its_log {
     async fn is_flawed_when_it_cannot_be_replaced() {
         let (stage, mut launcher) = running().await;
         stage.fakes.log_files.make.set(Err("No space left on device".to_owned()));
-        stage.fakes.log_files.report(Finding::Moved);
+        stage.fakes.log_files.report(guard::Finding::Moved);
         assert!(launcher.heard().await.is_empty());
         assert_eq!(stage.told(), ["logged: No space left on device"]);
     }
@@ -880,7 +882,7 @@ mod its_log {
         let (stage, mut launcher) = running().await;
         let flaw = "its launcher took 9 bytes of the disk for its log, more than it was told to; they were given back";
         for count in 1..=3 {
-            stage.fakes.log_files.report(Finding::Excess { occupied: 9, count });
+            stage.fakes.log_files.report(guard::Finding::Excess { occupied: 9, count });
             settle().await;
             assert_eq!(stage.containment_calls().count("kill"), usize::from(count == 3));
         }
@@ -985,7 +987,7 @@ mod a_survivor {
         stage.report(&mut launcher, Progress::Running(harness())).await;
         assert_eq!(stage.told(), ["met", "opened", "started"]);
         stage.command(Command::Interrupt).await;
-        assert_eq!(launcher.heard().await, ["interrupt"]);
+        assert_eq!(launcher.heard().await, ["report", "interrupt"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -1101,7 +1103,7 @@ mod a_survivor {
         stage.resume(Some(launcher.identity())).await;
         stage.command(Command::Interrupt).await;
         stage.report(&mut launcher, Progress::Running(harness())).await;
-        assert_eq!(launcher.heard().await, ["interrupt"]);
+        assert_eq!(launcher.heard().await, ["report", "interrupt"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -1124,7 +1126,7 @@ mod a_survivor {
         stage.fakes.log_files.find.set(Ok(true));
         stage.resume(Some(launcher.identity())).await;
         stage.report(&mut launcher, Progress::Running(harness())).await;
-        assert_eq!(launcher.heard().await, ["keep"]);
+        assert_eq!(launcher.heard().await, ["report", "keep"]);
         assert_eq!(stage.told(), ["met", "opened", "started", "logged"]);
     }
 
@@ -1136,7 +1138,7 @@ mod a_survivor {
         stage.fakes.log_files.find.set(Err(crate::supervisor::log_files::NotFound));
         stage.resume(Some(launcher.identity())).await;
         stage.report(&mut launcher, Progress::Running(harness())).await;
-        assert!(launcher.heard().await.is_empty());
+        assert_eq!(launcher.heard().await, ["report"]);
     }
 
     #[tokio::test(start_paused = true)]

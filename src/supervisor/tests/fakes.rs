@@ -17,6 +17,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::agent::harness::rule::{Finding, Rule};
 use crate::agent::machine::Numbers;
 use crate::agent::name::{Key, Name};
 use crate::agent::spec::Limits;
@@ -27,7 +28,7 @@ use crate::launch::protocol::{
     End, Ending, FromLauncher, Harness, Log, MAX_FROM_LAUNCHER, MAX_TO_LAUNCHER, Progress, ToLauncher, WIRE_VERSION,
 };
 use crate::logs::attempt::{AttemptId, Files, Live};
-use crate::logs::guard::{Finding, Watch};
+use crate::logs::guard::{self, Watch};
 use crate::logs::store;
 use crate::observe::snapshot::{Parts, Snapshot};
 use crate::supervisor::containment::{Containment, ProcessTree};
@@ -41,7 +42,7 @@ use crate::sys::file_id::FileId;
 use crate::sys::frame;
 use crate::sys::process::{Identity, Process};
 use crate::sys::secret_bytes::SecretBytes;
-use crate::tmux::{Error, Pane, PaneEnd};
+use crate::tmux::{Error, Pane, PaneEnd, Reading};
 use crate::wire::status::{Errors, Usage};
 
 /// How many bytes of each attempt are kept.
@@ -193,6 +194,15 @@ impl Sessions for FakeSessions {
     fn screen<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<String, Error>> {
         self.calls.note(format!("screen {owner}"));
         Box::pin(async { Ok(self.screen.answer().await?) })
+    }
+
+    fn rules(&self, _: Vec<Rule>, _: String) -> BoxFuture<'_, Option<Finding>> {
+        Box::pin(async { None })
+    }
+
+    fn read_screen<'a>(&'a self, owner: &'a Key, _: &'a [Rule]) -> BoxFuture<'a, Result<Reading, Error>> {
+        self.calls.note(format!("read_screen {owner}"));
+        Box::pin(async { Ok(Reading::default()) })
     }
 
     fn offer_shell<'a>(&'a self, owner: &'a Key) -> BoxFuture<'a, Result<(), Error>> {
@@ -357,7 +367,7 @@ pub struct FakeLogFiles {
     /// Whether there are any of an earlier daemon's.
     pub find: Script<Result<bool, NotFound>>,
     /// Where findings about the files that were made come from, the latest last.
-    pub findings: Mutex<Vec<mpsc::UnboundedSender<Finding>>>,
+    pub findings: Mutex<Vec<mpsc::UnboundedSender<guard::Finding>>>,
     /// Which file the latest text is.
     pub latest: Mutex<Option<FileId>>,
 }
@@ -376,7 +386,7 @@ impl Default for FakeLogFiles {
 
 impl FakeLogFiles {
     /// Has the guard find this about the files that were made last.
-    pub fn report(&self, finding: Finding) {
+    pub fn report(&self, finding: guard::Finding) {
         self.findings.lock().unwrap().last().unwrap().send(finding).unwrap();
     }
 
@@ -512,14 +522,17 @@ impl FakeLauncher {
         self.connection = Some((frame::Reader::new(reader, MAX_TO_LAUNCHER), writer));
         let (reader, writer) = theirs.into_split();
         UnverifiedLauncher {
+            conversation: None,
             name: name.to_owned(),
             attempt: 1,
             version: self.version,
             fingerprint: None,
             progress,
             can_move: true,
+            can_renew: true,
             log: self.log,
             told: crate::launch::protocol::Told::default(),
+            can_report: true,
             process: Process::open(self.pid()).unwrap(),
             reader: frame::Reader::new(reader, MAX_FROM_LAUNCHER),
             writer,
@@ -590,8 +603,11 @@ fn in_a_word(message: &ToLauncher) -> &'static str {
         ToLauncher::Launch { kept_size: Some(_), .. } => "launch",
         ToLauncher::Launch { kept_size: None, .. } => "launch without a log",
         ToLauncher::Keep { .. } => "keep",
+        ToLauncher::Renew { .. } => "renew",
+        ToLauncher::Report => "report",
         ToLauncher::Interrupt => "interrupt",
         ToLauncher::InterruptAgain => "interrupt again",
+        ToLauncher::Answer { .. } => "answer",
         ToLauncher::Noted => "noted",
         ToLauncher::Unwanted => "unwanted",
     }
@@ -604,7 +620,7 @@ pub fn harness() -> Harness {
 
 pub fn end(how: Ending) -> End {
     let at = Timestamp::now().boot();
-    End { how, at, user_time: Duration::ZERO, system_time: Duration::ZERO, max_rss: 0, printed: None }
+    End { how, at, user_time: Duration::ZERO, system_time: Duration::ZERO, max_rss: 0, printed: None, tail: None }
 }
 
 /// A pane in which the process with this id has ended.

@@ -7,7 +7,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
 
 use super::*;
+use crate::agent::hold;
 use crate::agent::orders::Override;
+use crate::agent::rotation::Rotation;
 
 /// Two thousand cases, the same each time, unless the environment says otherwise (`PROPTEST_CASES`, `PROPTEST_RNG_SEED`).
 fn config() -> Config {
@@ -78,9 +80,11 @@ impl Choices {
 
     fn policy(&mut self) -> Policy {
         Policy {
+            resume: crate::agent::conversation::Resume::Never,
             restart: self.one_of(&[Restart::Always, Restart::OnFailure, Restart::No]),
             max_restarts: self.one_of(&[None, None, Some(1), Some(3)]),
             timeout: self.one_of(&[None, None, Some(1), Some(10), Some(100)]).map(seconds),
+            idle_timeout: self.one_of(&[None, None, Some(1), Some(10)]).map(seconds),
             grace_period: seconds(self.one_of(&[30, 1, 0])),
             backoff: self.one_of::<&[u64]>(&[&[3], &[0], &[1, 60], &[0, 1, 3]]).iter().copied().map(seconds).collect(),
             backoff_reset: self.one_of(&[None, Some(10), Some(0)]).map(seconds),
@@ -88,6 +92,9 @@ impl Choices {
             enabled: self.below(8) != 7,
             generation: self.one_of(&[0, 0, 0, 1, 2, 5]),
             by_default: ByDefault::default(),
+            rotation: Rotation::default(),
+            hold: self.one_of(&OnHold::ALL),
+            hold_retry: hold::RETRY,
             labels: self.one_of(&[BTreeMap::new(), [("team".to_owned(), "x".to_owned())].into()]),
             max_cost: None,
             results: None,
@@ -395,7 +402,14 @@ impl World {
                 if let Some(in_force) = in_force {
                     in_force.exit = Some(how.clone());
                 }
-                self.tell_news(Event::Ended { attempt, how, at: self.now, usage: Usage::default(), result: None });
+                self.tell_news(Event::Ended {
+                    attempt,
+                    how,
+                    at: self.now,
+                    usage: Usage::default(),
+                    result: None,
+                    evidence: None,
+                });
             }
             (Way::Goes, phase) => {
                 let is_unreported = phase != Phase::Over && !(phase == Phase::Pending && is_stopping);
@@ -543,12 +557,26 @@ impl World {
                 if let Some(in_force) = in_force {
                     in_force.exit = Some(how.clone());
                 }
-                self.tell_news(Event::Ended { attempt, how, at: self.now, usage: Usage::default(), result: None });
+                self.tell_news(Event::Ended {
+                    attempt,
+                    how,
+                    at: self.now,
+                    usage: Usage::default(),
+                    result: None,
+                    evidence: None,
+                });
             }
             (Phase::Alive(pid), _) => self.tell(Event::Started { attempt, pid, at: self.now }),
             // It was told before, and is told once more.
             (Phase::Over, None) => {
-                self.tell(Event::Ended { attempt, how: code(99), at: self.now, usage: Usage::default(), result: None });
+                self.tell(Event::Ended {
+                    attempt,
+                    how: code(99),
+                    at: self.now,
+                    usage: Usage::default(),
+                    result: None,
+                    evidence: None,
+                });
             }
             (Phase::Over, Some(_)) => self.goes(Way::Goes),
         }
@@ -581,7 +609,11 @@ impl World {
                 let real = self.real.as_ref().filter(|real| real.attempt == attempt).expect("interrupts what is not");
                 assert!(!real.killed, "interrupts what was killed");
             }
-            Effect::Account(_) => {}
+            Effect::Account(_)
+            | Effect::Renew { .. }
+            | Effect::ReadScreen { .. }
+            | Effect::Answer { .. }
+            | Effect::Approval(_) => {}
             Effect::Limit { attempt, limits } => {
                 // One that ended while no daemon ran is not there any more.
                 if self.real.as_ref().is_some_and(|real| real.attempt == attempt) {

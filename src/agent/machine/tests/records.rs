@@ -189,7 +189,7 @@ pub(super) fn life(what: &str) -> Life {
             let mut life = Life::running(plain());
             let how = ExitStatus::Signal("SIGKILL".parse().unwrap());
             let usage = Usage { oom_kills: 2, cpu_usec: Some(5), memory_peak: Some(6), printed: None };
-            life.tell(Event::Ended { attempt: 1, how, at: life.now, usage, result: None });
+            life.tell(Event::Ended { attempt: 1, how, at: life.now, usage, result: None, evidence: None });
             life
         }
         "timed out" => {

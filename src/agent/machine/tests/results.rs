@@ -19,7 +19,7 @@ fn said(is_error: bool) -> Box<StreamResult> {
 }
 
 fn end_with(life: &mut Life, attempt: Attempt, how: ExitStatus, result: Option<Box<StreamResult>>) {
-    life.tell(Event::Ended { attempt, how, at: life.now, usage: Usage::default(), result });
+    life.tell(Event::Ended { attempt, how, at: life.now, usage: Usage::default(), result, evidence: None });
     life.gone(attempt);
 }
 

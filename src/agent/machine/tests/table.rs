@@ -57,7 +57,14 @@ fn events(name: &str, life: &Life) -> Vec<Event> {
             .map(|why| Event::NotStarted { attempt, why })
             .into(),
         "ended" => [0, 1]
-            .map(|status| Event::Ended { attempt, how: code(status), at, usage: Usage::default(), result: None })
+            .map(|status| Event::Ended {
+                attempt,
+                how: code(status),
+                at,
+                usage: Usage::default(),
+                result: None,
+                evidence: None,
+            })
             .into(),
         "gone" => vec![Event::Gone { attempt }],
         "session busy" => vec![Event::SessionBusy { attempt, holder: super::name("b") }],

@@ -1,0 +1,332 @@
+use std::time::SystemTime;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn at(seconds: u64) -> Timestamp {
+    let boot = Duration::from_secs(seconds);
+    Timestamp::new(boot, SystemTime::UNIX_EPOCH + boot)
+}
+
+fn key(name: &str) -> Key {
+    name.parse().unwrap()
+}
+
+fn group() -> Group {
+    Group::of_variable("API_KEY", 0x12_3456)
+}
+
+fn login() -> Evidence {
+    Evidence { kind: HoldKind::Login, until: None, text: "401".to_owned() }
+}
+
+fn quota(until: Option<Timestamp>) -> Evidence {
+    Evidence { kind: HoldKind::Quota, until, text: "limit".to_owned() }
+}
+
+/// A hold of this evidence that began at 0, after `a` had failed.
+fn held(evidence: Evidence) -> Holds {
+    let mut holds = Holds::default();
+    holds.count([(group(), 10)].into());
+    holds.launched(&group(), &key("a"), at(0));
+    holds.failed(&group(), &key("a"), evidence, RETRY, at(0));
+    holds
+}
+
+fn may_start(holds: &Holds, name: &str, seconds: u64) -> bool {
+    holds.bar(&group(), &key(name), at(seconds)).is_none()
+}
+
+/// The moment from which this agent may try.
+fn until(holds: &Holds, name: &str) -> u64 {
+    match holds.bar(&group(), &key(name), at(0)) {
+        Some(Bar::Held(held)) => held.end().boot().as_secs() + 1,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_group_tells_nothing_of_its_credential() {
+    assert_eq!(group().as_str(), "API_KEY-123456");
+    assert_eq!(group().variable(), Some("API_KEY"));
+    assert_eq!(Group::of_variable("API_KEY", 0xff12_3456), group(), "eight bits are not shown");
+    assert_eq!(Group::of_login("claude-code", "agent").as_str(), "claude-code@agent");
+    assert_eq!(Group::of_login("claude-code", "agent").variable(), None);
+}
+
+#[test]
+fn nobody_starts_while_a_login_is_held() {
+    let mut holds = held(login());
+    for seconds in [0, 1, 3599] {
+        holds.time_passed(at(seconds));
+        assert!(!may_start(&holds, "a", seconds) && !may_start(&holds, "b", seconds), "{seconds}");
+    }
+    holds.time_passed(at(3600));
+    assert!(may_start(&holds, "b", 3600));
+}
+
+#[test]
+fn one_canary_tries_after_a_hold_and_the_others_follow_its_first_turn() {
+    let mut holds = held(login());
+    holds.time_passed(at(3600));
+    holds.launched(&group(), &key("b"), at(3600));
+    assert!(!may_start(&holds, "a", 3601) && may_start(&holds, "b", 3601));
+    holds.made_turn(&group(), &key("z"));
+    assert!(!may_start(&holds, "a", 3602), "a turn of another proves nothing");
+    holds.made_turn(&group(), &key("b"));
+    assert!(may_start(&holds, "a", 3602) && may_start(&holds, "c", 3602));
+    let [News::Held(_), News::Released(_)] = &holds.take_news()[..] else { panic!() };
+}
+
+#[test]
+fn the_others_follow_a_canary_that_has_lived_for_a_minute() {
+    let mut holds = held(login());
+    holds.time_passed(at(3600));
+    holds.launched(&group(), &key("b"), at(3600));
+    assert_eq!(holds.due(at(3600)), Some(at(3660)));
+    holds.time_passed(at(3659));
+    assert!(!may_start(&holds, "a", 3659));
+    holds.time_passed(at(3660));
+    assert!(may_start(&holds, "a", 3660));
+}
+
+#[test]
+fn a_canary_that_fails_in_the_same_way_renews_the_hold() {
+    let mut holds = held(login());
+    holds.time_passed(at(3600));
+    holds.launched(&group(), &key("b"), at(3600));
+    holds.failed(&group(), &key("b"), login(), RETRY, at(3605));
+    let now = holds.held(&group()).unwrap();
+    assert_eq!((now.since, now.until), (at(0), at(7205)));
+    assert!(!may_start(&holds, "a", 7204));
+    assert_eq!(holds.take_news().len(), 2, "it is told again");
+}
+
+#[test]
+fn others_that_fail_in_the_same_way_are_not_news() {
+    let mut holds = held(login());
+    holds.take_news();
+    holds.failed(&group(), &key("b"), login(), RETRY, at(1));
+    assert_eq!(holds.take_news(), []);
+    holds.failed(&group(), &key("c"), quota(None), RETRY, at(2));
+    assert_eq!(holds.take_news().len(), 1, "it is another kind");
+}
+
+#[test]
+fn a_quota_ends_at_its_reset_within_bounds() {
+    for (reset, expected) in [
+        (Some(at(7200)), 7200),
+        (Some(at(0)), 60),
+        (Some(at(20)), 60),
+        (Some(at(300 * 24 * 3600)), 8 * 24 * 3600),
+        (None, 900),
+    ] {
+        assert_eq!(held(quota(reset)).held(&group()).unwrap().until, at(expected), "{reset:?}");
+    }
+}
+
+#[test]
+fn an_unknown_reset_is_looked_for_more_and_more_rarely() {
+    let mut holds = held(quota(None));
+    let mut now = 0;
+    let mut waits = Vec::new();
+    for _ in 0..5 {
+        let end = holds.held(&group()).unwrap().until.boot().as_secs();
+        waits.push((end - now) / 60);
+        now = end + 60;
+        holds.time_passed(at(now));
+        holds.launched(&group(), &key("a"), at(now));
+        holds.failed(&group(), &key("a"), quota(None), RETRY, at(now));
+    }
+    assert_eq!(waits, [15, 30, 60, 60, 60]);
+}
+
+#[test]
+fn the_agents_of_a_quota_come_one_after_the_other_and_always_at_the_same_time() {
+    let holds = held(quota(Some(at(600))));
+    let ends: Vec<u64> = ["a", "b", "c", "d"].map(|name| until(&holds, name)).into();
+    assert_eq!(ends, ["a", "b", "c", "d"].map(|name| until(&held(quota(Some(at(600)))), name)));
+    assert!(ends.iter().all(|end| (600..=661).contains(end)), "{ends:?}");
+    assert!(ends.iter().any(|end| *end != ends[0]), "{ends:?}");
+}
+
+#[test]
+fn two_canaries_at_most_are_launched_in_ten_minutes() {
+    let mut holds = held(login());
+    for seconds in [10, 20] {
+        assert!(holds.login_changed(&group(), at(seconds)));
+        assert!(may_start(&holds, "b", seconds));
+        holds.launched(&group(), &key("b"), at(seconds));
+        holds.failed(&group(), &key("b"), login(), RETRY, at(seconds + 1));
+    }
+    assert!(holds.login_changed(&group(), at(30)));
+    assert!(!may_start(&holds, "b", 30) && !may_start(&holds, "c", 609));
+    assert_eq!(holds.due(at(30)), Some(at(610)));
+    assert!(may_start(&holds, "c", 610));
+}
+
+#[test]
+fn a_release_needs_no_patience() {
+    let mut holds = held(quota(Some(at(7200))));
+    assert!(!holds.login_changed(&group(), at(5)), "a login says nothing of a quota");
+    assert!(holds.release(&group(), at(5)));
+    assert!(may_start(&holds, "b", 5));
+    holds.launched(&group(), &key("b"), at(5));
+    assert!(!may_start(&holds, "c", 5), "one tries first");
+    assert!(!holds.release(&Group::of_login("x", "y"), at(5)));
+}
+
+#[test]
+fn a_canary_that_ends_without_evidence_makes_room_for_another() {
+    let mut holds = held(login());
+    holds.time_passed(at(3600));
+    holds.launched(&group(), &key("a"), at(3600));
+    holds.ended(&group(), &key("a"), End::Nothing, at(3601));
+    assert!(may_start(&holds, "b", 3601), "nothing was launched");
+    holds.launched(&group(), &key("b"), at(3601));
+    holds.ended(&group(), &key("b"), End::Unclear, at(3602));
+    holds.launched(&group(), &key("b"), at(3602));
+    holds.ended(&group(), &key("b"), End::Unclear, at(3603));
+    assert!(!may_start(&holds, "c", 3603), "two have tried");
+    holds.launched(&group(), &key("c"), at(4300));
+    holds.ended(&group(), &key("c"), End::Completed, at(4301));
+    assert!(may_start(&holds, "a", 4301) && may_start(&holds, "b", 4301));
+}
+
+#[test]
+fn a_cold_start_of_many_is_staggered() {
+    let mut holds = Holds::default();
+    holds.count([(group(), 4)].into());
+    assert!(may_start(&holds, "a", 0));
+    holds.launched(&group(), &key("a"), at(0));
+    assert!(!may_start(&holds, "b", 9));
+    assert_eq!(holds.due(at(0)), Some(at(10)));
+    holds.time_passed(at(10));
+    assert!(may_start(&holds, "b", 10));
+    assert_eq!(holds.take_news(), []);
+}
+
+#[test]
+fn a_cold_start_goes_on_with_the_first_turn() {
+    let mut holds = Holds::default();
+    holds.count([(group(), 60)].into());
+    holds.launched(&group(), &key("a"), at(0));
+    holds.made_turn(&group(), &key("a"));
+    assert!(may_start(&holds, "b", 1));
+}
+
+#[test]
+fn a_cold_start_of_few_is_not_staggered() {
+    let mut holds = Holds::default();
+    holds.count([(group(), 3)].into());
+    holds.launched(&group(), &key("a"), at(0));
+    assert!(may_start(&holds, "b", 0));
+}
+
+#[test]
+fn what_an_agent_has_on_record_is_the_hold_of_its_group() {
+    let holds = held(quota(Some(at(600))));
+    let bar = holds.bar(&group(), &key("b"), at(1)).unwrap();
+    let json = serde_json::to_string(&bar).unwrap();
+    let mut next = Holds::default();
+    next.restore(&serde_json::from_str(&json).unwrap());
+    assert_eq!(next.held(&group()), holds.held(&group()), "with the end of the group, not of the agent");
+    assert!(!may_start(&next, "c", 599));
+}
+
+#[test]
+fn a_group_without_agents_is_forgotten() {
+    let mut holds = held(login());
+    holds.take_news();
+    holds.count(BTreeMap::new());
+    assert!(matches!(holds.take_news()[..], [News::Released(_)]));
+    assert!(may_start(&holds, "a", 1));
+}
+
+/// What happens to a group in the property tests.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Every agent that may start, and is not running, starts in this order.
+    Start(bool),
+    Fail(usize, bool, Option<u64>),
+    End(usize, End),
+    Turn(usize),
+    LoginChanged,
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let end = prop_oneof![Just(End::Completed), Just(End::Unclear), Just(End::Nothing)];
+    prop_oneof![
+        any::<bool>().prop_map(Step::Start),
+        (0..6_usize, any::<bool>(), proptest::option::of(0..20_000_u64))
+            .prop_map(|(who, is_login, reset)| Step::Fail(who, is_login, reset)),
+        (0..6_usize, end).prop_map(|(who, end)| Step::End(who, end)),
+        (0..6_usize).prop_map(Step::Turn),
+        Just(Step::LoginChanged),
+        (1..5000_u64).prop_map(Step::Wait),
+    ]
+}
+
+const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+
+proptest! {
+    /// A model: who runs, and which launches came after the hold began.
+    #[test]
+    fn a_held_group_starts_one_canary_and_seldom(steps in proptest::collection::vec(step(), 1..60)) {
+        let mut holds = Holds::default();
+        holds.count([(group(), NAMES.len())].into());
+        let (mut now, mut runs, mut in_hold): (u64, [bool; 6], Vec<u64>) = (0, [false; 6], Vec::new());
+        for step in steps {
+            match step {
+                Step::Start(in_order) => {
+                    let mut order: Vec<usize> = (0..6).collect();
+                    if !in_order { order.reverse(); }
+                    for who in order {
+                        holds.time_passed(at(now));
+                        let was_held = holds.held(&group()).is_some();
+                        if runs[who] || !may_start(&holds, NAMES[who], now) { continue }
+                        holds.launched(&group(), &key(NAMES[who]), at(now));
+                        runs[who] = true;
+                        if was_held {
+                            in_hold.push(now);
+                            // Nobody else before that one is settled.
+                            for other in (0..6).filter(|other| *other != who) {
+                                prop_assert!(!may_start(&holds, NAMES[other], now));
+                            }
+                        }
+                    }
+                }
+                Step::Fail(who, is_login, reset) if runs[who] => {
+                    runs[who] = false;
+                    let evidence = if is_login { login() } else { quota(reset.map(|reset| at(now + reset))) };
+                    holds.failed(&group(), &key(NAMES[who]), evidence, RETRY, at(now));
+                    prop_assert!(NAMES.iter().all(|name| !may_start(&holds, name, now)));
+                }
+                Step::End(who, end) if runs[who] => {
+                    runs[who] = false;
+                    // What came to nothing was no launch.
+                    if end == End::Nothing && holds.canary(&group()).is_some_and(|canary| canary.key == key(NAMES[who])) {
+                        in_hold.pop();
+                    }
+                    holds.ended(&group(), &key(NAMES[who]), end, at(now));
+                }
+                Step::Turn(who) if runs[who] => holds.made_turn(&group(), &key(NAMES[who])),
+                Step::LoginChanged => _ = holds.login_changed(&group(), at(now)),
+                Step::Wait(seconds) => now += seconds,
+                Step::Fail(..) | Step::End(..) | Step::Turn(_) => {}
+            }
+            holds.time_passed(at(now));
+            if holds.held(&group()).is_none() { in_hold.clear(); }
+            for pair in in_hold.windows(TRIES + 1) {
+                prop_assert!(pair[TRIES] - pair[0] >= WINDOW.as_secs(), "{in_hold:?}");
+            }
+            // Every hold ends: by what is due, or because somebody may start.
+            if holds.held(&group()).is_some() {
+                let is_open = NAMES.iter().any(|name| may_start(&holds, name, now + 61));
+                prop_assert!(holds.due(at(now)).is_some() || is_open, "{holds:?}");
+            }
+        }
+    }
+}

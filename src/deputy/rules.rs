@@ -1,0 +1,107 @@
+//! Rules: finds what a harness's words mean in what an agent printed, with the agent user's rights.
+//!
+//! Everything is bounded: the number of rules, the size of each, the text, and what is told of it. The engine takes time in proportion
+//! to the text. A pattern that is none finds nothing; the jcard's check says so.
+
+use jiff::tz::TimeZone;
+use regex_lite::{Captures, Regex, RegexBuilder};
+
+use crate::agent::harness::rule::{Finding, Match, Rule};
+use crate::agent::reset_time;
+use crate::text::ansi::State;
+
+/// The most rules that are looked at.
+const MOST_RULES: usize = 64;
+
+/// How large a rule may be when it is ready to be matched, in bytes.
+const MOST_SIZE: usize = 256 << 10;
+
+/// How much of the end of a text is looked at.
+const MOST_TEXT: usize = 32 << 10;
+
+/// The most characters of anything that is told.
+const MOST_TOLD: usize = 256;
+
+/// What the first rule that matches has found, in its last match. `now`, in seconds since 1970, is what times in the text are read from.
+pub(super) fn find(rules: &[Rule], text: &str, now: u64) -> Option<Finding> {
+    let text = plain(text);
+    rules.iter().take(MOST_RULES).enumerate().find_map(|(index, rule)| {
+        let pattern = compiled(&rule.pattern)?;
+        let last = pattern.captures_iter(&text).last()?;
+        let found = matched(&last, &text)?;
+        let until = found.at.as_deref().and_then(|at| reset_time::read(at, now, &TimeZone::system()));
+        Some(Finding { index, found, until })
+    })
+}
+
+fn compiled(pattern: &str) -> Option<Regex> {
+    RegexBuilder::new(pattern).size_limit(MOST_SIZE).build().ok()
+}
+
+/// The end of the text without escape sequences and other control characters.
+fn plain(text: &str) -> String {
+    let mut begin = text.len().saturating_sub(MOST_TEXT);
+    while !text.is_char_boundary(begin) {
+        begin += 1;
+    }
+    let mut state = State::default();
+    let bytes = text[begin..].bytes().filter(|&byte| state.pass(byte) && (byte == b'\n' || !byte.is_ascii_control()));
+    String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned()
+}
+
+fn matched(captures: &Captures<'_>, text: &str) -> Option<Match> {
+    let all = captures.get(0)?;
+    let begin = text[..all.start()].rfind('\n').map_or(0, |at| at + 1);
+    let end = text[all.start()..].find('\n').map_or(text.len(), |at| all.start() + at);
+    let group = |name: &str| Some(told(captures.name(name)?.as_str())).filter(|group| !group.is_empty());
+    Some(Match { line: told(&text[begin..end]), at: group("at"), url: group("url"), code: group("code") })
+}
+
+fn told(text: &str) -> String {
+    text.trim().chars().filter(|c| !c.is_control()).take(MOST_TOLD).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::harness::rule::{Meaning, Place};
+
+    /// 2026-12-01T12:00:00Z.
+    const NOW: u64 = 1_796_126_400;
+
+    fn rule(pattern: &str) -> Rule {
+        Rule { on: Place::Exit, pattern: pattern.to_owned(), means: Meaning::Quota }
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_counts_and_its_last_match() {
+        let rules = [rule("nothing of this"), rule("(?i)limit.*resets (?P<at>.+)"), rule("limit")];
+        let text = "LIMIT, resets 1pm\r\nthen\n\x1b[31mYour limit is reached, \x1b[0mresets 5pm (UTC)\r\n$ ";
+        let finding = find(&rules, text, NOW).unwrap();
+        assert_eq!((finding.index, finding.found.at.as_deref()), (1, Some("5pm (UTC)")));
+        assert_eq!(finding.found.line, "Your limit is reached, resets 5pm (UTC)");
+        assert_eq!(finding.until, Some(NOW + 5 * 3600));
+        assert_eq!(find(&rules, "all is well", NOW), None);
+    }
+
+    #[test]
+    fn what_is_no_pattern_or_too_large_finds_nothing() {
+        for pattern in ["(", "a{1,1000}{1,1000}"] {
+            assert_eq!(find(&[rule(pattern)], "aaa (", NOW), None, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn what_is_told_is_bounded() {
+        let long = "é".repeat(100_000);
+        let finding = find(&[rule("(?P<url>é+)")], &long, NOW).unwrap();
+        assert_eq!(finding.found.line.chars().count(), MOST_TOLD);
+        assert_eq!(finding.found.url.unwrap().chars().count(), MOST_TOLD);
+    }
+
+    #[test]
+    fn only_the_end_of_a_text_is_looked_at() {
+        let text = format!("limit{}", "x".repeat(MOST_TEXT));
+        assert_eq!(find(&[rule("limit")], &text, NOW), None);
+    }
+}
