@@ -766,7 +766,8 @@ fn see_end(running: &mut Running, signals: &mut Caught, daemon: &mut DaemonLink)
             running.signal(Signal::SIGKILL);
             hung_up = Some(Instant::now() + AFTER_HANGUP);
         }
-        if is_heard && let Some((message, files)) = daemon.receive(Some(&progress)) {
+        // All of them: if this end said more than it hears, both would wait for each other in the end.
+        while is_heard && let Some((message, files)) = daemon.receive(Some(&progress)) {
             // A stop sends at most two SIGINT, however many daemons take part in it.
             let wanted = obey((message, files), running, daemon);
             if interrupts < wanted {
