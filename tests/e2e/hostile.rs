@@ -660,10 +660,15 @@ fn a_tmux_server_learns_nothing_of_root_from_its_clients() {
     }
 
     // A shell's request for completions, which must not involve tmux.
-    let _ = fs::remove_file(setup.work("found"));
     let mut command = setup.agentd(&["--", "agentd", "attach", ""]);
     command.env("COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", "2").env("_CLAP_COMPLETE_COMP_TYPE", "9");
     daemon.signal(Signal::SIGSTOP);
+    // A client that the daemon had started before may still come.
+    setup.wait("the last client", || {
+        let _ = fs::remove_file(setup.work("found"));
+        std::thread::sleep(Duration::from_millis(300));
+        setup.lines("found").is_empty().then_some(())
+    });
     let here = Terminal::new();
     here.run(command).ended(&setup);
     assert_eq!(setup.lines("found"), [""; 0]);
