@@ -328,6 +328,8 @@ impl Supervisor {
             machine.count_from(self.outlets.histories.attempts(&key));
             self.take_up(&key, machine);
         }
+        let lives = |key: &Key| self.agents.get(key).is_some_and(|agent| agent.machine.may_be_active());
+        self.holds.keep_canaries(lives, Timestamp::now());
         self.afterwards.call_up = true;
         self.publish();
     }
@@ -358,7 +360,7 @@ impl Supervisor {
         while !self.is_over() {
             let due = self.agents.values().filter_map(|agent| agent.machine.due());
             let by = self.untold.as_ref().map(|untold| untold.by);
-            let holds = self.holds.due(Timestamp::now());
+            let holds = self.holds.due();
             alarm.set(due.chain(by).chain(self.roll_due).chain(holds).min())?;
             // Both arms only wait, so that whichever is cancelled has lost nothing.
             tokio::select! {
@@ -393,6 +395,7 @@ impl Supervisor {
         if std::mem::take(&mut self.afterwards.call_up) {
             self.call_up();
         }
+        self.holds.time_passed(Timestamp::now());
         self.roll();
         self.review_holds();
         self.publish();
@@ -737,6 +740,8 @@ impl Supervisor {
         self.happened.extend(What::of_change(known, &after));
         if let Some(detail) = newly_logged_out(&before, &after) {
             self.shows_login(key, detail);
+        } else if has_logged_in(&before, &after) {
+            self.has_logged_in(key);
         }
         self.note_launches(key, &effects);
         let Some(agent) = self.agents.get_mut(key) else { return };
@@ -1065,9 +1070,15 @@ fn of_daemon(state: events::Course) -> What {
 
 /// What an agent says that has just found that somebody must log it in.
 fn newly_logged_out(before: &AgentStatus, after: &AgentStatus) -> Option<String> {
-    let login = |status: &AgentStatus| {
-        let activity = status.activity.as_ref().filter(|activity| activity.status == Doing::Login)?;
-        Some(activity.detail.clone().unwrap_or_else(|| "it must be logged in".to_owned()))
-    };
-    login(after).filter(|_| login(before).is_none())
+    let activity = after.activity.as_ref().filter(|_| is_logged_out(after) && !is_logged_out(before))?;
+    Some(activity.detail.clone().unwrap_or_else(|| "it must be logged in".to_owned()))
+}
+
+/// Whether an agent that somebody had to log in does something else now. If nothing is known of it, nobody knows whether it does.
+fn has_logged_in(before: &AgentStatus, after: &AgentStatus) -> bool {
+    is_logged_out(before) && after.activity.is_some() && !is_logged_out(after)
+}
+
+fn is_logged_out(agent: &AgentStatus) -> bool {
+    agent.activity.as_ref().is_some_and(|activity| activity.status == Doing::Login)
 }

@@ -245,6 +245,15 @@ enum Opening {
     OwnEnd,
     /// From then on, whichever it is.
     At(Timestamp),
+    /// At once, whichever it is.
+    Now,
+}
+
+impl Opening {
+    /// Whether the time that it waits for has come.
+    fn is_over(self, now: Timestamp) -> bool {
+        matches!(self, Self::At(at) if at <= now)
+    }
 }
 
 /// What is known of all credentials.
@@ -258,17 +267,44 @@ pub struct Holds {
 }
 
 impl Holds {
-    /// Takes in what the record of an agent says. The latest hold of a group counts.
+    /// Takes in what the record of an agent says. What was written last of a group counts.
     pub fn restore(&mut self, bar: &Bar) {
         let Some(held) = bar.held() else { return };
-        if let Some(Credential::Bad(known)) = self.credentials.get(&held.group)
-            && known.until >= held.until
-        {
+        // A record may be older than that of another agent. A try is written down with the turn that the others wait for, and what came
+        // of it after that.
+        let rank = |held: &Held, is_bad| (held.tries.last().copied(), held.until, is_bad);
+        let known = match self.credentials.get(&held.group) {
+            Some(Credential::Bad(known)) => Some(rank(known, true)),
+            Some(Credential::Trial { held: known, .. }) => Some(rank(known, false)),
+            _ => None,
+        };
+        if known >= Some(rank(held, matches!(bar, Bar::Held(_)))) {
             return;
         }
-        // One that was tried is tried again: its `until` has passed.
-        self.credentials.insert(held.group.clone(), Credential::Bad(Held { own_until: None, ..held.clone() }));
+        let held = Held { own_until: None, ..held.clone() };
+        let credential = match bar {
+            Bar::Held(_) => Credential::Bad(held),
+            Bar::Turn { first, until, .. } => {
+                let launched = held.tries.last().copied().unwrap_or(held.since);
+                let canary = first.as_ref().map(|key| Canary { key: key.clone(), launched });
+                let from = until.map_or(Opening::Now, Opening::At);
+                Credential::Trial { held, canary, from }
+            }
+        };
+        self.credentials.insert(bar.group().clone(), credential);
         self.has_changed = true;
+    }
+
+    /// Once everything is restored: canaries that do not live any more try nothing.
+    pub fn keep_canaries(&mut self, lives: impl Fn(&Key) -> bool, now: Timestamp) {
+        for credential in self.credentials.values_mut() {
+            if let Credential::Trial { held, canary, from } = credential
+                && canary.take_if(|canary| !lives(&canary.key)).is_some()
+            {
+                *from = held.opening(now);
+                self.has_changed = true;
+            }
+        }
     }
 
     /// Takes in how many agents each group has. Nothing is kept of others.
@@ -303,10 +339,9 @@ impl Holds {
             Credential::Bad(held) => held.own_bar(key, now).or_else(|| held.wait_for_try(now)),
             Credential::Trial { canary: Some(canary), .. } if canary.key == *key => None,
             Credential::Trial { held, canary: Some(canary), .. } => Some(turn(canary, None, Some(held))),
-            Credential::Trial { held, canary: None, from: Opening::OwnEnd } => {
-                held.own_bar(key, now).or_else(|| held.wait_for_try(now))
-            }
+            Credential::Trial { held, canary: None, from: Opening::OwnEnd } => held.own_bar(key, now),
             Credential::Trial { held, canary: None, from: Opening::At(at) } => (now < *at).then(|| held.turn_at(*at)),
+            Credential::Trial { canary: None, from: Opening::Now, .. } => None,
         }
     }
 
@@ -323,7 +358,7 @@ impl Holds {
             }
             Some(Credential::Bad(held)) => {
                 let held = held.tried(now);
-                let trial = Credential::Trial { held, canary: Some(canary), from: Opening::OwnEnd };
+                let trial = Credential::Trial { held, canary: Some(canary), from: Opening::Now };
                 self.credentials.insert(group.clone(), trial);
             }
             Some(Credential::Trial { held, canary: none @ None, .. }) => {
@@ -341,23 +376,24 @@ impl Holds {
         let text: String = text.chars().filter(|c| !c.is_control()).take(MOST_OF_TEXT).collect();
         let before = match self.credentials.get(group) {
             Some(Credential::Bad(held)) => Some((held, false)),
-            Some(Credential::Trial { held, canary, .. }) => {
-                Some((held, canary.as_ref().is_some_and(|canary| canary.key == *key)))
+            // One that ran before may still have the login of before. The canary decides.
+            Some(Credential::Trial { held, canary: Some(canary), .. }) if canary.key != *key && held.kind == kind => {
+                return;
             }
+            Some(Credential::Trial { held, canary, .. }) => Some((held, canary.is_some())),
             _ => None,
         };
         let is_told = before.is_none_or(|(held, was_canary)| held.kind != kind || was_canary);
         let is_step = is_told && kind == HoldKind::Quota && until.is_none();
         let (since, tries, steps) =
             before.map_or_else(|| (now, Vec::new(), 0), |(held, _)| (held.since, held.tries.clone(), held.unknown));
+        // Others that ran along say the same of the same time.
+        let as_before = before.filter(|(held, _)| !is_told && now < held.until).map(|(held, _)| held.until);
         let until = match (kind, until) {
-            (HoldKind::Login, _) => now + retry,
             (HoldKind::Quota, Some(reset)) => reset.clamp(now + RESET.0, now + RESET.1),
-            // Others that ran along say the same of the same time.
-            (HoldKind::Quota, None) => match before {
-                Some((held, false)) if held.kind == kind && now < held.until => held.until,
-                _ => now + UNKNOWN.get(steps).or(UNKNOWN.last()).copied().unwrap_or(RETRY),
-            },
+            (HoldKind::Login, _) => as_before.unwrap_or(now + retry),
+            (HoldKind::Quota, None) => as_before
+                .unwrap_or_else(|| now + UNKNOWN.get(steps).or(UNKNOWN.last()).copied().unwrap_or(RETRY)),
         };
         let unknown = if is_step { steps.saturating_add(1) } else { steps };
         let held = Held { group: group.clone(), kind, since, until, own_until: None, text, unknown, tries };
@@ -386,7 +422,7 @@ impl Holds {
                     held.tries.pop();
                 }
                 *canary = None;
-                *from = Opening::At(held.next_try(now));
+                *from = held.opening(now);
             }
             _ => return,
         }
@@ -445,10 +481,22 @@ impl Holds {
             held.tries.clear();
         }
         // Nobody is to be later than another.
-        let from = Opening::At(held.next_try(now));
+        let from = held.opening(now);
         self.credentials.insert(group.clone(), Credential::Trial { held, canary: None, from });
         self.has_changed = true;
         true
+    }
+
+    /// This living agent had to be logged in, and goes on: it is the one that tries.
+    pub fn logged_in(&mut self, group: &Group, key: &Key, now: Timestamp) {
+        if let Some(Credential::Bad(held) | Credential::Trial { held, canary: None, .. }) = self.credentials.get(group)
+            && held.kind == HoldKind::Login
+        {
+            let canary = Some(Canary { key: key.clone(), launched: now });
+            let trial = Credential::Trial { held: held.clone(), canary, from: Opening::Now };
+            self.credentials.insert(group.clone(), trial);
+            self.has_changed = true;
+        }
     }
 
     /// Time has passed.
@@ -464,28 +512,39 @@ impl Holds {
             self.prove(&group);
         }
         for credential in self.credentials.values_mut() {
-            if let Credential::Bad(held) = credential
-                && held.until <= now
-            {
-                *credential = Credential::Trial { held: held.clone(), canary: None, from: Opening::OwnEnd };
-                self.has_changed = true;
+            match credential {
+                Credential::Bad(held) if held.until <= now => {
+                    let from = match held.opening(now) {
+                        Opening::Now => Opening::OwnEnd,
+                        later => later,
+                    };
+                    *credential = Credential::Trial { held: held.clone(), canary: None, from };
+                }
+                Credential::Trial { canary: None, from: from @ Opening::At(_), .. } if from.is_over(now) => {
+                    *from = Opening::Now;
+                }
+                _ => continue,
             }
+            self.has_changed = true;
         }
     }
 
     /// When [`Holds::time_passed`] is next due.
-    pub fn due(&self, now: Timestamp) -> Option<Timestamp> {
+    pub fn due(&self) -> Option<Timestamp> {
         let due = |credential: &Credential| match credential {
             Credential::New { canary } => Some(canary.launched + COLD),
             Credential::Trial { canary: Some(canary), .. } => Some(canary.launched + PROOF),
             Credential::Bad(held) => Some(held.until),
-            Credential::Trial { canary: None, from: Opening::At(at), .. } => Some(*at).filter(|at| now < *at),
-            Credential::Trial { held, canary: None, from: Opening::OwnEnd } => {
-                Some(held.next_try(now)).filter(|at| now < *at)
-            }
-            Credential::Good => None,
+            Credential::Trial { canary: None, from: Opening::At(at), .. } => Some(*at),
+            // Whoever may try then wakes up by itself.
+            Credential::Trial { canary: None, from: Opening::OwnEnd | Opening::Now, .. } | Credential::Good => None,
         };
         self.credentials.values().filter_map(due).min()
+    }
+
+    /// Whether any agent is to be launched with this credential, as far as is known.
+    pub fn is_used(&self, group: &Group) -> bool {
+        self.sizes.is_empty() || self.sizes.contains_key(group)
     }
 
     /// The group's hold, if it has one: nobody starts, or only one tries.
@@ -561,6 +620,12 @@ impl Held {
             Some(&oldest) => now.max(oldest + WINDOW),
             None => now,
         }
+    }
+
+    /// From when on any agent may be the next canary.
+    fn opening(&self, now: Timestamp) -> Opening {
+        let at = self.next_try(now);
+        if now < at { Opening::At(at) } else { Opening::Now }
     }
 
     fn tried(&self, now: Timestamp) -> Self {

@@ -922,7 +922,7 @@ impl Machine {
     }
 
     /// Whether the harness of the latest attempt may live.
-    fn may_be_active(&self) -> bool {
+    pub fn may_be_active(&self) -> bool {
         matches!(
             self.state,
             State::Starting { .. } | State::Running { .. } | State::Stopping { harness: Harness::Alive { .. }, .. }
@@ -1229,10 +1229,13 @@ impl Machine {
         if exit.by_cost {
             return self.end_with(Outcome::Failed, effects);
         }
-        if exit.by_credential && life.policy.hold == OnHold::Wait && self.hold.is_some() {
-            life.next = Some(Next::Released);
+        let waits = exit.by_credential && life.policy.hold == OnHold::Wait;
+        if waits && (self.hold.is_some() || self.gets_another_credential()) {
+            self.life.iter_mut().for_each(|life| life.next = Some(Next::Released));
             return self.begin(now, effects);
         }
+        let Some(life) = &mut self.life else { return };
+        let Some(exit) = &life.exit else { return };
         let (at, has_completed) = (exit.at, exit.verdict(&life.policy) == verdict::Verdict::Completed);
         match restart::decide(&life.policy, has_completed, life.restarts, life.in_a_row) {
             Verdict::Restart { after } => {

@@ -1,6 +1,7 @@
 //! Holds: what attempts say of their credentials, and who may start because of that.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::{Agent, Course, Supervisor};
 use crate::agent::hold::{Bar, End, Evidence, Group, HoldKind, News, OnHold};
@@ -39,8 +40,8 @@ impl Supervisor {
     /// what counts of it.
     pub(super) fn weigh(&mut self, key: &Key, event: machine::Event) -> machine::Event {
         let now = Timestamp::now();
-        let Some(agent) = self.agents.get(key) else { return event };
-        let event = self.take_evidence(key, agent.group_after(&event), event, now);
+        self.heed_secrets(key, &event, now);
+        let event = self.take_evidence(key, event, now);
         let Some(agent) = self.agents.get_mut(key) else { return event };
         let bar = agent.group_after(&event).and_then(|group| self.holds.bar(&group, key, now));
         if let machine::Event::Held(_) = event {
@@ -50,24 +51,35 @@ impl Supervisor {
         event
     }
 
-    fn take_evidence(
-        &mut self,
-        key: &Key,
-        group: Option<Group>,
-        event: machine::Event,
-        now: Timestamp,
-    ) -> machine::Event {
+    /// What the declaration changes of the agent's secrets may make its login work.
+    fn heed_secrets(&mut self, key: &Key, event: &machine::Event, now: Timestamp) {
+        let (machine::Event::Declare(declaration) | machine::Event::Update(declaration)) = event else { return };
+        let (Ok(launch), Some(agent)) = (&declaration.launch, self.agents.get(key)) else { return };
+        let changes = agent.machine.launch().and_then(|before| before.marks.changes_to(&launch.marks));
+        if changes.is_some_and(|changes| !changes.secrets.is_empty()) && self.holds.login_changed(&launch.group, now) {
+            tracing::info!(group = %launch.group, agent = %key, "its secrets have changed; one agent tries first");
+        }
+    }
+
+    /// What an event says counts for the credential that the attempt was launched with, whatever the next one is to have.
+    fn take_evidence(&mut self, key: &Key, event: machine::Event, now: Timestamp) -> machine::Event {
         let Some(agent) = self.agents.get(key) else { return event };
         let latest = agent.machine.latest_attempt();
         let retry = agent.machine.hold_retry();
+        let group = agent.machine.credential().cloned().or_else(|| group_of(&agent.machine));
         match (event, group) {
             (machine::Event::Ended { attempt, how, at, usage, result, evidence }, group) => {
                 let is_failure = !agent.machine.has_completed(&how, result.as_deref());
                 // A stop that agentd made says nothing of the credential.
                 let is_own = attempt == latest && agent.machine.status().state != State::Stopping;
-                let evidence = evidence.filter(|_| is_own && is_failure && group.is_some());
+                let heeds = agent.machine.on_hold() != OnHold::Off;
+                let evidence = evidence.filter(|_| is_own && is_failure && heeds && group.is_some());
                 match (&evidence, group.filter(|_| attempt == latest)) {
-                    (Some(evidence), Some(group)) => self.holds.failed(&group, key, evidence.clone(), retry, now),
+                    // Nobody is held for a credential that was replaced.
+                    (Some(evidence), Some(group)) if self.holds.is_used(&group) => {
+                        self.holds.failed(&group, key, evidence.clone(), retry, now);
+                    }
+                    (Some(_), Some(_)) => {}
                     (None, Some(group)) => {
                         let end = if is_own && !is_failure { End::Completed } else { End::Unclear };
                         self.holds.ended(&group, key, end, now);
@@ -102,11 +114,25 @@ impl Supervisor {
     }
 
     /// The screen of a living agent says that somebody must log it in. The agent goes on: nobody else of its group starts.
-    pub fn shows_login(&mut self, key: &Key, text: String) {
-        let Some(agent) = self.agents.get(key) else { return };
-        let (Some(group), retry) = (group_of(&agent.machine), agent.machine.hold_retry()) else { return };
+    pub(super) fn shows_login(&mut self, key: &Key, text: String) {
+        let Some((group, retry)) = self.uses(key) else { return };
         let evidence = Evidence { kind: HoldKind::Login, until: None, text };
         self.holds.failed(&group, key, evidence, retry, Timestamp::now());
+    }
+
+    /// A living agent that had to be logged in goes on.
+    pub(super) fn has_logged_in(&mut self, key: &Key) {
+        if let Some((group, _)) = self.uses(key) {
+            self.holds.logged_in(&group, key, Timestamp::now());
+        }
+    }
+
+    /// The credential that a living agent was launched with, if holds concern it, and after how long a login is tried again.
+    fn uses(&self, key: &Key) -> Option<(Group, Duration)> {
+        let machine = &self.agents.get(key)?.machine;
+        let group = machine.credential().cloned().filter(|_| machine.on_hold() != OnHold::Off);
+        let group = group.or_else(|| group_of(machine)).filter(|group| self.holds.is_used(group))?;
+        Some((group, machine.hold_retry()))
     }
 
     /// What logs this user in has changed: agents that run as that user, and whose login did not work, try again.
@@ -131,8 +157,10 @@ impl Supervisor {
         let held = self.holds.all().map(|held| held.group.clone()).collect::<Vec<_>>();
         let group = held.into_iter().find(|group| group.as_str() == name || Some(group) == of_agent.as_ref());
         let is_released = group.as_ref().is_some_and(|group| self.holds.release(group, now));
-        if let Some(group) = group.filter(|_| is_released) {
+        if let Some(group) = group.as_ref().filter(|_| is_released) {
             tracing::info!(%group, by, "released; one agent tries first");
+        } else if let Some(group) = group {
+            tracing::info!(%group, by, "to be released, and one agent tries it already");
         } else {
             tracing::warn!(by, "{name} is to be released, and is not held");
         }
@@ -162,7 +190,6 @@ impl Supervisor {
         if self.course != Course::Running {
             return;
         }
-        self.holds.time_passed(Timestamp::now());
         // Each pass may launch one agent of a group, which holds back the others.
         while self.holds.take_changed() {
             for key in self.agents.keys().cloned().collect::<Vec<_>>() {
@@ -193,6 +220,12 @@ impl Supervisor {
                 What::Released { group: held.group.to_string(), kind: held.kind, since }
             }
         }
+    }
+
+    /// The credential that this agent is to be launched with, if it is not launched with it now, or others wait to try it first.
+    pub(super) fn barred_by(&self, key: &Key, machine: &Machine, now: Timestamp) -> Option<Group> {
+        let is_barred = |group: &Group| self.holds.bar(group, key, now).is_some();
+        group_of(machine).filter(|group| is_barred(group) || self.held_by(group).next().is_some())
     }
 
     fn held_by(&self, group: &Group) -> impl Iterator<Item = &Machine> {

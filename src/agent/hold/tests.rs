@@ -84,7 +84,7 @@ fn the_others_follow_a_canary_that_has_lived_for_a_minute() {
     let mut holds = held(login());
     holds.time_passed(at(3600));
     holds.launched(&group(), &key("b"), at(3600));
-    assert_eq!(holds.due(at(3600)), Some(at(3660)));
+    assert_eq!(holds.due(), Some(at(3660)));
     holds.time_passed(at(3659));
     assert!(!may_start(&holds, "a", 3659));
     holds.time_passed(at(3660));
@@ -162,8 +162,95 @@ fn two_canaries_at_most_are_launched_in_ten_minutes() {
     }
     assert!(holds.login_changed(&group(), at(30)));
     assert!(!may_start(&holds, "b", 30) && !may_start(&holds, "c", 609));
-    assert_eq!(holds.due(at(30)), Some(at(610)));
+    assert_eq!(holds.due(), Some(at(610)));
     assert!(may_start(&holds, "c", 610));
+    holds.take_changed();
+    holds.time_passed(at(610));
+    assert!(holds.take_changed(), "those that wait are told");
+    assert_eq!(holds.due(), None, "once");
+}
+
+#[test]
+fn a_stale_login_that_fails_while_a_canary_runs_says_nothing() {
+    let mut holds = held(login());
+    holds.time_passed(at(3600));
+    holds.launched(&group(), &key("b"), at(3600));
+    holds.take_news();
+    holds.failed(&group(), &key("z"), login(), RETRY, at(3601));
+    assert_eq!(holds.take_news(), []);
+    assert!(!may_start(&holds, "z", 3602), "the canary decides");
+    holds.made_turn(&group(), &key("b"));
+    assert!(may_start(&holds, "z", 3603));
+}
+
+#[test]
+fn failures_after_the_first_do_not_put_off_the_next_try() {
+    let mut holds = held(login());
+    for seconds in (60..3600).step_by(60) {
+        holds.failed(&group(), &key("b"), login(), RETRY, at(seconds));
+    }
+    assert_eq!(holds.held(&group()).unwrap().until, at(3600));
+}
+
+#[test]
+fn an_agent_that_was_logged_in_at_its_screen_is_the_canary() {
+    let mut holds = Holds::default();
+    holds.count([(group(), 1)].into());
+    holds.failed(&group(), &key("a"), login(), RETRY, at(0));
+    holds.logged_in(&group(), &key("a"), at(100));
+    assert!(!may_start(&holds, "b", 101) && holds.held(&group()).is_some());
+    assert_eq!(holds.due(), Some(at(160)));
+    holds.time_passed(at(160));
+    assert_eq!(holds.held(&group()), None);
+    assert!(may_start(&holds, "b", 160));
+    let mut holds = held(quota(None));
+    holds.logged_in(&group(), &key("a"), at(1));
+    assert!(!may_start(&holds, "a", 2), "a login says nothing of a quota");
+}
+
+/// What the records of these agents say to the next daemon, in this order.
+fn restored(holds: &Holds, seconds: u64, names: &[&str]) -> Holds {
+    let mut next = Holds::default();
+    for name in names {
+        let bar = holds.bar(&group(), &key(name), at(seconds));
+        bar.iter().for_each(|bar| next.restore(bar));
+    }
+    next
+}
+
+#[test]
+fn the_next_daemon_knows_the_canary() {
+    let mut holds = held(quota(Some(at(7200))));
+    holds.release(&group(), at(5));
+    holds.launched(&group(), &key("b"), at(5));
+    let mut next = restored(&holds, 6, &["a", "b", "c"]);
+    next.keep_canaries(|key| key.as_str() == "b", at(6));
+    assert!(!may_start(&next, "a", 7), "another one tries");
+    next.made_turn(&group(), &key("b"));
+    assert!(may_start(&next, "a", 8), "its release is not lost");
+    let mut next = restored(&holds, 6, &["a"]);
+    next.keep_canaries(|_| false, at(6));
+    assert!(may_start(&next, "a", 7), "the canary ended while no daemon saw it");
+}
+
+#[rstest::rstest]
+#[case(false)]
+#[case(true)]
+fn of_records_of_several_ages_the_latest_counts(#[case] is_in_order: bool) {
+    let mut holds = held(login());
+    let former = holds.bar(&group(), &key("a"), at(1)).unwrap();
+    holds.login_changed(&group(), at(2));
+    holds.launched(&group(), &key("b"), at(2));
+    let turn = holds.bar(&group(), &key("a"), at(3)).unwrap();
+    holds.failed(&group(), &key("b"), login(), RETRY, at(4));
+    let renewed = holds.bar(&group(), &key("a"), at(5)).unwrap();
+    for (older, newer) in [(&former, &turn), (&turn, &renewed), (&former, &renewed)] {
+        let mut next = Holds::default();
+        let both = if is_in_order { [older, newer] } else { [newer, older] };
+        both.into_iter().for_each(|bar| next.restore(bar));
+        assert_eq!(next.held(&group()), newer.held().map(|held| Held { own_until: None, ..held.clone() }).as_ref());
+        assert_eq!(next.canary(&group()).is_some(), newer == &turn);
+    }
 }
 
 #[test]
@@ -201,7 +288,7 @@ fn a_cold_start_of_many_is_staggered() {
     assert!(may_start(&holds, "a", 0));
     holds.launched(&group(), &key("a"), at(0));
     assert!(!may_start(&holds, "b", 9));
-    assert_eq!(holds.due(at(0)), Some(at(10)));
+    assert_eq!(holds.due(), Some(at(10)));
     holds.time_passed(at(10));
     assert!(may_start(&holds, "b", 10));
     assert_eq!(holds.take_news(), []);
@@ -252,6 +339,7 @@ enum Step {
     Fail(usize, bool, Option<u64>),
     End(usize, End),
     Turn(usize),
+    LoggedIn(usize),
     LoginChanged,
     Wait(u64),
 }
@@ -264,6 +352,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(who, is_login, reset)| Step::Fail(who, is_login, reset)),
         (0..6_usize, end).prop_map(|(who, end)| Step::End(who, end)),
         (0..6_usize).prop_map(Step::Turn),
+        (0..6_usize).prop_map(Step::LoggedIn),
         Just(Step::LoginChanged),
         (1..5000_u64).prop_map(Step::Wait),
     ]
@@ -278,6 +367,8 @@ proptest! {
         let mut holds = Holds::default();
         holds.count([(group(), NAMES.len())].into());
         let (mut now, mut runs, mut in_hold): (u64, [bool; 6], Vec<u64>) = (0, [false; 6], Vec::new());
+        // What each of them was told last.
+        let mut told: [Option<Bar>; 6] = [const { None }; 6];
         for step in steps {
             match step {
                 Step::Start(in_order) => {
@@ -302,7 +393,10 @@ proptest! {
                     runs[who] = false;
                     let evidence = if is_login { login() } else { quota(reset.map(|reset| at(now + reset))) };
                     holds.failed(&group(), &key(NAMES[who]), evidence, RETRY, at(now));
-                    prop_assert!(NAMES.iter().all(|name| !may_start(&holds, name, now)));
+                    let canary = holds.canary(&group()).map(|canary| canary.key.clone());
+                    prop_assert!(canary != Some(key(NAMES[who])));
+                    let mut others = NAMES.iter().filter(|name| canary != Some(key(name)));
+                    prop_assert!(others.all(|name| !may_start(&holds, name, now)));
                 }
                 Step::End(who, end) if runs[who] => {
                     runs[who] = false;
@@ -313,11 +407,24 @@ proptest! {
                     holds.ended(&group(), &key(NAMES[who]), end, at(now));
                 }
                 Step::Turn(who) if runs[who] => holds.made_turn(&group(), &key(NAMES[who])),
+                Step::LoggedIn(who) if runs[who] => holds.logged_in(&group(), &key(NAMES[who]), at(now)),
                 Step::LoginChanged => _ = holds.login_changed(&group(), at(now)),
                 Step::Wait(seconds) => now += seconds,
-                Step::Fail(..) | Step::End(..) | Step::Turn(_) => {}
+                Step::Fail(..) | Step::End(..) | Step::Turn(_) | Step::LoggedIn(_) => {}
             }
             holds.time_passed(at(now));
+            if holds.take_changed() {
+                told = NAMES.map(|name| holds.bar(&group(), &key(name), at(now)));
+            }
+            // Whoever may start knows that, or has a time of its own that has come.
+            for (name, told) in NAMES.iter().zip(&told) {
+                let is_awake = match told {
+                    None => true,
+                    Some(Bar::Held(held)) => held.kind == HoldKind::Quota && held.end() <= at(now),
+                    Some(Bar::Turn { .. }) => false,
+                };
+                prop_assert!(is_awake || !may_start(&holds, name, now), "{name} {holds:?}");
+            }
             if holds.held(&group()).is_none() { in_hold.clear(); }
             for pair in in_hold.windows(TRIES + 1) {
                 prop_assert!(pair[TRIES] - pair[0] >= WINDOW.as_secs(), "{in_hold:?}");
@@ -325,7 +432,7 @@ proptest! {
             // Every hold ends: by what is due, or because somebody may start.
             if holds.held(&group()).is_some() {
                 let is_open = NAMES.iter().any(|name| may_start(&holds, name, now + 61));
-                prop_assert!(holds.due(at(now)).is_some() || is_open, "{holds:?}");
+                prop_assert!(holds.due().is_some() || is_open, "{holds:?}");
             }
         }
     }

@@ -243,7 +243,8 @@ impl Life {
     pub(super) fn renew(&mut self, at: Timestamp) {
         self.at = at;
         (self.first_started, self.started, self.exit) = (None, None, None);
-        self.held_for = Duration::ZERO;
+        (self.held_since, self.held_for) = (None, Duration::ZERO);
+        self.bill = Bill::default();
         (self.attempts, self.restarts, self.in_a_row, self.failures) = (0, 0, 0, 0);
         (self.error, self.limits_error, self.log_error, self.environment_error) = (None, None, None, None);
         (self.absences, self.absent) = (0, None);

@@ -125,7 +125,10 @@ impl Machine {
         let Some(life) = &mut self.life else { return };
         if is_held {
             life.held_since.get_or_insert(now);
-        } else if let Some(since) = life.held_since.take() {
+        } else if let Some(since) = life.held_since.take()
+            // The timeout begins with the first start.
+            && life.first_started.is_some()
+        {
             life.held_for = life.held_for.saturating_add(now.since(since));
         }
     }

@@ -332,7 +332,7 @@ impl<'a> Record<'a> {
         };
         // Of what an earlier build has launched, the marks are those of its declaration.
         let declared = self.declared.as_ref().filter(|life| life.attempts > 0).and_then(|life| life.marks.as_deref());
-        let earlier = declared.map(|marks| Given { marks: marks.clone(), since: BTreeMap::new() });
+        let earlier = declared.map(|marks| Given { marks: marks.clone(), since: BTreeMap::new(), group: None });
         Ok(Machine {
             given: self.given.map(Cow::into_owned).or(earlier),
             pending: self.pending_rotation.map(Cow::into_owned),

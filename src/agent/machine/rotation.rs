@@ -10,6 +10,7 @@ use super::report::describe;
 use super::{Effect, Machine, State, StopReason};
 use crate::agent::changes::Marks;
 use crate::agent::declaration::Declaration;
+use crate::agent::hold::Group;
 use crate::agent::launch::Launch;
 use crate::agent::rotation::{Member, OnRotate, PROOF, Pending, Renewal, Stage};
 use crate::agent::verdict::Verdict;
@@ -24,12 +25,31 @@ pub(super) struct Given {
     /// Since when the agent has been launched with these values of its secrets. Times that are not known are absent.
     #[serde(default)]
     pub(super) since: BTreeMap<String, Timestamp>,
+    /// The group of the credential. Records of earlier builds lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) group: Option<Group>,
 }
 
 impl Machine {
     /// The marks of what was launched last, if that is known.
     pub fn given(&self) -> Option<&Marks> {
         self.given.as_ref().map(|given| &given.marks)
+    }
+
+    /// The group of the credential that was launched last, if that is known.
+    pub fn credential(&self) -> Option<&Group> {
+        self.given.as_ref()?.group.as_ref()
+    }
+
+    /// Whether the next attempt gets another credential than the latest.
+    pub(super) fn gets_another_credential(&self) -> bool {
+        let wanted = self.life.as_ref().and_then(|life| life.wanted.launch()).map(|launch| &launch.group);
+        self.credential().zip(wanted).is_some_and(|(given, wanted)| given != wanted)
+    }
+
+    /// Whether new values of its secrets wait.
+    pub fn has_pending(&self) -> bool {
+        self.pending.is_some()
     }
 
     /// The agent as a roll sees it; `None` if it has nothing to do with one.
@@ -104,7 +124,8 @@ impl Machine {
             _ => Some(now),
         };
         let known = launch.marks.secrets().filter_map(|secret| Some((secret.to_owned(), since(secret)?)));
-        self.given = Some(Given { since: known.collect(), marks: launch.marks.clone() });
+        let (since, marks, group) = (known.collect(), launch.marks.clone(), Some(launch.group.clone()));
+        self.given = Some(Given { marks, since, group });
         let given = |secret: &&String| launch.secrets.contains(*secret);
         let secrets: BTreeSet<String> =
             renewed.iter().flatten().filter(given).map(|secret| launch.file_of(secret).to_owned()).collect();
@@ -117,7 +138,9 @@ impl Machine {
     pub(super) fn judge_renewal(&mut self, exit: &Exit, since: Timestamp) {
         let Some(life) = &self.life else { return };
         let Some(renewal) = self.renewal.as_mut().filter(|renewal| !renewal.is_proven) else { return };
-        if exit.verdict(&life.policy) == Verdict::Completed || exit.at.since(since) >= PROOF {
+        let has_run = exit.at.since(since) >= PROOF;
+        // Harnesses try a credential that is refused again and again before they give up.
+        if exit.verdict(&life.policy) == Verdict::Completed || has_run && !exit.by_credential {
             (renewal.is_proven, renewal.failure) = (true, None);
         } else {
             renewal.failure = Some(describe(exit, &life.policy));
