@@ -6,7 +6,8 @@
 //!
 //! An agent waits for another only while that one is being stopped or started, or has run for less than [`PROOF`]: each of these ends.
 //! Only a failure with the new values holds the others for longer. They then keep what works, until the values change again or the
-//! agent that failed runs after all.
+//! agent that failed runs after all. Nor is an agent stopped that could not be started with the new values, because its
+//! [credential](crate::agent::hold) is held.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::hold::Group;
 use crate::agent::name::{Key, Name};
 use crate::sys::clock::Timestamp;
 use crate::wire::activity::Doing;
@@ -133,6 +135,8 @@ pub struct Member {
     pub pending: Option<Pending>,
     /// Whether it can be launched again now with all that it needs.
     pub is_ready: bool,
+    /// The credential that it would be launched with, if nobody is launched with it now.
+    pub barred_by: Option<Group>,
     /// How far it is.
     pub stage: Stage,
     /// What it does, by its own harness's word; `None` if that is unknown, which is not idle.
@@ -144,7 +148,16 @@ pub struct Member {
 impl Member {
     /// An agent of this name that runs nothing.
     pub fn new(name: Name, rotation: Rotation) -> Self {
-        Self { name, rotation, pending: None, is_ready: false, stage: Stage::Over, doing: None, renewal: None }
+        Self {
+            name,
+            rotation,
+            pending: None,
+            is_ready: false,
+            barred_by: None,
+            stage: Stage::Over,
+            doing: None,
+            renewal: None,
+        }
     }
 
     /// New values of these secrets that it was launched with and that are still wanted.
@@ -185,6 +198,8 @@ pub enum Why {
     FilesReplaced,
     /// Something that the agent needs and that is missing.
     Lacking,
+    /// The credential, which is held, or which another agent tries first.
+    Hold(Group),
     /// Another agent that is given the same secret.
     Turn(Name),
     /// Another agent has failed with the new value.
@@ -204,6 +219,7 @@ impl Why {
             Self::NextStart => RotationCause::NextStart,
             Self::FilesReplaced => RotationCause::FilesReplaced,
             Self::Lacking => RotationCause::Lacking,
+            Self::Hold(_) => RotationCause::Hold,
             Self::Turn(_) => RotationCause::Turn,
             Self::Failed { .. } => RotationCause::Failed,
         }
@@ -219,6 +235,9 @@ impl fmt::Display for Why {
                 f.write_str("the files have the new values; the variables get them at the agent's next start")
             }
             Self::Lacking => f.write_str("the agent lacks something that it needs to be started"),
+            Self::Hold(group) => {
+                write!(f, "no agent is started with {group} now; this agent keeps the old values until one has tried it")
+            }
             Self::Turn(name) => write!(f, "{name} takes up the new values first"),
             Self::Failed { name, how } => {
                 write!(f, "{name} failed with the new values: {how}; this agent keeps the old ones")
@@ -255,6 +274,10 @@ pub fn roll(members: &BTreeMap<Key, Member>, now: Timestamp) -> BTreeMap<Key, St
     for (key, member, pending) in waiting {
         let step = due(member, pending, now)
             .and_then(|()| past_failures(members, pending, now))
+            .and_then(|()| match &member.barred_by {
+                Some(group) => Err(wait(Why::Hold(group.clone()), None)),
+                None => Ok(()),
+            })
             .and_then(|()| {
                 if member.rotation.spread.is_zero() { Ok(()) } else { turn(members, &begun, member, pending, now) }
             })

@@ -285,6 +285,8 @@ pub enum RotationCause {
     FilesReplaced,
     /// The agent lacks something else.
     Lacking,
+    /// The credential: no agent is started with it now.
+    Hold,
     /// Another agent takes up the new values first.
     Turn,
     /// Another agent failed with the new values.
