@@ -236,6 +236,7 @@ mod tests {
     fn each_field_of_the_policy_is_named() {
         use crate::agent::conversation::Resume;
         use crate::agent::cost::MaxCost;
+        use crate::agent::hold::OnHold;
         use crate::agent::rotation::{OnRotate, Rotation};
         use crate::agent::spec::{Limits, Restart};
         use std::time::Duration;
@@ -258,6 +259,8 @@ mod tests {
             ("on_rotate", Policy { rotation: Rotation { on_rotate: OnRotate::Next, ..rotation }, ..before.clone() }),
             ("rotate_spread", Policy { rotation: Rotation { spread: second, ..rotation }, ..before.clone() }),
             ("rotate_within", Policy { rotation: Rotation { within: second, ..rotation }, ..before.clone() }),
+            ("hold", Policy { hold: OnHold::Fail, ..before.clone() }),
+            ("hold_retry", Policy { hold_retry: second, ..before.clone() }),
             ("", before.clone()),
         ] {
             let marks = marks("k", &[], &[]);

@@ -392,8 +392,9 @@ impl Holds {
         let until = match (kind, until) {
             (HoldKind::Quota, Some(reset)) => reset.clamp(now + RESET.0, now + RESET.1),
             (HoldKind::Login, _) => as_before.unwrap_or(now + retry),
-            (HoldKind::Quota, None) => as_before
-                .unwrap_or_else(|| now + UNKNOWN.get(steps).or(UNKNOWN.last()).copied().unwrap_or(RETRY)),
+            (HoldKind::Quota, None) => {
+                as_before.unwrap_or_else(|| now + UNKNOWN.get(steps).or(UNKNOWN.last()).copied().unwrap_or(RETRY))
+            }
         };
         let unknown = if is_step { steps.saturating_add(1) } else { steps };
         let held = Held { group: group.clone(), kind, since, until, own_until: None, text, unknown, tries };

@@ -91,6 +91,7 @@ const RETRY_MOST: Duration = Duration::from_secs(30);
 
 /// An attempt that completes in less than this and prints nothing probably did nothing.
 const SILENT: Duration = Duration::from_secs(2);
+
 /// The shortest delay before a program is looked for again, whatever the policy says: each look takes a login.
 const LEAST_LOOK: Duration = Duration::from_secs(1);
 

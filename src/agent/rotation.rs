@@ -236,7 +236,10 @@ impl fmt::Display for Why {
             }
             Self::Lacking => f.write_str("the agent lacks something that it needs to be started"),
             Self::Hold(group) => {
-                write!(f, "no agent is started with {group} now; this agent keeps the old values until one has tried it")
+                write!(
+                    f,
+                    "no agent is started with {group} now; this agent keeps the old values until one has tried it"
+                )
             }
             Self::Turn(name) => write!(f, "{name} takes up the new values first"),
             Self::Failed { name, how } => {
@@ -274,12 +277,12 @@ pub fn roll(members: &BTreeMap<Key, Member>, now: Timestamp) -> BTreeMap<Key, St
     for (key, member, pending) in waiting {
         let step = due(member, pending, now)
             .and_then(|()| past_failures(members, pending, now))
+            .and_then(|()| {
+                if member.rotation.spread.is_zero() { Ok(()) } else { turn(members, &begun, member, pending, now) }
+            })
             .and_then(|()| match &member.barred_by {
                 Some(group) => Err(wait(Why::Hold(group.clone()), None)),
                 None => Ok(()),
-            })
-            .and_then(|()| {
-                if member.rotation.spread.is_zero() { Ok(()) } else { turn(members, &begun, member, pending, now) }
             })
             .err()
             .unwrap_or(Step::Rotate);

@@ -325,12 +325,12 @@ mod tests {
         assert_eq!(fs::read(directory.path().join(FILE)).unwrap().len(), KEY_LENGTH);
     }
 
-    /// Daemons compare with what earlier ones have recorded.
     fn asking(seconds: u64, rules: &[(&str, Then)]) -> Asking {
         let rules = rules.iter().map(|&(pattern, then)| Rule { pattern: pattern.to_owned(), then }).collect();
         Asking { timeout: Duration::from_secs(seconds), rules }
     }
 
+    /// Daemons compare with what earlier ones have recorded.
     #[test]
     fn fingerprints_and_marks_of_a_key_stay_as_they_were() {
         let marker = Key(Zeroizing::new([7; KEY_LENGTH])).marker();

@@ -1,4 +1,5 @@
 pub(super) mod fakes;
+mod holds;
 pub(super) mod journal;
 
 use std::collections::VecDeque;
@@ -7,7 +8,7 @@ use std::sync::atomic::Ordering;
 use rstest::rstest;
 use tempfile::TempDir;
 
-use self::fakes::{FakeLauncher, Fakes, Groups, Trouble, dead_pane, end, harness, settle, until};
+use self::fakes::{ENDED_PID, FakeLauncher, Fakes, Groups, Trouble, dead_pane, end, harness, settle, until};
 use self::journal::Journal;
 use super::*;
 use crate::agent::declaration::Declaration;

@@ -63,6 +63,14 @@ fn rolled(members: &[Member], now: Timestamp) -> Vec<String> {
 }
 
 #[test]
+fn an_agent_that_could_not_be_started_keeps_what_it_runs_with() {
+    let at = clock();
+    let barred_by = Some(Group::of_variable("KEY", 1));
+    let barred = Member { barred_by, ..old("a", rotation(OnRotate::Relaunch, 0), at(0)) };
+    assert_eq!(rolled(&[barred], at(1)), ["a: hold"]);
+}
+
+#[test]
 fn without_a_distance_all_that_are_due_rotate_at_once() {
     let at = clock();
     let idle = |name: &str| Member { doing: Some(Doing::Idle), ..old(name, rotation(OnRotate::Idle, 0), at(0)) };

@@ -117,6 +117,30 @@ fn fails_as_the_policy_says(#[case] on_hold: OnHold) {
 }
 
 #[test]
+fn a_hold_before_the_first_start_does_not_put_off_the_timeout() {
+    let mut life = Life::new();
+    life.machine.set_hold(Some(held(HoldKind::Login, 3600)));
+    life.declare(with(OnHold::Wait, Restart::No));
+    life.wait(seconds(5000));
+    assert_eq!(release(&mut life), ["launch 1"]);
+    life.start(1);
+    assert_eq!(life.wait(seconds(99)), [""; 0]);
+    assert_eq!(life.wait(seconds(1)), ["interrupt 1"]);
+}
+
+#[test]
+fn a_hold_of_the_life_before_does_not_put_off_the_timeout() {
+    let mut life = Life::running(with(OnHold::Wait, Restart::No));
+    fail(&mut life, 1, held(HoldKind::Login, 3600));
+    life.wait(seconds(5000));
+    life.order(raised(7));
+    assert_eq!(release(&mut life), ["launch 2"]);
+    life.start(2);
+    assert_eq!(life.wait(seconds(99)), [""; 0]);
+    assert_eq!(life.wait(seconds(1)), ["interrupt 2"]);
+}
+
+#[test]
 fn does_not_start_for_the_first_time_in_a_hold() {
     let mut life = Life::new();
     life.machine.set_hold(Some(held(HoldKind::Quota, 60)));

@@ -99,6 +99,19 @@ fn a_lower_limit_stops_what_has_cost_more_already() {
 }
 
 #[test]
+fn a_new_life_has_a_bill_of_its_own() {
+    let mut life = Life::running(streamed(|policy| policy.max_cost = MaxCost::parse("1")));
+    spend(&mut life, 1, 1.5);
+    end_with(&mut life, 1, code(0), None);
+    life.assert_over(Outcome::Failed);
+    assert_eq!(life.order(raised(7)), ["launch 2"]);
+    assert_eq!((life.status().cost_usd, life.status().tokens), (None, None));
+    life.start(2);
+    assert_eq!(spend(&mut life, 2, 0.5), [""; 0]);
+    assert_eq!(life.status().cost_usd, Some(0.5));
+}
+
+#[test]
 fn a_cost_limit_and_a_bill_survive_the_daemon() {
     let mut life = Life::running(streamed(|policy| policy.max_cost = MaxCost::parse("1")));
     spend(&mut life, 1, 3.0);

@@ -1,6 +1,7 @@
 //! New values of secrets: what waits, since when, and what came of them.
 
 use super::*;
+use crate::agent::hold::{Evidence, HoldKind};
 use crate::agent::rotation::{OnRotate, Rotation, Stage};
 
 /// Launched with this value of the secret `KEY`, whose mark it is, from the file `key-file`.
@@ -134,6 +135,17 @@ fn an_early_failure_speaks_against_the_new_values_and_a_run_for_them() {
     life.wait(seconds(5));
     life.ended(2, code(1));
     assert_eq!(verdict(&life), (true, None));
+    let mut life = renewed();
+    life.start(2);
+    life.wait(seconds(20));
+    let (at, usage) = (life.now, Usage::default());
+    let evidence = Some(Evidence { kind: HoldKind::Login, until: None, text: "401".to_owned() });
+    life.tell(Event::Ended { attempt: 2, how: code(1), at, usage, result: None, evidence });
+    assert_eq!(
+        verdict(&life),
+        (false, Some("exited with status 1".to_owned())),
+        "its harness took its time to give up"
+    );
     let mut life = renewed();
     life.not_started(2, failed("it is no program"));
     assert_eq!(verdict(&life), (false, Some("it is no program".to_owned())));
