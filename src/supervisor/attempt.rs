@@ -69,7 +69,7 @@ use crate::tmux;
 use crate::wire::activity::{Doing, Source};
 use crate::wire::exit_status::{ExitStatus, Signal};
 use crate::wire::reason::{MissingPackages, MissingProgram, MissingProxy};
-use crate::wire::result::StreamResult;
+use crate::wire::result::{StreamResult, Tokens};
 use crate::wire::status::Usage;
 
 use super::pacing::Turn;
@@ -120,6 +120,12 @@ const UNREDACTED: &str = "(not shown, because its secrets could not be redacted)
 
 /// The most tools whose denial is named.
 const MOST_DENIED: usize = 32;
+
+/// How much is heard in five seconds of what a harness does. Its launcher says as much twice a second, or five times for a stream.
+const MOST_NEWS: u32 = 30;
+
+/// The same of its work, of which a launcher says up to three things at a time.
+const MOST_ACCOUNTS: u32 = 100;
 
 /// In how many conversations an attempt is heard to have been.
 const MOST_CONVERSATIONS: u32 = 256;
@@ -224,7 +230,7 @@ pub async fn run(
         flaw,
         earliest,
         conversation: None,
-        held: None,
+        held: Rejection::default(),
         result: None,
         renewed: None,
     };
@@ -299,7 +305,7 @@ struct Run<T> {
     /// What its harness has said of its work, until its end is told.
     result: Option<Box<StreamResult>>,
     /// What it has said of its credential. It counts if the attempt fails.
-    held: Option<Held>,
+    held: Rejection,
 }
 
 impl<T: Fn(machine::Event)> Run<T> {
@@ -377,14 +383,15 @@ impl<T: Fn(machine::Event)> Run<T> {
                 (self.tell)(machine::Event::Activity { attempt: self.attempt, news });
             }
         }
-        if let Some(held) = held {
-            self.hear_held(held).await;
-        }
         if let Some(id) = conversation {
             self.converses(&id);
         }
+        // Whatever was spent before is not known to have come after the rejection.
         if let Some(spent) = spent {
             self.spent(spent);
+        }
+        if let Some(held) = held {
+            self.hear_held(held).await;
         }
         if let Some(result) = result {
             self.hear_result(*result).await;
@@ -394,13 +401,13 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// Keeps what is wrong with the credential for the end that may follow. A harness may go on trying for minutes, so somebody should
     /// know at once that it must be logged in.
     async fn hear_held(&mut self, held: Held) {
-        let is_known = self.held.as_ref().is_some_and(|known| known.kind == held.kind);
+        let is_known = self.held.latest().is_some_and(|known| known.kind == held.kind);
         if held.kind == HoldKind::Login && !is_known {
             let detail = Some(short(&self.words(&held.evidence).await));
             let news = News::Said(Statement { doing: Doing::Login, detail, source: Source::Stream });
             (self.tell)(machine::Event::Activity { attempt: self.attempt, news });
         }
-        self.held = Some(held);
+        self.held.take_in(held);
     }
 
     /// The harness is in this conversation. A launcher may lie, and must not be able to keep the daemon busy.
@@ -416,7 +423,8 @@ impl<T: Fn(machine::Event)> Run<T> {
         self.conversation = told;
     }
 
-    fn spent(&self, Spent { cost_usd, tokens }: Spent) {
+    fn spent(&mut self, Spent { cost_usd, tokens }: Spent) {
+        self.held.see_work(tokens);
         let conversation = self.conversation.clone();
         (self.tell)(machine::Event::Spent { attempt: self.attempt, cost_usd, tokens, conversation });
     }
@@ -458,7 +466,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// the stream has only in words.
     async fn evidence(&mut self, tail: Option<SecretBytes>) -> Option<Evidence> {
         let printed = self.printed_evidence(tail).await;
-        let Some(Held { kind, until, evidence }) = self.held.take() else { return printed };
+        let Some(Held { kind, until, evidence }) = self.held.latest().cloned() else { return printed };
         let of_print = || printed.filter(|printed| printed.kind == kind)?.until;
         let until =
             until.and_then(|until| reset_time::clamp(until, clock::since_1970())).map(at_wall).or_else(of_print);
@@ -1059,6 +1067,7 @@ impl<T: Fn(machine::Event)> Run<T> {
             can_move: visitor.can_move,
             can_renew: visitor.can_renew,
             talk: Talk::default(),
+            account: Talk::default(),
             heard: Reported::Nothing,
             harness: None,
             is_interrupted: false,
@@ -1122,7 +1131,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                         (self.tell)(machine::Event::AskOver { attempt: self.attempt, number, end });
                     }
                     Ok(Some(message)) if launcher.heard == Reported::Started && is_news(&message) => {
-                        if launcher.talk.pass(Instant::now())
+                        if launcher.talk.pass(MOST_NEWS, Instant::now())
                             && let Some(news) = self.news(message).await
                         {
                             (self.tell)(machine::Event::Activity { attempt: self.attempt, news });
@@ -1130,6 +1139,7 @@ impl<T: Fn(machine::Event)> Run<T> {
                     }
                     // It had said more before it heard that its harness had ended.
                     Ok(Some(message)) if is_news(&message) => {}
+                    Ok(Some(message)) if is_account(&message) && !launcher.account.pass(MOST_ACCOUNTS, Instant::now()) => {}
                     Ok(Some(other)) => self.hear(other).await,
                     Ok(None) | Err(_) => launcher.lose_connection(if alive { REPORT_TIMEOUT } else { END_TIMEOUT }),
                 },
@@ -1322,6 +1332,35 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 }
 
+/// What a harness has said of its credential, and how often the model has answered since then.
+#[derive(Debug, Default)]
+struct Rejection {
+    held: Option<Held>,
+    output: u64,
+    answers: u32,
+}
+
+impl Rejection {
+    /// So many answers show that the harness got over it. A single one may be what its last record adds up.
+    const ANSWERS: u32 = 2;
+
+    fn take_in(&mut self, held: Held) {
+        (self.held, self.answers) = (Some(held), 0);
+    }
+
+    fn see_work(&mut self, tokens: Option<Tokens>) {
+        let output = tokens.map_or(0, |tokens| tokens.output);
+        if output > self.output {
+            (self.output, self.answers) = (output, self.answers.saturating_add(1));
+        }
+    }
+
+    /// Unless the harness got over it.
+    fn latest(&self) -> Option<&Held> {
+        self.held.as_ref().filter(|_| self.answers < Self::ANSWERS)
+    }
+}
+
 /// Passes on an answer.
 async fn answer(launcher: &mut Launcher, approval::Told { number, allow, why }: approval::Told) {
     launcher.say(&ToLauncher::Answer { number, allow, why }).await;
@@ -1391,6 +1430,14 @@ fn is_news(message: &FromLauncher) -> bool {
     matches!(
         message,
         FromLauncher::Activity { .. } | FromLauncher::Quiet | FromLauncher::Printing | FromLauncher::HooksUnheard
+    )
+}
+
+/// Whether it is about the work of the harness, and what that costs.
+fn is_account(message: &FromLauncher) -> bool {
+    matches!(
+        message,
+        FromLauncher::Held(_) | FromLauncher::Conversation(_) | FromLauncher::Spent(_) | FromLauncher::Result(_)
     )
 }
 
@@ -1478,13 +1525,12 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { ' ' } else { c }).collect()
 }
 
-/// As one line, and no longer than a person reads.
-/// The hold that a rule of this meaning begins.
 /// A time in seconds since 1970.
 fn at_wall(seconds: u64) -> Timestamp {
     Timestamp::now().at_wall(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
+/// The hold that a rule of this meaning begins.
 fn kind_of(meaning: Meaning) -> Option<HoldKind> {
     match meaning {
         Meaning::Login => Some(HoldKind::Login),
@@ -1493,6 +1539,7 @@ fn kind_of(meaning: Meaning) -> Option<HoldKind> {
     }
 }
 
+/// As one line, and no longer than a person reads.
 fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(2000).collect()
 }

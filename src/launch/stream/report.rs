@@ -29,6 +29,8 @@ pub(super) struct Report {
     activity: Option<Fact>,
     limit: Option<Limit>,
     limits: u32,
+    /// Whether the model has answered since then.
+    is_over_limit: bool,
     /// Whether what was shown last ends within a line.
     is_within_line: bool,
 }
@@ -93,6 +95,7 @@ impl Report {
 
     /// The attempt has taken these tokens more.
     pub(super) fn takes(&mut self, more: Tokens, sink: &mut dyn Sink) {
+        self.is_over_limit |= more.output > 0;
         self.has_taken(sum(self.tokens, more), sink);
     }
 
@@ -120,7 +123,8 @@ impl Report {
         // What was said before as data is not taken back by a text.
         let until = until.or_else(|| self.limit.as_ref().filter(|limit| limit.kind == kind)?.until);
         let limit = Limit { kind, until, text: words(text) };
-        if self.limit.as_ref() != Some(&limit) && self.limits < MOST_LIMITS {
+        let is_news = std::mem::take(&mut self.is_over_limit) || self.limit.as_ref() != Some(&limit);
+        if is_news && self.limits < MOST_LIMITS {
             self.limits += 1;
             self.limit = Some(limit.clone());
             sink.fact(Fact::Limit(limit));

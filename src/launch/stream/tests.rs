@@ -230,6 +230,15 @@ fn absurd_figures_are_left_out() {
     assert_eq!(facts, ["tokens 0 7 0 0", "idle", "quota until 1795997090: rate limit"]);
 }
 
+#[test]
+fn a_limit_that_was_overcome_is_said_again_when_it_comes_back() {
+    let limit = r#"{"type":"error","message":"401 Unauthorized"}"#;
+    let work = r#"{"type":"turn.completed","usage":{"input_tokens":1,"output_tokens":1}}"#;
+    let (said, _) = read(CODEX, [limit, limit, work, limit].join("\n").as_bytes(), 100);
+    let limits = said.facts.iter().filter(|fact| matches!(fact, Fact::Limit(_)));
+    assert_eq!(limits.count(), 2, "{:?}", said.facts);
+}
+
 #[rstest]
 #[case("ses_dd165c8a2ffe", true)]
 #[case("01a22e98-4fd3-7aa1-bd6b-c9ca0baf3dce", true)]

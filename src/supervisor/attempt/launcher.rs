@@ -34,8 +34,10 @@ pub(super) struct Launcher {
     pub(super) can_move: bool,
     /// Whether it can replace files with secrets.
     pub(super) can_renew: bool,
-    /// When it last told something of what its harness does, and how often in a row it did so too soon.
+    /// How much it tells of what its harness does.
     pub(super) talk: Talk,
+    /// The same of what it tells of the work of its harness.
+    pub(super) account: Talk,
     pub(super) heard: Reported,
     /// Its harness, as far as that is known to be one.
     pub(super) harness: Option<Identity>,
@@ -48,7 +50,7 @@ pub(super) struct Launcher {
     pub(super) note_by: Option<Instant>,
 }
 
-/// How much a launcher tells of what its harness does. One that keeps to the rules says little.
+/// How much a launcher tells of late. One that keeps to the rules says little.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Talk {
     begun: Option<Instant>,
@@ -56,15 +58,14 @@ pub(super) struct Talk {
 }
 
 impl Talk {
-    /// Whether more may be heard.
-    pub(super) fn pass(&mut self, now: Instant) -> bool {
+    /// Whether more may be heard, of which there may be so much in five seconds.
+    pub(super) fn pass(&mut self, most: u32, now: Instant) -> bool {
         const PERIOD: Duration = Duration::from_secs(5);
-        const MOST: u32 = 30;
         if self.begun.is_none_or(|begun| now.saturating_duration_since(begun) >= PERIOD) {
             *self = Self { begun: Some(now), count: 0 };
         }
         self.count = self.count.saturating_add(1);
-        self.count <= MOST
+        self.count <= most
     }
 }
 

@@ -139,6 +139,41 @@ async fn running() -> (Stage, FakeLauncher) {
     (stage, launcher)
 }
 
+mod what_it_says_of_its_credential {
+    use super::*;
+    use crate::wire::result::Tokens;
+
+    fn held() -> Held {
+        Held { kind: HoldKind::Quota, until: None, evidence: "limit".to_owned() }
+    }
+
+    fn answered(rejection: &mut Rejection, output: u64) {
+        rejection.see_work(Some(Tokens { output, ..Tokens::default() }));
+    }
+
+    #[test]
+    fn it_is_over_once_the_model_has_gone_on_answering() {
+        let mut rejection = Rejection::default();
+        answered(&mut rejection, 10);
+        rejection.take_in(held());
+        for output in [10, 12, 12, 11] {
+            answered(&mut rejection, output);
+            assert!(rejection.latest().is_some(), "its last record may add something up");
+        }
+        answered(&mut rejection, 20);
+        assert_eq!(rejection.latest(), None);
+        rejection.take_in(held());
+        assert!(rejection.latest().is_some(), "it is rejected again");
+    }
+
+    #[test]
+    fn a_launcher_that_keeps_to_the_rules_is_heard() {
+        let (mut talk, start) = (Talk::default(), Instant::now());
+        assert_eq!((0..1000).filter(|_| talk.pass(MOST_ACCOUNTS, start)).count(), 100);
+        assert!(talk.pass(MOST_ACCOUNTS, start + Duration::from_secs(5)));
+    }
+}
+
 mod before_the_launcher {
     use super::*;
 
