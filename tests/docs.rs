@@ -6,6 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use agentd::wire::hold::GroupHold;
+use agentd::wire::status::{AgentStatus, Health, PastAttempt};
+
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 fn is_there(path: &Path) -> bool {
@@ -264,5 +267,20 @@ fn the_design_names_every_module_of_a_wing() {
         let missing: Vec<String> =
             modules(wing.trim_matches('`')).into_iter().filter(|module| !named.contains(module.as_str())).collect();
         assert_eq!(missing, [""; 0], "{wing}");
+    }
+}
+
+/// The keys of this object of the API.
+fn keys_of<T: schemars::JsonSchema>() -> BTreeSet<String> {
+    let schema = schemars::schema_for!(T);
+    schema.get("properties").unwrap().as_object().unwrap().keys().cloned().collect()
+}
+
+#[test]
+fn the_page_of_the_api_names_every_key() {
+    let page = fs::read_to_string(Path::new(ROOT).join("docs/api.md")).unwrap();
+    for keys in [keys_of::<AgentStatus>(), keys_of::<PastAttempt>(), keys_of::<Health>(), keys_of::<GroupHold>()] {
+        let unnamed: Vec<String> = keys.into_iter().filter(|key| !page.contains(&format!("`{key}`"))).collect();
+        assert_eq!(unnamed, [""; 0]);
     }
 }

@@ -444,10 +444,11 @@ pub struct AgentStatus {
     /// What the harness of the latest finished attempt said of its work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Box<StreamResult>>,
-    /// What the agent has cost under the present declaration, in US dollars, as far as its harness says that.
+    /// What the agent has cost under the present declaration, and since somebody started or restarted it, in US dollars, as far as its
+    /// harness says that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_usd: Option<f64>,
-    /// The tokens that it has taken under the present declaration.
+    /// The tokens that it has taken in the same time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<Tokens>,
     /// The skills that it is given, by name.
