@@ -231,7 +231,7 @@ enum Credential {
     /// Somebody uses it for the first time.
     New { canary: Canary },
     /// It works, as far as is known.
-    Good,
+    Good { since: Timestamp },
     /// It does not work.
     Bad(Held),
     /// Its hold is over.
@@ -315,7 +315,7 @@ impl Holds {
         let gone = self.credentials.extract_if(.., |group, _| !sizes.contains_key(group));
         self.news.extend(gone.filter_map(|(_, credential)| match credential {
             Credential::Bad(held) | Credential::Trial { held, .. } => Some(News::Released(held)),
-            Credential::New { .. } | Credential::Good => None,
+            Credential::New { .. } | Credential::Good { .. } => None,
         }));
         self.sizes = sizes;
     }
@@ -333,7 +333,7 @@ impl Holds {
                 let until = canary.launched + COLD;
                 (now < until).then(|| turn(canary, Some(until), None))
             }
-            Credential::New { .. } | Credential::Good => None,
+            Credential::New { .. } | Credential::Good { .. } => None,
             Credential::Bad(held) if now < held.until => Some(Bar::Held(held.own(key))),
             // Somebody has to try, each a little later than the one before.
             Credential::Bad(held) => held.own_bar(key, now).or_else(|| held.wait_for_try(now)),
@@ -365,7 +365,7 @@ impl Holds {
                 *held = held.tried(now);
                 *none = Some(canary);
             }
-            Some(Credential::New { .. } | Credential::Good | Credential::Trial { .. }) => return,
+            Some(Credential::New { .. } | Credential::Good { .. } | Credential::Trial { .. }) => return,
         }
         self.has_changed = true;
     }
@@ -441,17 +441,22 @@ impl Holds {
         match self.credentials.get(group)? {
             Credential::New { canary } => Some(canary),
             Credential::Trial { canary, .. } => canary.as_ref(),
-            Credential::Good | Credential::Bad(_) => None,
+            Credential::Good { .. } | Credential::Bad(_) => None,
         }
     }
 
     fn prove(&mut self, group: &Group) {
-        if let Some(Credential::Trial { held, .. } | Credential::Bad(held)) =
-            self.credentials.insert(group.clone(), Credential::Good)
-        {
+        let Some(canary) = self.canary(group) else { return };
+        let good = Credential::Good { since: canary.launched };
+        if let Some(Credential::Trial { held, .. }) = self.credentials.insert(group.clone(), good) {
             self.news.push(News::Released(held));
         }
         self.has_changed = true;
+    }
+
+    /// Whether the credential was found to work after this. An attempt that is older may have a login that was replaced since then.
+    pub fn is_newer(&self, group: &Group, than: Timestamp) -> bool {
+        matches!(self.credentials.get(group), Some(Credential::Good { since }) if than < *since)
     }
 
     /// Somebody knows better: one agent of the group tries at once.
@@ -505,7 +510,7 @@ impl Holds {
         let proven = |credential: &Credential| match credential {
             Credential::New { canary } => canary.launched + COLD <= now,
             Credential::Trial { canary: Some(canary), .. } => canary.launched + PROOF <= now,
-            Credential::Bad(_) | Credential::Good | Credential::Trial { canary: None, .. } => false,
+            Credential::Bad(_) | Credential::Good { .. } | Credential::Trial { canary: None, .. } => false,
         };
         let groups =
             self.credentials.iter().filter(|(_, credential)| proven(credential)).map(|(group, _)| group.clone());
@@ -538,7 +543,9 @@ impl Holds {
             Credential::Bad(held) => Some(held.until),
             Credential::Trial { canary: None, from: Opening::At(at), .. } => Some(*at),
             // Whoever may try then wakes up by itself.
-            Credential::Trial { canary: None, from: Opening::OwnEnd | Opening::Now, .. } | Credential::Good => None,
+            Credential::Trial { canary: None, from: Opening::OwnEnd | Opening::Now, .. } | Credential::Good { .. } => {
+                None
+            }
         };
         self.credentials.values().filter_map(due).min()
     }
@@ -552,7 +559,7 @@ impl Holds {
     pub fn held(&self, group: &Group) -> Option<&Held> {
         match self.credentials.get(group)? {
             Credential::Bad(held) | Credential::Trial { held, .. } => Some(held),
-            Credential::New { .. } | Credential::Good => None,
+            Credential::New { .. } | Credential::Good { .. } => None,
         }
     }
 

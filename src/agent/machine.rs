@@ -389,6 +389,11 @@ impl Machine {
         self.attempt
     }
 
+    /// When the harness of the latest attempt was started, if it was.
+    pub fn latest_start(&self) -> Option<Timestamp> {
+        self.latest.as_ref()?.started
+    }
+
     /// The number of the latest attempt, as people see it, and that of the first under its declaration.
     pub fn numbers(&self) -> Numbers {
         let attempts = self.life.as_ref().map_or(0, |life| life.attempts);
@@ -1230,13 +1235,11 @@ impl Machine {
         if exit.by_cost {
             return self.end_with(Outcome::Failed, effects);
         }
-        let waits = exit.by_credential && life.policy.hold == OnHold::Wait;
-        if waits && (self.hold.is_some() || self.gets_another_credential()) {
-            self.life.iter_mut().for_each(|life| life.next = Some(Next::Released));
+        // It waits for its group, unless the hold is over, it is to try itself, or the next attempt gets another credential.
+        if exit.by_credential && life.policy.hold == OnHold::Wait {
+            life.next = Some(Next::Released);
             return self.begin(now, effects);
         }
-        let Some(life) = &mut self.life else { return };
-        let Some(exit) = &life.exit else { return };
         let (at, has_completed) = (exit.at, exit.verdict(&life.policy) == verdict::Verdict::Completed);
         match restart::decide(&life.policy, has_completed, life.restarts, life.in_a_row) {
             Verdict::Restart { after } => {

@@ -85,12 +85,13 @@ fn front_matter(text: &str) -> Option<Vec<(String, String)>> {
         }
         if line.starts_with([' ', '\t']) {
             if let Some((_, value)) = fields.last_mut() {
-                let is_begun = !value.is_empty() && !value.starts_with(['|', '>']);
                 let more = line.trim_start();
-                *value = if is_begun { format!("{value} {more}") } else { more.to_owned() };
+                *value = if value.is_empty() { more.to_owned() } else { format!("{value} {more}") };
             }
         } else if let Some((key, value)) = line.split_once(':').filter(|_| !line.starts_with('#')) {
-            fields.push((key.trim().to_owned(), unquoted(value.trim()).to_owned()));
+            // That of a block is in the lines that follow.
+            let value = Some(value.trim()).filter(|value| !value.starts_with(['|', '>'])).unwrap_or_default();
+            fields.push((key.trim().to_owned(), unquoted(value).to_owned()));
         }
     }
     None
@@ -123,14 +124,12 @@ mod tests {
     #[case("review", "---\ndescription: x\n---\n", "`name: review`")]
     #[case("review", "---\nname: other\ndescription: x\n---\n", "that of its folder")]
     #[case("review", "---\nname: review\n---\n", "needs a `description`")]
-    #[case("review", "---\nname: review\ndescription: >\n---\n", "")]
+    #[case("review", "---\nname: review\ndescription: >\n---\n", "needs a `description`")]
     #[case("Review", "---\nname: Review\ndescription: x\n---\n", "lower-case")]
     #[case("a--b", "---\nname: a--b\ndescription: x\n---\n", "hyphens")]
     fn a_mistake_is_named(#[case] folder: &str, #[case] text: &str, #[case] expected: &str) {
-        if !expected.is_empty() {
-            let error = judge(folder, text).unwrap_err();
-            assert!(error.contains(expected), "{error}");
-        }
+        let error = judge(folder, text).unwrap_err();
+        assert!(error.contains(expected), "{error}");
     }
 
     #[test]

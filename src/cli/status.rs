@@ -178,7 +178,6 @@ fn unknown(name: &str) -> String {
     }
 }
 
-/// The message for an empty table.
 /// What a hold means for the agents of its group, in a line.
 fn held(GroupHold { hold, agents, next_try_at }: &GroupHold) -> String {
     let Hold { kind, until, group, evidence, .. } = hold;
@@ -207,6 +206,7 @@ fn clock(at: Time) -> String {
     }
 }
 
+/// The message for an empty table.
 fn nobody(arguments: &Arguments) -> String {
     let labels: Vec<String> = arguments.labels.iter().map(Selector::to_string).collect();
     match labels.as_slice() {

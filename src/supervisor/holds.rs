@@ -64,7 +64,7 @@ impl Supervisor {
     /// What an event says counts for the credential that the attempt was launched with, whatever the next one is to have.
     fn take_evidence(&mut self, key: &Key, event: machine::Event, now: Timestamp) -> machine::Event {
         let Some(agent) = self.agents.get(key) else { return event };
-        let latest = agent.machine.latest_attempt();
+        let (latest, started) = (agent.machine.latest_attempt(), agent.machine.latest_start());
         let retry = agent.machine.hold_retry();
         let group = agent.machine.credential().cloned().or_else(|| group_of(&agent.machine));
         match (event, group) {
@@ -77,7 +77,11 @@ impl Supervisor {
                 match (&evidence, group.filter(|_| attempt == latest)) {
                     // Nobody is held for a credential that was replaced.
                     (Some(evidence), Some(group)) if self.holds.is_used(&group) => {
+                        let is_stale = started.is_some_and(|started| self.holds.is_newer(&group, started));
                         self.holds.failed(&group, key, evidence.clone(), retry, now);
+                        if is_stale {
+                            self.holds.login_changed(&group, now);
+                        }
                     }
                     (Some(_), Some(_)) => {}
                     (None, Some(group)) => {
@@ -141,8 +145,10 @@ impl Supervisor {
             let launch = agent.machine.launch();
             launch.is_some_and(|launch| launch.user.as_ref().map(|user| &user.name) == user)
         };
-        let groups: BTreeSet<Group> =
-            self.agents.values().filter(is_theirs).filter_map(|agent| group_of(&agent.machine)).collect();
+        // Who has a variable is not logged in by a file.
+        let is_login = |group: &Group| group.variable().is_none();
+        let groups = self.agents.values().filter(is_theirs).filter_map(|agent| group_of(&agent.machine));
+        let groups: BTreeSet<Group> = groups.filter(is_login).collect();
         for group in groups {
             if self.holds.login_changed(&group, Timestamp::now()) {
                 tracing::info!(%group, "what logs its user in has changed; one agent tries first");

@@ -208,6 +208,16 @@ fn an_agent_that_was_logged_in_at_its_screen_is_the_canary() {
     assert!(!may_start(&holds, "a", 2), "a login says nothing of a quota");
 }
 
+#[test]
+fn what_was_launched_before_a_proof_is_older_than_it() {
+    let mut holds = held(login());
+    assert!(!holds.is_newer(&group(), at(0)));
+    holds.time_passed(at(3600));
+    holds.launched(&group(), &key("b"), at(3600));
+    holds.made_turn(&group(), &key("b"));
+    assert!(holds.is_newer(&group(), at(3599)) && !holds.is_newer(&group(), at(3600)));
+}
+
 /// What the records of these agents say to the next daemon, in this order.
 fn restored(holds: &Holds, seconds: u64, names: &[&str]) -> Holds {
     let mut next = Holds::default();

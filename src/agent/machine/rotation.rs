@@ -41,12 +41,6 @@ impl Machine {
         self.given.as_ref()?.group.as_ref()
     }
 
-    /// Whether the next attempt gets another credential than the latest.
-    pub(super) fn gets_another_credential(&self) -> bool {
-        let wanted = self.life.as_ref().and_then(|life| life.wanted.launch()).map(|launch| &launch.group);
-        self.credential().zip(wanted).is_some_and(|(given, wanted)| given != wanted)
-    }
-
     /// Whether new values of its secrets wait.
     pub fn has_pending(&self) -> bool {
         self.pending.is_some()

@@ -110,6 +110,8 @@ async fn a_canary_that_is_declared_otherwise_proves_nothing(#[case] otherwise: D
         house.ends(name, Some(HoldKind::Login)).await;
     }
     house.take_in(Event::Login(None)).await;
+    assert_eq!(house.attempt("a"), 1, "no file logs them in");
+    house.take_in(Event::Read).await;
     house.starts("a").await;
     assert_eq!([house.attempt("a"), house.attempt("b")], [2, 1], "one tries");
     house.declare(&[otherwise, b, c]).await;
@@ -130,6 +132,26 @@ async fn an_agent_that_is_logged_in_at_its_screen_ends_the_hold_that_it_began() 
     house.settle().await;
     house.take_in(Event::Groups).await;
     assert_eq!(house.holds(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_was_replaced_holds_nobody_for_long() {
+    let mut house = house();
+    let all = ["a", "b", "c"].map(|name| with_key(name, 1, |_| {}));
+    house.declare(&all).await;
+    house.starts("b").await;
+    house.starts("c").await;
+    house.ends("a", Some(HoldKind::Login)).await;
+    house.take_in(Event::Read).await;
+    house.starts("a").await;
+    house.supervisor.holds.made_turn(&group(1), &key("a"));
+    house.ends("b", Some(HoldKind::Login)).await;
+    assert_eq!((house.state("b"), house.attempt("b")), (Some(State::Starting), 2), "it tries at once");
+    house.ends("c", Some(HoldKind::Login)).await;
+    assert_eq!((house.state("c"), house.attempt("c")), (Some(State::Waiting), 1), "and nobody beside it");
+    house.starts("b").await;
+    house.ends("b", Some(HoldKind::Login)).await;
+    assert_eq!([house.attempt("b"), house.attempt("c")], [2, 1], "it was the new login");
 }
 
 #[tokio::test(start_paused = true)]
