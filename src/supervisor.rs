@@ -237,6 +237,8 @@ struct Agent {
     /// Why the latest attempt was launched, until it is known to count.
     uncounted: Option<LaunchReason>,
     brakes: Arc<Brakes>,
+    /// The latest attempt that said that it must be logged in while it lived.
+    logged_out: Option<Attempt>,
     /// New secrets that it does not have yet.
     rotation: Option<PendingRotation>,
     /// Of these launches.
@@ -972,6 +974,7 @@ impl Agent {
             restarts: Restarts::default(),
             uncounted: None,
             brakes: Arc::default(),
+            logged_out: None,
             rotation: None,
             redactor: None,
         }

@@ -4,7 +4,8 @@
 //! of its group. In a hold, no agent of the group starts; what runs goes on. After it, one agent tries first, the canary. The
 //! others follow when the canary has made a turn or lived for [`PROOF`]; if it fails in the same way, the hold is renewed.
 //!
-//! - Evidence comes from attempts that failed, never from one that succeeded, and never from what a living agent prints.
+//! - Evidence comes from attempts that failed, and never from one that succeeded. A living agent can only say that it must be logged in,
+//!   and each of its attempts is believed once.
 //! - A hold of a login ends by a try, which the reload, a changed login file, or time gives; one of a quota ends at the reset.
 //! - In any [`WINDOW`] after a hold began, at most [`TRIES`] agents of the group are launched as canaries.
 //! - A cold start of more than [`MANY`] agents on a credential that nobody has used yet is staggered.
@@ -403,6 +404,19 @@ impl Holds {
         }
         self.credentials.insert(group.clone(), Credential::Bad(held));
         self.has_changed = true;
+    }
+
+    /// A living agent says that it must be logged in. That begins a hold, but never prolongs one, and ends no trial of another agent:
+    /// an agent that says so again and again would keep its group from ever starting.
+    pub fn shows_login(&mut self, group: &Group, key: &Key, text: String, retry: Duration, now: Timestamp) {
+        let is_open = match self.credentials.get(group) {
+            Some(Credential::Bad(_)) => false,
+            Some(Credential::Trial { canary, .. }) => canary.as_ref().is_some_and(|canary| canary.key == *key),
+            Some(Credential::New { .. } | Credential::Good { .. }) | None => true,
+        };
+        if is_open {
+            self.failed(group, key, Evidence { kind: HoldKind::Login, until: None, text }, retry, now);
+        }
     }
 
     /// An attempt of this agent is over without evidence.

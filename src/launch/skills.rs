@@ -11,9 +11,12 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use nix::libc::{O_CLOEXEC, O_NOFOLLOW};
+use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::protocol::Taught;
 use super::temporary_dir::{self, Scratch};
@@ -28,6 +31,12 @@ const LIST: &str = ".agentd";
 
 /// The longest list that is read.
 const LONGEST_LIST: u64 = 1 << 20;
+
+/// How long others may use the list: a few system calls each.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The pause between two looks whether they still do.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// The skills that an attempt is shown. Dropping it removes them.
 #[derive(Debug)]
@@ -118,12 +127,15 @@ fn link(folder: &Path, agent: &str, skills: &[Skill]) -> io::Result<Vec<String>>
         DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
     }
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(!skills.is_empty()).mode(0o644).custom_flags(O_NOFOLLOW | O_CLOEXEC);
+    options.read(true).write(true).create(!skills.is_empty()).mode(0o644).custom_flags(O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     let mut list = match options.open(folder.join(LIST)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         list => list?,
     };
-    flock(&list, FlockOperation::LockExclusive)?;
+    if !list.metadata()?.is_file() {
+        return Err(io::Error::other(format!("{LIST} is no file")));
+    }
+    lock(&list, Instant::now() + LOCK_TIMEOUT)?;
     let before = read_list(&mut list)?;
     let mut after: BTreeSet<(String, String)> = before.iter().filter(|(of, _)| of != agent).cloned().collect();
     let mut left_alone = Vec::new();
@@ -160,6 +172,16 @@ fn link(folder: &Path, agent: &str, skills: &[Skill]) -> io::Result<Vec<String>>
         write_list(&mut list, &after)?;
     }
     Ok(left_alone)
+}
+
+/// Waits for its turn with the list, for a bounded time: whoever else is this user could keep it.
+fn lock(list: &File, limit: Instant) -> io::Result<()> {
+    loop {
+        match flock(list, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < limit => thread::sleep(LOCK_PAUSE),
+            locked => return Ok(locked?),
+        }
+    }
 }
 
 fn read_list(list: &mut File) -> io::Result<BTreeSet<(String, String)>> {
@@ -227,6 +249,27 @@ mod tests {
         assert_eq!(link(&folder, "a", &[]).unwrap(), [""; 0]);
         assert_eq!(fs::read_link(folder.join("two")).unwrap(), Path::new("/elsewhere"));
         assert!(folder.join("one").is_dir());
+    }
+
+    #[test]
+    fn a_list_that_is_no_file_or_that_others_keep_is_not_waited_for() {
+        let place = TempDir::new().unwrap();
+        let one = [skill(&place.path().join("source"), "one")];
+        let folder = place.path().join("skills");
+        fs::create_dir(&folder).unwrap();
+        let list = folder.join(LIST);
+        nix::unistd::mkfifo(&list, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(link(&folder, "a", &one).unwrap_err().to_string(), ".agentd is no file");
+        assert!(link(&folder, "a", &[]).is_err());
+        fs::remove_file(&list).unwrap();
+        symlink("/etc/passwd", &list).unwrap();
+        assert!(link(&folder, "a", &one).is_err());
+        fs::remove_file(&list).unwrap();
+        let kept = File::create(&list).unwrap();
+        flock(&kept, FlockOperation::LockExclusive).unwrap();
+        assert_eq!(link(&folder, "a", &one).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(kept);
+        assert_eq!(link(&folder, "a", &one).unwrap(), [""; 0]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Agent, Course, Supervisor};
-use crate::agent::hold::{Bar, End, Evidence, Group, HoldKind, News, OnHold};
+use crate::agent::hold::{Bar, End, Group, News, OnHold};
 use crate::agent::machine::{self, Effect, Machine};
 use crate::agent::name::Key;
 use crate::agent::user::UserName;
@@ -117,11 +117,17 @@ impl Supervisor {
         }
     }
 
-    /// The screen of a living agent says that somebody must log it in. The agent goes on: nobody else of its group starts.
+    /// A living agent says that somebody must log it in. It goes on: nobody else of its group starts. Each attempt is believed once:
+    /// one that says so again would undo every release.
     pub(super) fn shows_login(&mut self, key: &Key, text: String) {
-        let Some((group, retry)) = self.uses(key) else { return };
-        let evidence = Evidence { kind: HoldKind::Login, until: None, text };
-        self.holds.failed(&group, key, evidence, retry, Timestamp::now());
+        let Some(agent) = self.agents.get_mut(key) else { return };
+        let attempt = agent.machine.latest_attempt();
+        if agent.logged_out.replace(attempt) == Some(attempt) {
+            return;
+        }
+        if let Some((group, retry)) = self.uses(key) {
+            self.holds.shows_login(&group, key, text, retry, Timestamp::now());
+        }
     }
 
     /// A living agent that had to be logged in goes on.

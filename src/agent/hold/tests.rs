@@ -114,6 +114,32 @@ fn others_that_fail_in_the_same_way_are_not_news() {
 }
 
 #[test]
+fn a_living_agent_begins_a_hold_and_never_prolongs_one() {
+    let shows = |holds: &mut Holds, name: &str, seconds| {
+        holds.shows_login(&group(), &key(name), "please log in".to_owned(), RETRY, at(seconds));
+    };
+    let mut holds = Holds::default();
+    holds.launched(&group(), &key("a"), at(0));
+    shows(&mut holds, "a", 1);
+    for seconds in 2..100 {
+        shows(&mut holds, "b", seconds);
+    }
+    assert_eq!(holds.held(&group()).map(|held| held.until), Some(at(3601)));
+    holds.release(&group(), at(100));
+    shows(&mut holds, "b", 101);
+    assert!(may_start(&holds, "c", 102), "it does not undo a release");
+    holds.launched(&group(), &key("c"), at(102));
+    shows(&mut holds, "b", 103);
+    holds.made_turn(&group(), &key("c"));
+    assert!(may_start(&holds, "d", 104), "it does not end the trial of another");
+    let mut holds = held(login());
+    holds.release(&group(), at(5));
+    holds.launched(&group(), &key("c"), at(5));
+    shows(&mut holds, "c", 6);
+    assert!(!may_start(&holds, "d", 7), "the one that tries is believed");
+}
+
+#[test]
 fn a_quota_ends_at_its_reset_within_bounds() {
     for (reset, expected) in [
         (Some(at(7200)), 7200),
