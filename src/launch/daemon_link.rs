@@ -22,6 +22,9 @@ use crate::sys::{fd, fd_passing, memory, poll, unix_socket};
 /// How long a daemon may take to take in a message.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The shortest time between two conversations that the daemon is told of.
+const MOVE_PAUSE: Duration = Duration::from_millis(500);
+
 /// How often to look for the next daemon. The API must be correct within a second of a daemon's start.
 const RECONNECT_INTERVAL: Duration = Duration::from_millis(300);
 
@@ -42,6 +45,8 @@ pub(super) struct DaemonLink {
     pub(super) log: Option<Log>,
     /// Which conversation the harness is in, if its work said something about that.
     pub(super) conversation: Option<Taken>,
+    /// From when on the daemon may be told that it is in another one.
+    may_move: Instant,
     /// What the harness has said of its work.
     pub(super) told: Option<Told>,
     /// Whether this daemon asks to hear what the harness does.
@@ -114,6 +119,7 @@ impl DaemonLink {
             fingerprint: None,
             log: None,
             conversation: None,
+            may_move: Instant::now(),
             told: None,
             hears_reports: false,
             state: State::Away { next_try: Instant::now() },
@@ -196,11 +202,21 @@ impl DaemonLink {
         self.hears_reports
     }
 
-    /// The harness is in this conversation. Only if its work said something about conversations, the daemon is told.
-    pub(super) fn is_in(&mut self, id: &SessionId) {
-        let Some(taken) = self.conversation.as_mut().filter(|taken| taken.id.as_ref() != Some(id)) else { return };
+    /// The harness is in this conversation. Only if its work said something about conversations, the daemon is told, and not too often.
+    pub(super) fn is_in(&mut self, id: &SessionId, now: Instant) {
+        if self.move_due(Some(id)).is_none_or(|at| at > now) {
+            return;
+        }
+        let Some(taken) = &mut self.conversation else { return };
         taken.id = Some(id.clone());
+        self.may_move = now + MOVE_PAUSE;
         self.say(&FromLauncher::Conversation(id.to_string()));
+    }
+
+    /// When the daemon may be told that the harness is in this conversation, if it was not.
+    pub(super) fn move_due(&self, id: Option<&SessionId>) -> Option<Instant> {
+        let taken = self.conversation.as_ref().filter(|taken| id.is_some() && taken.id.as_ref() != id);
+        taken.map(|_| self.may_move)
     }
 
     /// Sends a message if a daemon is connected. If none is, the next one learns from `Hello` how far the launcher is.
@@ -253,6 +269,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+    use crate::agent::conversation::Way;
     use crate::sys::file_id::FileId;
 
     fn link_to(stream: UnixStream) -> DaemonLink {
@@ -274,6 +291,28 @@ mod tests {
             // Keeps the other half open.
             writer.forget();
         });
+    }
+
+    #[test]
+    fn a_daemon_is_not_told_of_each_of_many_conversations() {
+        let (mut near, far) = UnixStream::pair().unwrap();
+        let mut link = link_to(far);
+        let id = |number: u32| SessionId::try_from(format!("s{number}")).unwrap();
+        link.is_in(&id(0), Instant::now());
+        assert_eq!(link.move_due(Some(&id(1))), None, "its work said nothing about conversations");
+        link.conversation = Some(Taken { id: None, way: Way::New });
+        let now = Instant::now();
+        for number in 1..100 {
+            link.is_in(&id(number), now);
+        }
+        assert_eq!(link.move_due(Some(&id(99))), Some(now + MOVE_PAUSE));
+        link.is_in(&id(99), now + MOVE_PAUSE);
+        assert_eq!(link.move_due(Some(&id(99))), None);
+        drop(link);
+        let mut sent = Vec::new();
+        near.read_to_end(&mut sent).unwrap();
+        let told = String::from_utf8_lossy(&sent).matches("conversation").count();
+        assert_eq!(told, 2, "the first and the last");
     }
 
     #[test]

@@ -815,7 +815,7 @@ fn report(running: &mut Running, daemon: &mut DaemonLink) {
         daemon.say(&message);
     }
     if let Some(id) = ear.as_ref().and_then(|ear| ear.conversation()) {
-        daemon.is_in(id);
+        daemon.is_in(id, now);
     }
     while daemon.hears_reports()
         && let Some(message) = reports.take(now)
@@ -848,9 +848,10 @@ fn await_something(
     let news = running.terminal.news_due();
     let report = running.reports.due().filter(|_| daemon.hears_reports());
     let caller = running.ear.as_ref().and_then(Ear::due);
+    let moved = daemon.move_due(running.ear.as_ref().and_then(Ear::conversation));
     // What the daemon has just said may be answered at once.
     let answered = (daemon.hears_reports() && running.asks.has_news()).then(Instant::now);
-    let limits = [hung_up, limit, news, report, caller, running.asks.due(), answered].into_iter().flatten();
+    let limits = [hung_up, limit, news, report, caller, moved, running.asks.due(), answered].into_iter().flatten();
     poll::wait(&mut present, daemon.due().into_iter().chain(limits).min())?;
     let mut events = present.iter().map(|descriptor| descriptor.revents().unwrap_or(PollFlags::empty()));
     let [_, daemon, other, pane, output, _] = descriptors

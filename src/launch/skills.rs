@@ -127,7 +127,12 @@ fn link(folder: &Path, agent: &str, skills: &[Skill]) -> io::Result<Vec<String>>
         DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
     }
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(!skills.is_empty()).mode(0o644).custom_flags(O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    options
+        .read(true)
+        .write(true)
+        .create(!skills.is_empty())
+        .mode(0o644)
+        .custom_flags(O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     let mut list = match options.open(folder.join(LIST)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         list => list?,

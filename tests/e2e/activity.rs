@@ -190,6 +190,32 @@ fn a_screen_shows_what_an_agent_does() {
 }
 
 #[test]
+fn a_living_agent_cannot_keep_others_from_starting() {
+    const LOGGED_OUT: &str = r#"hook {"hook_event_name":"StopFailure","error":"authentication_failed"}"#;
+    const WORKS: &str = r#"hook {"hook_event_name":"UserPromptSubmit"}"#;
+    let setup = setup();
+    begin(&setup, &["a", "b"]);
+    let of_b = |is_enabled: bool| entry("b", "claude-code", &format!("enabled = {is_enabled}"));
+    let a = entry("a", "claude-code", "");
+    let daemon = setup.start(&format!("{a}{}", of_b(false)));
+    daemon.wait_until_running("a");
+    let is_held = || daemon.get("/v1/holds").body != "[]";
+    order(&daemon, "a", &[WORKS, LOGGED_OUT]);
+    daemon.wait("a hold", || is_held().then_some(()));
+    let socket = daemon.api_socket().to_str().unwrap().to_owned();
+    let released = run(&mut daemon.agentd(&["release", "claude-code@agent", "--api-socket", &socket]));
+    assert_eq!(released.0, Some(0), "{released:?}");
+    for _ in 0..3 {
+        order(&daemon, "a", &[WORKS]);
+        wait_until(&daemon, "a", Some((Doing::Working, Source::Hook)));
+        order(&daemon, "a", &[LOGGED_OUT]);
+        wait_until(&daemon, "a", Some((Doing::Login, Source::Hook)));
+    }
+    daemon.edit_jcard(&format!("{a}{}", of_b(true)));
+    daemon.wait_until_running("b");
+}
+
+#[test]
 fn an_agent_that_waits_too_long_has_failed() {
     let setup = setup();
     begin(&setup, &["hook", "screen"]);
