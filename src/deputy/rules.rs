@@ -92,6 +92,23 @@ mod tests {
     }
 
     #[test]
+    fn hostile_output_takes_little_time() {
+        let words = "limit usage quota resets try again login unauthorized 401 429 error: api key invalid in at (UTC) ";
+        let texts =
+            ["limit ".repeat(4096), "a".repeat(8192), words.repeat(90), "you've hit your limit resets ".repeat(300)];
+        for harness in crate::agent::harness::shipped() {
+            for text in &texts {
+                for rule in harness.rules().iter() {
+                    let start = std::time::Instant::now();
+                    find(std::slice::from_ref(rule), text, NOW);
+                    let took = start.elapsed();
+                    assert!(took < std::time::Duration::from_secs(2), "{}: {}: {took:?}", harness.name, rule.pattern);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn what_is_told_is_bounded() {
         let long = "é".repeat(100_000);
         let finding = find(&[rule("(?P<url>é+)")], &long, NOW).unwrap();

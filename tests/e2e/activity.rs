@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use agentd::wire::activity::{Doing, Source};
+use agentd::wire::hold::GroupHold;
 use agentd::wire::status::{AgentStatus, Outcome, State};
 
 use crate::sandbox::has;
@@ -199,11 +200,13 @@ fn a_living_agent_cannot_keep_others_from_starting() {
     let a = entry("a", "claude-code", "");
     let daemon = setup.start(&format!("{a}{}", of_b(false)));
     daemon.wait_until_running("a");
-    let is_held = || daemon.get("/v1/holds").body != "[]";
     order(&daemon, "a", &[WORKS, LOGGED_OUT]);
-    daemon.wait("a hold", || is_held().then_some(()));
+    let held: Vec<GroupHold> = daemon.wait("a hold", || {
+        let held: Vec<GroupHold> = serde_json::from_str(&daemon.get("/v1/holds").body).unwrap();
+        Some(held).filter(|held| !held.is_empty())
+    });
     let socket = daemon.api_socket().to_str().unwrap().to_owned();
-    let released = run(&mut daemon.agentd(&["release", "claude-code@agent", "--api-socket", &socket]));
+    let released = run(&mut daemon.agentd(&["release", &held[0].hold.group, "--api-socket", &socket]));
     assert_eq!(released.0, Some(0), "{released:?}");
     for _ in 0..3 {
         order(&daemon, "a", &[WORKS]);

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::{Component, Path};
 use std::sync::Arc;
 
 use toml::Spanned;
@@ -50,6 +51,12 @@ pub struct Key {
 enum Slot<'a> {
     Binary(&'a mut String),
     Text(&'a mut String),
+    /// A path below the home, which `${HOME}` stands for.
+    InHome(&'a mut String),
+    /// Paths below the home.
+    Paths(&'a mut Vec<String>),
+    /// Names of variables.
+    Names(&'a mut Vec<String>),
     Flag(&'a mut bool),
     Words(&'a mut Vec<String>),
     /// Of a command line with a prompt. An empty one is one that the harness does not have.
@@ -104,10 +111,10 @@ pub static KEYS: &[Key] = &[
     key!("approval_options", "options in `args` that say the same", Words, approval_options),
     key!("approval_details", "options in `args` that permit this and that", Words, approval_details),
     key!("asks", "whether it asks for permission although nobody is there", Flag, asks),
-    key!("skills_dir", "the folder that it reads skills from", Text, skills_dir),
-    key!("home_keep", "what a sandbox's home is filled with, below the user's home", Words, home_keep),
-    key!("login_files", "the files of its login, below the user's home", Words, login_files),
-    key!("auth", "the variables that hold its credential, in order", Words, auth),
+    key!("skills_dir", "the folder that it reads skills from", InHome, skills_dir),
+    key!("home_keep", "what a sandbox's home is filled with, below the user's home", Paths, home_keep),
+    key!("login_files", "the files of its login, below the user's home", Paths, login_files),
+    key!("auth", "the variables that hold its credential, in order", Names, auth),
     key!("variables", "variables that it is given", Variables, variables),
     key!("variables_at_terminal", "more of them for when it stays at its terminal", Variables, variables_at_terminal),
     key!("own_sandbox_off", "words that do without its own sandbox", Words, own_sandbox.off),
@@ -177,6 +184,30 @@ impl Reader {
             Slot::Text(text) => {
                 if let Some(read) = self.text(name, value) {
                     read.clone_into(text);
+                }
+            }
+            Slot::InHome(path) => {
+                let Some(read) = self.text(name, value) else { return };
+                if read.is_empty() || read.strip_prefix("${HOME}/").is_some_and(is_below) {
+                    read.clone_into(path);
+                } else {
+                    let right = format!("write for example {name} = \"${{HOME}}/.agents/skills\"");
+                    self.ignore(
+                        value.span().start,
+                        format!("`{name}` is no folder of the home, and is ignored; {right}"),
+                    );
+                }
+            }
+            Slot::Paths(paths) => {
+                let what = "no path below the home, and is ignored; write for example \".agents\"";
+                if let Some(read) = self.those(name, value, is_below, what) {
+                    *paths = read;
+                }
+            }
+            Slot::Names(names) => {
+                let what = "not a valid name of a variable, and is ignored; write for example \"API_KEY\"";
+                if let Some(read) = self.those(name, value, is_variable_name, what) {
+                    *names = read;
                 }
             }
             Slot::Flag(flag) => match value.get_ref() {
@@ -254,6 +285,29 @@ impl Reader {
         };
         // One that is left out would change what the others mean.
         array.iter().map(|word| self.text(name, word).map(str::to_owned)).collect()
+    }
+
+    /// Those strings of an array that are right, each for itself. `what` says what another one is.
+    fn those(
+        &mut self,
+        name: &str,
+        value: &Value<'_>,
+        is_right: impl Fn(&str) -> bool,
+        what: &str,
+    ) -> Option<Vec<String>> {
+        let DeValue::Array(array) = value.get_ref() else {
+            self.words(name, value);
+            return None;
+        };
+        let mut right = Vec::new();
+        for value in array {
+            match self.text(name, value) {
+                Some(text) if is_right(text) => right.push(text.to_owned()),
+                Some(text) => self.ignore(value.span().start, format!("{} in `{name}` is {what}", quoted(text))),
+                None => {}
+            }
+        }
+        Some(right)
     }
 
     fn word<T: Copy>(&mut self, into: &mut T, name: &str, value: &Value<'_>, words: &[(&str, T)]) {
@@ -374,6 +428,11 @@ pub(crate) fn pattern_fault(pattern: &str) -> Result<(), String> {
     read.map(drop).map_err(|error| error.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
+/// Whether a path leads to what is below the folder that it begins in.
+fn is_below(path: &str) -> bool {
+    !path.is_empty() && Path::new(path).components().all(|component| matches!(component, Component::Normal(_)))
+}
+
 fn is_argument(text: &str) -> bool {
     !text.contains('\0') && text.len() <= MAX_ARGUMENT
 }
@@ -410,9 +469,11 @@ pub fn written(harness: &Harness) -> String {
         let (slot, empty) = ((key.slot)(&mut harness), (key.slot)(nothing));
         let value = match (slot, empty) {
             (Slot::Binary(binary), _) => Some(string(binary)),
-            (Slot::Text(text), _) => (!text.is_empty()).then(|| string(text)),
+            (Slot::Text(text) | Slot::InHome(text), _) => (!text.is_empty()).then(|| string(text)),
             (Slot::Flag(flag), Slot::Flag(usual)) => (flag != usual).then(|| flag.to_string()),
-            (Slot::Words(words), _) => (!words.is_empty()).then(|| array(words)),
+            (Slot::Words(words) | Slot::Paths(words) | Slot::Names(words), _) => {
+                (!words.is_empty()).then(|| array(words))
+            }
             (Slot::Form(form), _) => form.as_ref().map(|form| match form.prompt {
                 super::form::Place::Nowhere => array(&[]),
                 _ => array(&form.words()),

@@ -317,6 +317,18 @@ fn in_an_entry_is_answered_with_its_place_and_remedy(#[case] lines: &str, #[case
     "[harnesses.codex]\nreslts = []\n[agent]\nharness = \"codex\"\n",
     "2:1: warning: unknown key \"reslts\" is ignored; did you mean `results`?"
 )]
+#[case::harness_folder_elsewhere(
+    "[harnesses.codex]\nskills_dir = \"/etc/skills\"\n[agent]\nharness = \"codex\"\n",
+    "2:14: warning: `skills_dir` is no folder of the home, and is ignored; write for example skills_dir = \"${HOME}/"
+)]
+#[case::harness_path_elsewhere(
+    "[harnesses.codex]\nlogin_files = [\".codex/auth.json\", \"../x\"]\n[agent]\nharness = \"codex\"\n",
+    "2:36: warning: \"../x\" in `login_files` is no path below the home, and is ignored; write for example \".agents\""
+)]
+#[case::harness_variable(
+    "[harnesses.codex]\nauth = [\"A B\"]\n[agent]\nharness = \"codex\"\n",
+    "2:9: warning: \"A B\" in `auth` is not a valid name of a variable, and is ignored; write for example \"API_KEY\""
+)]
 #[case::value_of_a_harness_of_another_type(
     "[harnesses.codex]\nasks = \"yes\"\n[agent]\nharness = \"codex\"\n",
     "2:8: warning: `asks` is a string, and is ignored; write true or false"
