@@ -13,7 +13,10 @@ use super::complete;
 use super::output::{block_on, complain, print, say};
 use super::table::{push_hanging, wrapped};
 use super::times::Times;
-use super::wording::{BY_ITSELF, confinement, faults, in_bytes, never_started, outcome, paint, since, until, words};
+use super::wording::{
+    BY_ITSELF, all_of, confinement, dollars, faults, in_bytes, in_short, never_started, outcome, paint, since, until,
+    words,
+};
 use crate::agent::harness::Harness;
 use crate::client::{Answer, Client, Error};
 use crate::sys::terminal::Terminal;
@@ -25,6 +28,7 @@ use crate::wire::conversation::Conversation;
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::hold::{HoldKind, remedy};
 use crate::wire::reason::{Causes, MissingPackages, MissingProgram, Problem, StopStage, StoppingBecause, WaitingFor};
+use crate::wire::result::{StreamResult, Tokens};
 use crate::wire::status::{AgentStatus, Exit, Outcome, PastAttempt, Resources, State, Time};
 
 /// As that of `agentd status`.
@@ -93,6 +97,15 @@ pub struct Explanation {
     /// The conversation of its present or latest attempt, as a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conversation: Option<String>,
+    /// What its harness said of the latest attempt that ended, as data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<Box<StreamResult>>,
+    /// What it has cost under its present declaration, in US dollars.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
+    /// The tokens that it has taken under its present declaration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<Tokens>,
     /// How it is confined, a sentence each; nothing if it runs as the agent user without a sandbox.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub confinement: Vec<String>,
@@ -218,6 +231,9 @@ pub fn explain(agent: &AgentStatus, daemon_errors: Vec<String>) -> Explanation {
         activity: agent.activity.clone(),
         hooks_unheard: agent.hooks_unheard,
         conversation: agent.conversation.as_ref().map(conversation),
+        result: agent.result.clone(),
+        cost_usd: agent.cost_usd,
+        tokens: agent.tokens,
         confinement: confined(agent),
         resources: agent.resources.clone(),
         changes: changes(agent),
@@ -575,6 +591,8 @@ pub fn render(explanation: &Explanation, now: SystemTime, times: &Times, width: 
     section("Next", explanation.next.iter().map(next).collect());
     section("Ended", ends(explanation, now, times));
     section("Talks in", lines(&explanation.conversation));
+    section("Result", explanation.result.iter().flat_map(|result| said(result)).collect());
+    section("Cost", cost(explanation).into_iter().collect());
     section("Sandbox", explanation.confinement.iter().map(|how| sentence(how)).collect());
     section("Limits", lines(&explanation.limits_error));
     section("Variables", lines(&explanation.environment_error));
@@ -599,6 +617,49 @@ fn does(explanation: &Explanation, now: SystemTime) -> Vec<String> {
     let unheard = "Its hooks are not heard: it calls none of those that agentd gave it, so what it does is known by its output and \
                    screen at most.";
     told.into_iter().chain(explanation.hooks_unheard.then(|| unheard.to_owned())).collect()
+}
+
+/// What its harness said of its work: a sentence of figures, what is remarkable, and the end of its final message.
+fn said(result: &StreamResult) -> Vec<String> {
+    const MOST_LINES: usize = 6;
+    const MOST_CHARACTERS: usize = 500;
+    let StreamResult { text, is_error, is_partial, subtype, turns, duration_api_ms, model, denied, note, .. } = result;
+    let first = match (is_error, is_partial) {
+        (true, _) => "Its harness says that it failed",
+        (false, true) => "Its harness has not said how it ended",
+        (false, false) => "Its harness says that it succeeded",
+    };
+    let parts = [
+        subtype.clone(),
+        turns.map(|turns| format!("{turns} {}", if turns == 1 { "turn" } else { "turns" })),
+        duration_api_ms.map(|ms| format!("{} for its model", words(Duration::from_millis(ms)))),
+        model.clone(),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    let parts = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
+    let denied = (!denied.is_empty()).then(|| format!("It was denied: {}.", denied.join(", ")));
+    let note = note.as_deref().map(|note| sentence(&format!("Note: {note}")));
+    let from = text.char_indices().rev().nth(MOST_CHARACTERS - 1).map_or(0, |(at, _)| at);
+    let lines: Vec<&str> = text[from..].lines().filter(|line| !line.trim().is_empty()).collect();
+    let cut = lines.len().saturating_sub(MOST_LINES);
+    let mut message: Vec<String> = lines[cut..].iter().map(|line| format!("> {line}")).collect();
+    if let Some(first) = message.first_mut().filter(|_| from > 0 || cut > 0) {
+        first.insert_str(2, "…");
+    }
+    [format!("{first}{parts}.")].into_iter().chain(denied).chain(note).chain(message).collect()
+}
+
+/// What it has cost, as far as its harness says that.
+fn cost(explanation: &Explanation) -> Option<String> {
+    let cost = explanation.cost_usd.map(dollars);
+    let tokens = explanation.tokens.as_ref().map(|tokens| {
+        let Tokens { input, output, cache_read, cache_write } = *tokens;
+        let parts = [(input, "sent"), (output, "received"), (cache_read, "from a cache"), (cache_write, "to a cache")];
+        let parts = parts.iter().filter(|(number, _)| *number > 0).map(|(number, of)| format!("{number} {of}"));
+        format!("{} tokens ({})", in_short(all_of(tokens)), parts.collect::<Vec<_>>().join(", "))
+    });
+    let parts: Vec<String> = [cost, tokens].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| format!("{} under its present declaration.", parts.join(", ")))
 }
 
 /// With the full stop that belongs at its end.
@@ -930,6 +991,44 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
         let text = text(&agent("running", &json!({ "history": [past] })));
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(words.contains(&format!("at {}: {expected}", at(5))), "{text}");
+    }
+
+    #[test]
+    fn what_the_harness_said_and_cost_is_told() {
+        let more = json!({
+            "outcome": "failed", "cost_usd": 1.234, "tokens": { "input": 1200, "output": 800, "cache_read": 10000 },
+            "conversation": { "id": "abc", "resumed": true, "note": "older one is gone" },
+            "result": {
+                "text": "first\n\nI gave up.\u{1b}[2J", "is_error": true, "subtype": "error_max_turns", "turns": 1,
+                "duration_api_ms": 61000, "model": "m-1", "denied": ["Bash"], "note": "2 lines were skipped",
+            },
+        });
+        let text = render(&explain(&agent("exited", &more), Vec::new()), now(), &Times::Exact, 120, None);
+        let expected = "\
+Talks in   abc, resumed; older one is gone.
+Result     Its harness says that it failed (error_max_turns, 1 turn, 1m 1s for its model, m-1).
+           It was denied: Bash.
+           Note: 2 lines were skipped.
+           > first
+           > I gave up.\\u{1b}[2J
+Cost       $1.23, 12k tokens (1200 sent, 800 received, 10000 from a cache) under its present declaration.
+";
+        assert!(text.contains(expected), "{text}");
+        let silent = explain(&agent("running", &json!({})), Vec::new());
+        let text = render(&silent, now(), &Times::Exact, 120, None);
+        assert!(!text.contains("Result") && !text.contains("Cost"), "{text}");
+    }
+
+    #[test]
+    fn of_a_long_message_the_end_is_told() {
+        let result = |text: String| StreamResult { text, ..StreamResult::default() };
+        let lines: String = (0..100).map(|number| format!("line {number}\n")).collect();
+        let said_ = said(&result(lines));
+        assert_eq!(said_.len(), 7, "{said_:?}");
+        assert_eq!((said_[1].as_str(), said_[6].as_str()), ("> …line 94", "> line 99"));
+        let said_ = said(&result("é".repeat(2_000)));
+        assert_eq!(said_[1].chars().count(), 503, "{said_:?}");
+        assert_eq!(said(&StreamResult::default()), ["Its harness says that it succeeded."]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::text::printable::escaped;
 use crate::wire::activity::{Activity, Doing};
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::reason::WaitingFor;
+use crate::wire::result::Tokens;
 use crate::wire::status::{AgentStatus, Health, LogUse, Outcome, Override, State, Time};
 
 /// What is wrong with the daemon as a whole, a line each.
@@ -215,8 +216,13 @@ pub(super) fn remarks(agent: &AgentStatus, is_all: bool, now: SystemTime) -> Vec
     let errors = [&agent.error, &agent.limits_error, &agent.log_error, &agent.environment_error];
     let errors = errors.map(|error| error.as_deref());
     let plea = plea(agent);
-    let paragraphs =
-        [&[plea.as_deref(), told, cause, silent][..], &errors].concat().into_iter().flatten().flat_map(str::lines);
+    let talk = agent.conversation.as_ref().and_then(|conversation| conversation.note.as_deref());
+    let result = agent.result.as_ref().and_then(|result| result.note.as_deref());
+    let notes =
+        [talk.map(|note| format!("its conversation: {note}")), result.map(|note| format!("its result: {note}"))];
+    let notes = notes.each_ref().map(Option::as_deref);
+    let paragraphs = [&[plea.as_deref(), told, cause, silent][..], &errors, &notes].concat().into_iter().flatten();
+    let paragraphs = paragraphs.flat_map(str::lines);
     let mut news: Vec<&str> = Vec::new();
     for paragraph in paragraphs.map(str::trim).filter(|paragraph| !paragraph.is_empty()) {
         if !news.iter().any(|said| said.contains(paragraph)) {
@@ -225,6 +231,30 @@ pub(super) fn remarks(agent: &AgentStatus, is_all: bool, now: SystemTime) -> Vec
         }
     }
     news.into_iter().map(escaped).collect()
+}
+
+/// An amount of US dollars: to the cent, or finer if it is less than a dollar.
+pub(super) fn dollars(amount: f64) -> String {
+    if amount > 0.0 && amount < 0.000_05 {
+        return "under $0.0001".to_owned();
+    }
+    if amount >= 1.0 { format!("${amount:.2}") } else { format!("${amount:.4}") }
+}
+
+/// A number in at most four characters, such as `950`, `1.2k`, `34k`, and `5.6M`: rounded down.
+pub(super) fn in_short(number: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(1_000_000_000_000, "T"), (1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")];
+    let Some((unit, letter)) = UNITS.into_iter().find(|(unit, _)| number >= *unit) else { return number.to_string() };
+    match number / unit {
+        whole @ 0..10 => format!("{whole}.{}{letter}", number % unit * 10 / unit),
+        whole => format!("{whole}{letter}"),
+    }
+}
+
+/// All of these tokens together.
+pub(super) fn all_of(tokens: &Tokens) -> u64 {
+    let Tokens { input, output, cache_read, cache_write } = *tokens;
+    [output, cache_read, cache_write].into_iter().fold(input, u64::saturating_add)
 }
 
 /// Whether the columns of the table say the same as the reason.

@@ -3,8 +3,8 @@
 //! | width | layout |
 //! |---|---|
 //! | below 60 columns | name, state and age; all else below, indented |
-//! | 60 to 119 | also restarts, exit, idle and next start; the reason below, wrapped |
-//! | 120 and over | also harness, process and attempt; the reason beside, wrapped there |
+//! | 60 to 119 | also restarts, exit, idle, next start and cost; the reason below, wrapped |
+//! | 120 and over | also harness, tokens, process and attempt; the reason beside, wrapped there |
 //!
 //! Columns that say nothing are left out. Nothing is cut: only names are shortened, in the middle.
 
@@ -15,7 +15,8 @@ use crate::cli::table::{
     Column, GAP, NOTHING, headings, push_hanging, row, shortened_in_the_middle, width_of, without_empty, wrapped,
 };
 use crate::cli::wording::{
-    STATE_WORDS, activity, counted, exit_cell, never_started, paint, remarks, since, state_word, until, urgency, words,
+    STATE_WORDS, activity, all_of, counted, dollars, exit_cell, in_short, never_started, paint, remarks, since,
+    state_word, until, urgency, words,
 };
 use crate::text::printable::escaped;
 use crate::wire::reason::WaitingFor;
@@ -108,8 +109,10 @@ fn columns(agents: &[&AgentStatus], view: &View) -> Vec<Column> {
         columns.push(Column::new("EXIT", cells(&exit)));
         columns.push(Column::new("IDLE", cells(&|agent| idle(agent, now))));
         columns.push(Column::new("NEXT", cells(&|agent| agent.next_start_at.map(|next| until(next, now)))));
+        columns.push(Column::new("COST", cells(&|agent| agent.cost_usd.map(dollars))));
     }
     if is_wide {
+        columns.push(Column::new("TOKENS", cells(&|agent| agent.tokens.as_ref().map(all_of).map(in_short))));
         columns.push(Column::new("PID", cells(&|agent| agent.pid.map(|pid| pid.to_string()))));
         let attempt = |agent: &AgentStatus| agent.attempt_total.or(agent.attempt).map(|attempt| attempt.to_string());
         columns.push(Column::new("ATTEMPT", cells(&attempt)));
@@ -140,6 +143,7 @@ fn paragraphs(agent: &AgentStatus, view: &View) -> Vec<String> {
             exit(agent).map(|exit| format!("exit {exit}")),
             idle(agent, view.now).map(|idle| format!("idle {idle}")),
             agent.next_start_at.map(|next| format!("next {}", until(next, view.now))),
+            agent.cost_usd.map(|cost| format!("cost {}", dollars(cost))),
         ];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         if !parts.is_empty() {
@@ -213,8 +217,10 @@ impl Sort {
 mod tests {
     use super::*;
     use crate::cli::status::tests::{agent, ago, now};
+    use crate::wire::conversation::Conversation;
     use crate::wire::exit_status::ExitStatus;
     use crate::wire::reason::WaitingFor;
+    use crate::wire::result::{StreamResult, Tokens};
     use crate::wire::status::Exit;
 
     #[allow(clippy::unnecessary_wraps, reason = "a field of a status takes it as it is")]
@@ -346,6 +352,34 @@ writer    claude-code  completed  2m      0         0     -     -       -     - 
 6 agents: 1 running, 2 backoff, 1 gave up, 1 completed, 1 invalid
 ";
         assert_eq!(shown(&agents(), 120, Sort::Name), expected);
+    }
+
+    #[test]
+    fn costs_tokens_and_notes_are_shown_where_a_harness_tells_them() {
+        let tokens = Tokens { input: 1_200, output: 800, cache_read: 10_000, cache_write: 345 };
+        let note = |note: &str| StreamResult { note: Some(note.to_owned()), ..StreamResult::default() };
+        let talk = Conversation { id: None, resumed: false, note: Some("x is gone, so it began afresh".into()) };
+        let talker = AgentStatus {
+            cost_usd: Some(0.0421),
+            tokens: Some(tokens),
+            result: Some(Box::new(note("said nothing"))),
+            conversation: Some(talk),
+            ..agent("talker", State::Running)
+        };
+        let silent = agent("silent", State::Running);
+        let wide = "\
+NAME    HARNESS      STATE    RESTARTS  COST     TOKENS  REASON
+silent  claude-code  running  0         -        -
+talker  claude-code  running  0         $0.0421  12k     its conversation: x is gone, so it began afresh
+                                                         its result: said nothing
+2 agents: 2 running
+";
+        let agents = [silent, talker];
+        assert_eq!(shown(&agents, 120, Sort::Name), wide);
+        let usual = shown(&agents, 80, Sort::Name);
+        assert!(usual.contains("talker  running  0         $0.0421\n  its conversation: x is gone"), "{usual}");
+        let narrow = shown(&agents, 50, Sort::Name);
+        assert!(narrow.contains("\n  cost $0.0421\n  its conversation: x is gone, so it began"), "{narrow}");
     }
 
     #[test]
