@@ -577,6 +577,20 @@ impl Holds {
         }
     }
 
+    /// When one of these agents of a held group tries next if nothing happens before. In the past if one is trying.
+    pub fn next_try_at<'a>(&self, group: &Group, agents: impl Iterator<Item = &'a Key>) -> Option<Timestamp> {
+        match self.credentials.get(group)? {
+            Credential::Bad(held) | Credential::Trial { held, canary: None, from: Opening::OwnEnd } => {
+                let first = agents.map(|key| held.until_for(key)).min().unwrap_or(held.until);
+                Some(held.next_try(first))
+            }
+            Credential::Trial { canary: Some(canary), .. } => Some(canary.launched),
+            Credential::Trial { canary: None, from: Opening::At(at), .. } => Some(*at),
+            Credential::Trial { held, canary: None, from: Opening::Now } => Some(held.next_try(held.until)),
+            Credential::New { .. } | Credential::Good { .. } => None,
+        }
+    }
+
     /// All holds, by group.
     pub fn all(&self) -> impl Iterator<Item = &Held> {
         self.credentials.keys().filter_map(|group| self.held(group))
@@ -608,7 +622,7 @@ impl Held {
 
     /// How this agent sees it: with an end of its own.
     fn own(&self, key: &Key) -> Self {
-        Self { own_until: Some(self.until_for(key)), ..self.clone() }
+        Self { own_until: Some(self.next_try(self.until_for(key))), ..self.clone() }
     }
 
     /// When the agent that this is told may try.

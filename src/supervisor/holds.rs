@@ -247,10 +247,16 @@ impl Supervisor {
 
     /// All holds, as the API shows them.
     pub(super) fn shown_holds(&self) -> Vec<GroupHold> {
-        let shown = self.holds.all().map(|held| GroupHold {
-            hold: held.shown(),
-            agents: self.held_by(&held.group).map(|machine| machine.name().to_string()).collect(),
-            next_try_at: Time(held.until.wall()),
+        let shown = self.holds.all().map(|held| {
+            let group = &held.group;
+            let is_of_it = |agent: &&Agent| group_of(&agent.machine).as_ref() == Some(group);
+            let keys = self.agents.iter().filter(|(_, agent)| is_of_it(agent)).map(|(key, _)| key);
+            let next_try = self.holds.next_try_at(group, keys).unwrap_or(held.until);
+            GroupHold {
+                hold: held.shown(),
+                agents: self.held_by(group).map(|machine| machine.name().to_string()).collect(),
+                next_try_at: Time(next_try.wall()),
+            }
         });
         shown.collect()
     }

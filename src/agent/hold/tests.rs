@@ -290,6 +290,64 @@ fn of_records_of_several_ages_the_latest_counts(#[case] is_in_order: bool) {
 }
 
 #[test]
+fn the_next_try_that_is_told_is_the_one_that_is_made() {
+    let told = |holds: &Holds, names: &[&str]| {
+        let keys: Vec<Key> = names.iter().map(|name| key(name)).collect();
+        holds.next_try_at(&group(), keys.iter()).map(|at| at.boot().as_secs())
+    };
+    let retry = Duration::from_secs(2);
+    let mut holds = held(login());
+    assert_eq!(told(&holds, &["a", "b"]), Some(RETRY.as_secs()));
+    for seconds in [3, 6] {
+        assert!(holds.login_changed(&group(), at(seconds)));
+        assert_eq!(told(&holds, &["a", "b"]), Some(seconds));
+        holds.launched(&group(), &key("b"), at(seconds));
+        assert_eq!(told(&holds, &["a", "b"]), Some(seconds), "it is trying");
+        holds.failed(&group(), &key("b"), login(), retry, at(seconds + 1));
+    }
+    // The hold ends at 9, but two have tried.
+    assert_eq!(told(&holds, &["a", "b"]), Some(603));
+    let Some(Bar::Held(bar)) = holds.bar(&group(), &key("a"), at(8)) else { panic!("{holds:?}") };
+    assert_eq!(bar.end(), at(603));
+    holds.time_passed(at(9));
+    assert_eq!(told(&holds, &["a", "b"]), Some(603));
+    assert!(!may_start(&holds, "a", 602) && may_start(&holds, "a", 603));
+
+    let holds = held(quota(Some(at(600))));
+    let own = |name: &str| told(&holds, &[name]);
+    assert_eq!(told(&holds, &["a", "b", "c"]), ["a", "b", "c"].map(own).into_iter().min().unwrap());
+    assert_ne!(own("a"), own("b"));
+    assert_eq!(told(&Holds::default(), &["a"]), None);
+}
+
+/// An hour of 60 agents whose credential is dead, each of which fails two seconds after its launch.
+#[test]
+fn sixty_agents_on_a_dead_credential_are_launched_twice_in_ten_minutes() {
+    let names: Vec<String> = (0..60).map(|number| format!("a{number}")).collect();
+    let mut holds = Holds::default();
+    holds.count([(group(), names.len())].into());
+    let (mut launches, mut running): (Vec<u64>, Vec<(u64, &str)>) = (Vec::new(), Vec::new());
+    for now in 0..3_600 {
+        holds.time_passed(at(now));
+        for (_, name) in running.extract_if(.., |(end, _)| *end <= now) {
+            holds.failed(&group(), &key(name), login(), Duration::from_secs(2), at(now));
+        }
+        for name in &names {
+            if may_start(&holds, name, now) && !running.iter().any(|(_, known)| known == name) {
+                holds.launched(&group(), &key(name), at(now));
+                running.push((now + 2, name));
+                launches.push(now);
+            }
+        }
+    }
+    // The hold begins at 2.
+    assert_eq!(launches[..4], [0, 4, 8, 604]);
+    let most = (2..3_000).map(|from| launches.iter().filter(|at| (from..from + 600).contains(*at)).count()).max();
+    assert_eq!(most, Some(2), "{launches:?}");
+    assert_eq!(launches.len(), 1 + 12, "{launches:?}");
+}
+
+#[test]
 fn a_release_needs_no_patience() {
     let mut holds = held(quota(Some(at(7200))));
     assert!(!holds.login_changed(&group(), at(5)), "a login says nothing of a quota");
