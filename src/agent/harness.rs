@@ -513,6 +513,18 @@ impl Harness {
         self.variables.iter().chain(more.into_iter().flatten()).map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
+    /// What the jcard's table changes in these variables: a new value, or `None` for one that the shipped table gives and this does not.
+    pub fn changed_variables(&self, interactive: Option<bool>, has_prompt: bool) -> BTreeMap<String, Option<String>> {
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), Some(value.to_owned()));
+        let shipped = Self::find(&self.name);
+        let shipped: BTreeMap<_, _> =
+            shipped.iter().flat_map(|shipped| shipped.variables(interactive, has_prompt)).map(owned).collect();
+        let mut changed: BTreeMap<_, _> = shipped.keys().map(|name| (name.clone(), None)).collect();
+        changed.extend(self.variables(interactive, has_prompt).map(owned));
+        changed.retain(|name, value| shipped.get(name) != Some(value));
+        changed
+    }
+
     fn form(&self, has_more_words: bool, interactive: Option<bool>, prompt: &[u8]) -> &Form {
         static AS_IT_IS: Form = Form { before_args: Vec::new(), prompt: Place::After(Vec::new()) };
         let Forms { prompt: unset, prompt_guarded, ends, ends_guarded, stays, stays_guarded } = &self.forms;

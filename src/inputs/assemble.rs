@@ -307,10 +307,22 @@ fn declare(
         if let Some((name, value)) = credential {
             launch.group = Group::of_variable(name, marker.marker.mark(name, [value.as_slice()]));
         }
+        let changed = spec.harness.changed_variables(spec.interactive, launch.prompt.is_some());
+        let mut taken_away = Vec::new();
+        for (name, value) in changed {
+            if !launch.environment.contains_key(&name) {
+                taken_away.extend(value.is_none().then(|| name.clone()));
+                launch.environment.insert(name, SecretBytes::from(value.unwrap_or_default().as_str()));
+            }
+        }
         launch.fingerprint = marker.marker.fingerprint(&launch);
         launch.marks = marker.marks(spec, &launch, text.as_ref());
-        // Afterwards: a preset's variables are not part of the declaration, so that a version of agentd that sets more of them
-        // relaunches no agent.
+        // Those that are taken away are part of the declaration, and of no environment.
+        for name in &taken_away {
+            launch.environment.remove(name);
+        }
+        // Afterwards: the variables of a shipped table are not part of the declaration, so that a version of agentd that sets more of
+        // them relaunches no agent. What the jcard changes in them is.
         for (name, value) in spec.harness.variables(spec.interactive, launch.prompt.is_some()) {
             launch.environment.entry(name.to_owned()).or_insert_with(|| SecretBytes::from(value));
         }
@@ -715,7 +727,7 @@ mod tests {
     }
 
     #[test]
-    fn preset_variables_are_overridable_and_not_fingerprinted() {
+    fn variables_of_a_shipped_table_are_overridable_and_not_fingerprinted() {
         let of = |lines: &str| {
             let config = format!("[agent]\nname = \"a\"\nharness = \"gemini-cli\"\nworkdir = \"/w\"\n{lines}\n");
             launched(&self::config(&config), &[], text(""))
@@ -726,6 +738,30 @@ mod tests {
         let bare = Launch { environment: BTreeMap::new(), ..(*plain).clone() };
         assert_eq!(KEY.fingerprint(&bare), plain.fingerprint);
         assert_ne!(plain.fingerprint, declared.fingerprint);
+    }
+
+    #[test]
+    fn variables_that_the_jcard_gives_a_harness_are_fingerprinted() {
+        let of = |table: &str| {
+            let config = format!("[agent]\nname = \"a\"\nharness = \"gemini-cli\"\nworkdir = \"/w\"\n{table}\n");
+            launched(&self::config(&config), &[], text(""))
+        };
+        let plain = of("");
+        let same = of("[harnesses.gemini-cli]\nvariables = { GEMINI_CLI_TRUST_WORKSPACE = \"true\" }");
+        assert_eq!(plain.fingerprint, same.fingerprint);
+        let changed = [
+            "{ GEMINI_CLI_TRUST_WORKSPACE = \"false\" }",
+            "{ GEMINI_CLI_TRUST_WORKSPACE = \"true\", B = \"b\" }",
+            "{}",
+        ];
+        let launches = changed.map(|variables| of(&format!("[harnesses.gemini-cli]\nvariables = {variables}")));
+        assert_eq!(variables(&launches[0]), [("GEMINI_CLI_TRUST_WORKSPACE", "false")]);
+        assert_eq!(variables(&launches[1]), [("B", "b"), ("GEMINI_CLI_TRUST_WORKSPACE", "true")]);
+        assert_eq!(variables(&launches[2]), []);
+        for (at, launch) in launches.iter().enumerate() {
+            assert_ne!(launch.fingerprint, plain.fingerprint, "{}", changed[at]);
+            assert!(launches[..at].iter().all(|other| other.fingerprint != launch.fingerprint), "{}", changed[at]);
+        }
     }
 
     #[test]

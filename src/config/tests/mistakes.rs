@@ -345,6 +345,31 @@ fn in_an_entry_is_answered_with_its_place_and_remedy(#[case] lines: &str, #[case
     "[agent]\nharness = \"codex\"\n[harnesses.codex]\nbinary = \"\"\n",
     "4:10: error: `binary` names no program; write the name or the path of the program"
 )]
+#[case::rule_of_a_harness_that_is_no_regular_expression_behind_others(
+    "[agent]\nharness = \"mine\"\n[harnesses.mine]\nbinary = \"x\"\nrules = [{ on = \"exit\", match = \"a\", means = \"login\" }, { on = \"screen\", match = \"a{\", means = \"idle\" }]\n",
+    "5:84: error: `match` is no regular expression: "
+)]
+#[case::binary_of_spaces(
+    "[agent]\nharness = \"claude-code\"\n[harnesses.claude-code]\nbinary = \"  \"\n",
+    "4:10: error: `binary` names no program; write the name or the path of the program"
+)]
+#[case::binary_of_another_type(
+    "[agent]\nharness = \"codex\"\n[harnesses.codex]\nbinary = []\n",
+    "4:10: warning: `binary` is an array, and is ignored; write"
+)]
+#[case::hold_of_no_word(
+    "[agent]\nharness = \"codex\"\nhold = \"wiat\"\n",
+    "3:8: error: unknown agent.hold \"wiat\"; did you mean \"wait\"?"
+)]
+#[case::hold_of_another_type("[agent]\nharness = \"codex\"\nhold = 3\n", "3:8: error: `hold` is an integer")]
+#[case::hold_retry_of_nothing(
+    "[agent]\nharness = \"codex\"\nhold_retry = \"0s\"\n",
+    "3:14: error: `hold_retry` is too small"
+)]
+#[case::hold_retry_of_no_unit(
+    "[agent]\nharness = \"codex\"\nhold_retry = \"1 parsec\"\n",
+    "3:14: error: `hold_retry`: "
+)]
 #[case::harness_without_a_binary(
     "[agent]\nharness = \"mine\"\n[harnesses.mine]\nasks = true\n",
     "3:12: error: the harness \"mine\" has no `binary`; write the name or path of its program"
