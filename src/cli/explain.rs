@@ -857,6 +857,28 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
         "Wait until b has left it, or give one of them another `session`."
     )]
     #[case(
+        json!({ "kind": "hold", "group": "KEY-1a2b3c", "hold": "login", "until": at(30), "evidence": "API Error: 401" }),
+        "Its harness said \"API Error: 401\". To start it before the next try at 2026-11-21T17:00:30.000Z: replace KEY, or run agentd \
+         release KEY-1a2b3c."
+    )]
+    #[case(
+        json!({ "kind": "hold", "group": "codex@agent", "hold": "login", "until": at(30), "evidence": "no" }),
+        "Its harness said \"no\". To start it before the next try at 2026-11-21T17:00:30.000Z: log in to codex as user agent, or run \
+         agentd release codex@agent."
+    )]
+    #[case(
+        json!({ "kind": "hold", "group": "KEY-1a2b3c", "hold": "quota", "until": at(30), "evidence": "limit" }),
+        "Its harness said \"limit\". It starts by itself at 2026-11-21T17:00:30.000Z; if you know better: agentd release KEY-1a2b3c."
+    )]
+    #[case(
+        json!({ "kind": "turn", "group": "KEY-1a2b3c", "first": "b" }),
+        "It starts when b, which uses the same credential, has made a turn or lived for a while."
+    )]
+    #[case(
+        json!({ "kind": "turn", "group": "KEY-1a2b3c", "until": at(30) }),
+        "It starts from 2026-11-21T17:00:30.000Z on; if you know better: agentd release KEY-1a2b3c."
+    )]
+    #[case(
         json!({ "kind": "unread" }),
         "Wait for this to end: its declaration could not be read yet."
     )]

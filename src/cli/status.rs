@@ -372,6 +372,31 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_hold_is_told_with_its_end_and_what_to_do() {
+        let in_hours = |hours: u64| Time(SystemTime::now() + Duration::from_hours(hours));
+        let hold = |kind, until, group: &str, agents: &[&str]| GroupHold {
+            hold: Hold { kind, since: ago(9), until, evidence: "API Error: 401".to_owned(), group: group.to_owned() },
+            agents: agents.iter().map(|name| (*name).to_owned()).collect(),
+            next_try_at: in_hours(50),
+        };
+        let day = clock(in_hours(50));
+        assert!(day.contains(' '), "another day is told with its date: {day}");
+        let cases = [
+            (HoldKind::Quota, Some(in_hours(50)), format!("quota of KEY-1 exhausted until {day} (2 agents held)")),
+            (HoldKind::Quota, None, "quota of KEY-1 exhausted (2 agents held)".to_owned()),
+        ];
+        for (kind, until, expected) in cases {
+            assert_eq!(held(&hold(kind, until, "KEY-1", &["a", "b"])), expected);
+        }
+        let login = held(&hold(HoldKind::Login, None, "codex@agent", &["a"]));
+        let remedy = "log in to codex as user agent, or run agentd release codex@agent";
+        assert_eq!(
+            login,
+            format!("codex@agent is logged out, next try at {day} (1 agent held): API Error: 401; {remedy}")
+        );
+    }
+
+    #[test]
     fn failed_agents_are_selected_and_end_a_check_with_5() {
         let arguments = |failed, check| Arguments {
             names: vec![],

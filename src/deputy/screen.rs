@@ -2,6 +2,8 @@
 //!
 //! A rule is an administrator's, and the text an agent's. The expressions take time in proportion to both, and both are bounded.
 
+use std::ops::Range;
+
 use regex_lite::{Captures, Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +23,12 @@ const MOST_COMPILED: usize = 256 << 10;
 
 /// The longest part of a screen that is told, in characters.
 const MOST_TOLD: usize = 256;
+
+/// The longest address that is told, in characters. Those of logins have more than 400.
+const MOST_OF_URL: usize = 500;
+
+/// By how many characters a line that a harness has wrapped may be shorter than the longest one: the frame around a text.
+const FRAME: usize = 4;
 
 /// What the rules say about a screen.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,12 +87,39 @@ pub fn read(text: &str, rules: &[Rule]) -> Reading {
 fn of(captures: &Captures<'_>, text: &str) -> Match {
     let part = |text: &str| text.trim().chars().take(MOST_TOLD).collect::<String>();
     let group = |name: &str| captures.name(name).map(|group| part(group.as_str()));
+    let url = captures.name("url").map(|url| whole_url(text, url.range()).trim().chars().take(MOST_OF_URL).collect());
     // An expression may begin with the end of the line before.
     let whole = captures.get(0).map_or(0..0, |whole| whole.range());
     let begin = whole.start + text[whole.clone()].bytes().take_while(u8::is_ascii_whitespace).count();
     let line = text[..begin].rfind('\n').map_or(0, |at| at + 1);
     let end = text[begin..].find('\n').map_or(text.len(), |at| begin + at);
-    Match { line: part(&text[line..end]), at: group("at"), url: group("url"), code: group("code") }
+    Match { line: part(&text[line..end]), at: group("at"), url, code: group("code") }
+}
+
+/// The address in this part of the text, with what of it stands in the next lines because the harness itself has wrapped it.
+fn whole_url(text: &str, found: Range<usize>) -> String {
+    let mut url = text[found.clone()].to_owned();
+    let longest = text.lines().map(|line| line.chars().count()).max().unwrap_or_default();
+    let begin = text[..found.start].rfind('\n').map_or(0, |at| at + 1);
+    let first = text[begin..].lines().next().unwrap_or_default();
+    if begin + first.len() != found.end {
+        return url;
+    }
+    let mut length = first.chars().count();
+    for line in text[found.end..].lines().skip(1) {
+        let rest = line.trim_start();
+        let is_full = length + FRAME >= longest;
+        let is_more = !rest.is_empty()
+            && !rest.starts_with("http")
+            && rest.bytes().all(|byte| byte.is_ascii_graphic())
+            && line.len() <= length;
+        if !is_full || !is_more || url.len() > MOST_OF_URL {
+            break;
+        }
+        url.push_str(rest);
+        length = line.len();
+    }
+    url
 }
 
 #[cfg(test)]
@@ -140,6 +175,28 @@ mod tests {
         let found = read("Please visit https://x.example/d and\nenter the code AB-12 there", &on_screen(pattern)).found;
         let matched = found.unwrap().matched;
         assert_eq!((matched.url.as_deref(), matched.code.as_deref()), (Some("https://x.example/d"), Some("AB-12")));
+    }
+
+    #[test]
+    fn an_address_that_the_harness_has_wrapped_is_told_whole() {
+        let url = |screen: &str| {
+            let found = read(screen, &on_screen(r"(?P<url>https://\S+/authorize\S*)")).found;
+            found.and_then(|found| found.matched.url).unwrap()
+        };
+        let screen = "Open this to log in:\n\n  https://x.example/authorize?aaaa\n  bbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\n  c=d\n\n  Paste";
+        assert_eq!(url(screen), "https://x.example/authorize?aaaabbbbbbbbbbbbbbbbbbbbbbbbbbbbbbc=d");
+        // The text goes on, or the line had room for more.
+        for next in ["then paste the code", "\npaste", "│"] {
+            assert_eq!(url(&format!("https://x.example/authorize?aaaa\n{next}")), "https://x.example/authorize?aaaa");
+        }
+        let wide =
+            "a line that is a good deal longer than the address is\nhttps://x.example/authorize?aaaa\nWaiting...";
+        assert_eq!(url(wide), "https://x.example/authorize?aaaa");
+        assert_eq!(url("https://x.example/authorize?aaaa and\nmore"), "https://x.example/authorize?aaaa");
+        let long = format!("https://x.example/authorize?{}", "a".repeat(420));
+        assert_eq!(url(&long), long);
+        assert_eq!(url(&"https://x.example/authorize?\n".repeat(30)).len(), "https://x.example/authorize?".len());
+        assert_eq!(url(&format!("{long}{long}\n{long}")).chars().count(), MOST_OF_URL);
     }
 
     #[test]

@@ -251,7 +251,8 @@ impl Tmux {
         let pane = sessions.iter().find_map(|session| session.pane.as_ref());
         let pane = pane.ok_or_else(|| refused("the agent has no pane".to_owned()))?;
         let mut arguments = Arguments::default();
-        arguments.command(&["capture-pane", "-p", "-t", pane]);
+        // What the terminal has wrapped is one line, such as the address of a login.
+        arguments.command(&["capture-pane", "-p", "-J", "-t", pane]);
         self.read(arguments, rules).await?.map_err(|message| refused(parse::message(&message)))
     }
 

@@ -186,6 +186,13 @@ fn a_screen_shows_what_an_agent_does() {
     order(&daemon, "a", &["paint visit https://x.example/d and enter the code AB-12"]);
     let login = wait_until(&daemon, "a", Some((Doing::Login, Source::Screen)));
     assert_eq!(detail(&login), "open https://x.example/d code AB-12");
+    // The terminal wraps what does not fit.
+    let long = format!("https://x.example/{}", "d".repeat(400));
+    order(&daemon, "a", &["paint Nothing of interest"]);
+    wait_until(&daemon, "a", None);
+    order(&daemon, "a", &[&format!("paint visit {long} and enter the code AB-12")]);
+    let login = wait_until(&daemon, "a", Some((Doing::Login, Source::Screen)));
+    assert_eq!(detail(&login), format!("open {long} code AB-12"));
     order(&daemon, "a", &["paint Nothing of interest"]);
     wait_until(&daemon, "a", None);
 }

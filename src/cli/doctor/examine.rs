@@ -79,7 +79,10 @@ pub(super) async fn all(target: &Target) -> Vec<Check> {
     checks.push(jcard.check(target, answers.health.as_ref()));
     checks.extend(jcard.sandbox());
     checks.push(secrets(target, &jcard, answers.health.as_ref()));
-    checks.extend(jcard.config().into_iter().flat_map(|config| shared_logins(config, target)));
+    checks.extend(jcard.config().into_iter().flat_map(|config| {
+        let user = target.settings.user.as_deref().unwrap_or("agent");
+        shared_logins(config, &target.settings.secret_dir, user)
+    }));
     let side = Side::default_of(target);
     checks.extend(side.iter().flat_map(|side| tmux_files(target, side)));
     checks.extend(tmux(target, side.as_ref(), &answers, &jcard).await);
@@ -552,23 +555,21 @@ impl Jcard {
     }
 }
 
-/// The agents of Claude Code that share what one of them has logged in with: they log each other out.
-fn shared_logins(config: &config::Config, target: &Target) -> Vec<Check> {
+/// The agents of Claude Code that share what one of them has logged in with: they log each other out. Agents run as `default_user`
+/// unless they say otherwise.
+fn shared_logins(config: &config::Config, secret_dir: &Path, default_user: &str) -> Vec<Check> {
     const REMEDY: &str = "give them an API key or what claude setup-token prints as a secret, or users of their own";
     let mut by_user: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for spec in config.entries.iter().filter_map(|entry| entry.spec.as_ref().ok()) {
         let is_given = |name: &String| {
             let is_secret = match &spec.secrets {
                 Some(files) => files.contains_key(name),
-                None => target.settings.secret_dir.join(name).exists(),
+                None => secret_dir.join(name).exists(),
             };
             is_secret || spec.env.contains_key(name)
         };
         if &*spec.harness.name == "claude-code" && !spec.harness.auth().iter().any(is_given) {
-            let user = spec
-                .user
-                .as_ref()
-                .map_or_else(|| target.settings.user.as_deref().unwrap_or("agent"), |user| user.as_str());
+            let user = spec.user.as_ref().map_or(default_user, |user| user.as_str());
             by_user.entry(user).or_default().push(spec.name.as_str());
         }
     }
@@ -1102,6 +1103,32 @@ mod tests {
         assert_eq!(groups_of(b"Gid:\t7\t8\t9\t10\nGroups:\t\n"), Some([8].into()));
         assert_eq!(groups_of(b"Gid:\t7\t8\t9\t10\n"), None);
         assert_eq!(groups_of(b"Gid:\t7\t8\t9\t10\nGroups:\t4 x\n"), None);
+    }
+
+    #[test]
+    fn agents_that_share_a_login_of_claude_code_are_a_warning() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let checks = |text: &str| -> Vec<(String, Option<String>)> {
+            let entry = |line: &str| {
+                let (name, more) = line.split_once(' ').unwrap_or((line, ""));
+                let harness = if name.starts_with('x') { "codex" } else { "claude-code" };
+                format!("[[agents]]\nname = {name:?}\nharness = {harness:?}\n{more}\n")
+            };
+            let text: String = text.lines().map(entry).collect();
+            let config = config::parse(text.as_bytes(), &config::Options::default()).unwrap();
+            let checks = shared_logins(&config, folder.path(), "agent");
+            assert!(checks.iter().all(|check| check.result == Verdict::Warning && check.name == "logins"));
+            checks.into_iter().map(|check| (check.message, check.remedy)).collect()
+        };
+        let own = "c env = { ANTHROPIC_API_KEY = \"k\" }\nd secrets = [\"CLAUDE_CODE_OAUTH_TOKEN\"]\nx1\nx2\ne user = \"other\"";
+        assert_eq!(checks(&format!("a\n{own}")), []);
+        let found = checks(&format!("a\nb\n{own}"));
+        let message = "a, b share the login of Claude Code of user agent, and may log each other out";
+        assert_eq!(found[0].0, message);
+        assert!(found[0].1.as_ref().is_some_and(|remedy| remedy.contains("claude setup-token")), "{found:?}");
+        assert_eq!(found.len(), 1);
+        fs::write(folder.path().join("ANTHROPIC_API_KEY"), "k").unwrap();
+        assert_eq!(checks("a\nb"), []);
     }
 
     #[test]

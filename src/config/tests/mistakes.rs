@@ -347,7 +347,7 @@ fn in_an_entry_is_answered_with_its_place_and_remedy(#[case] lines: &str, #[case
 )]
 #[case::rule_of_a_harness_that_is_no_regular_expression_behind_others(
     "[agent]\nharness = \"mine\"\n[harnesses.mine]\nbinary = \"x\"\nrules = [{ on = \"exit\", match = \"a\", means = \"login\" }, { on = \"screen\", match = \"a{\", means = \"idle\" }]\n",
-    "5:84: error: `match` is no regular expression: "
+    "5:82: error: `match` is no regular expression: "
 )]
 #[case::binary_of_spaces(
     "[agent]\nharness = \"claude-code\"\n[harnesses.claude-code]\nbinary = \"  \"\n",
@@ -355,7 +355,7 @@ fn in_an_entry_is_answered_with_its_place_and_remedy(#[case] lines: &str, #[case
 )]
 #[case::binary_of_another_type(
     "[agent]\nharness = \"codex\"\n[harnesses.codex]\nbinary = []\n",
-    "4:10: warning: `binary` is an array, and is ignored; write"
+    "4:10: error: `binary` is an array; write the name or the path of the program, in quotes"
 )]
 #[case::hold_of_no_word(
     "[agent]\nharness = \"codex\"\nhold = \"wiat\"\n",
