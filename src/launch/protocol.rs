@@ -130,6 +130,8 @@ pub enum FromLauncher {
     Conversation(String),
     /// Its credential is not accepted, or its quota is used up.
     Held(Held),
+    /// The model has answered since: what was [held](FromLauncher::Held) against the credential is over.
+    Unheld,
     /// What the attempt has cost and taken so far.
     Spent(Spent),
     /// What the harness said of its work. Sent before `Ended`.

@@ -56,6 +56,8 @@ pub enum Fact {
     Cost(f64),
     /// Its credential is not accepted, or its quota is used up.
     Limit(Limit),
+    /// The model has answered since the last [limit](Fact::Limit): it is over.
+    Unlimited,
 }
 
 /// What is wrong with the credential, as the harness says.

@@ -69,7 +69,7 @@ use crate::tmux;
 use crate::wire::activity::{Doing, Source};
 use crate::wire::exit_status::{ExitStatus, Signal};
 use crate::wire::reason::{MissingPackages, MissingProgram, MissingProxy};
-use crate::wire::result::{StreamResult, Tokens};
+use crate::wire::result::StreamResult;
 use crate::wire::status::Usage;
 
 use super::pacing::Turn;
@@ -124,11 +124,14 @@ const MOST_DENIED: usize = 32;
 /// How much is heard in five seconds of what a harness does. Its launcher says as much twice a second, or five times for a stream.
 const MOST_NEWS: u32 = 30;
 
-/// The same of its work, of which a launcher says up to three things at a time.
-const MOST_ACCOUNTS: u32 = 100;
+/// The same of its work, of which a launcher says up to four things at a time.
+const MOST_ACCOUNTS: u32 = 150;
 
 /// In how many conversations an attempt is heard to have been.
 const MOST_CONVERSATIONS: u32 = 256;
+
+/// How often an attempt is heard to be logged out. Its launcher says so no more often.
+const MOST_LOGINS: u32 = 100;
 
 const STOPPED_BEFORE: &str = "it was stopped before it started";
 
@@ -220,6 +223,7 @@ pub async fn run(
         limits,
         plan: None,
         conversations: 0,
+        logins: 0,
         turn,
         packages: Vec::new(),
         engine: None,
@@ -230,7 +234,7 @@ pub async fn run(
         flaw,
         earliest,
         conversation: None,
-        held: Rejection::default(),
+        held: None,
         result: None,
         renewed: None,
     };
@@ -282,6 +286,8 @@ struct Run<T> {
     plan: Option<Plan>,
     /// How many conversations it has told of.
     conversations: u32,
+    /// How often it has told that it must be logged in.
+    logins: u32,
     /// To start its harness.
     turn: Option<Turn>,
     is_met_noted: bool,
@@ -305,7 +311,7 @@ struct Run<T> {
     /// What its harness has said of its work, until its end is told.
     result: Option<Box<StreamResult>>,
     /// What it has said of its credential. It counts if the attempt fails.
-    held: Rejection,
+    held: Option<Held>,
 }
 
 impl<T: Fn(machine::Event)> Run<T> {
@@ -386,7 +392,6 @@ impl<T: Fn(machine::Event)> Run<T> {
         if let Some(id) = conversation {
             self.converses(&id);
         }
-        // Whatever was spent before is not known to have come after the rejection.
         if let Some(spent) = spent {
             self.spent(spent);
         }
@@ -401,13 +406,24 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// Keeps what is wrong with the credential for the end that may follow. A harness may go on trying for minutes, so somebody should
     /// know at once that it must be logged in.
     async fn hear_held(&mut self, held: Held) {
-        let is_known = self.held.latest().is_some_and(|known| known.kind == held.kind);
-        if held.kind == HoldKind::Login && !is_known {
+        let is_known = self.held.as_ref().is_some_and(|known| known.kind == held.kind);
+        // A launcher may lie, and must not be able to keep the daemon busy.
+        if held.kind == HoldKind::Login && !is_known && self.logins < MOST_LOGINS {
+            self.logins += 1;
             let detail = Some(short(&self.words(&held.evidence).await));
             let news = News::Said(Statement { doing: Doing::Login, detail, source: Source::Stream });
             (self.tell)(machine::Event::Activity { attempt: self.attempt, news });
         }
-        self.held.take_in(held);
+        self.held = Some(held);
+    }
+
+    /// The credential works after all: nothing is held against it if the attempt fails later. The harness worked all the time, and does
+    /// not say so again.
+    fn hear_unheld(&mut self) {
+        if self.held.take().is_some_and(|held| held.kind == HoldKind::Login) {
+            let news = News::Said(Statement { doing: Doing::Working, detail: None, source: Source::Stream });
+            (self.tell)(machine::Event::Activity { attempt: self.attempt, news });
+        }
     }
 
     /// The harness is in this conversation. A launcher may lie, and must not be able to keep the daemon busy.
@@ -423,8 +439,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         self.conversation = told;
     }
 
-    fn spent(&mut self, Spent { cost_usd, tokens }: Spent) {
-        self.held.see_work(tokens);
+    fn spent(&self, Spent { cost_usd, tokens }: Spent) {
         let conversation = self.conversation.clone();
         (self.tell)(machine::Event::Spent { attempt: self.attempt, cost_usd, tokens, conversation });
     }
@@ -466,7 +481,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// the stream has only in words.
     async fn evidence(&mut self, tail: Option<SecretBytes>) -> Option<Evidence> {
         let printed = self.printed_evidence(tail).await;
-        let Some(Held { kind, until, evidence }) = self.held.latest().cloned() else { return printed };
+        let Some(Held { kind, until, evidence }) = self.held.take() else { return printed };
         let of_print = || printed.filter(|printed| printed.kind == kind)?.until;
         let until =
             until.and_then(|until| reset_time::clamp(until, clock::since_1970())).map(at_wall).or_else(of_print);
@@ -1242,6 +1257,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     async fn hear(&mut self, message: FromLauncher) {
         match message {
             FromLauncher::Held(held) => self.hear_held(held).await,
+            FromLauncher::Unheld => self.hear_unheld(),
             FromLauncher::Conversation(id) => self.converses(&id),
             FromLauncher::Spent(spent) => self.spent(spent),
             FromLauncher::Result(result) => self.hear_result(*result).await,
@@ -1332,35 +1348,6 @@ impl<T: Fn(machine::Event)> Run<T> {
     }
 }
 
-/// What a harness has said of its credential, and how often the model has answered since then.
-#[derive(Debug, Default)]
-struct Rejection {
-    held: Option<Held>,
-    output: u64,
-    answers: u32,
-}
-
-impl Rejection {
-    /// So many answers show that the harness got over it. A single one may be what its last record adds up.
-    const ANSWERS: u32 = 2;
-
-    fn take_in(&mut self, held: Held) {
-        (self.held, self.answers) = (Some(held), 0);
-    }
-
-    fn see_work(&mut self, tokens: Option<Tokens>) {
-        let output = tokens.map_or(0, |tokens| tokens.output);
-        if output > self.output {
-            (self.output, self.answers) = (output, self.answers.saturating_add(1));
-        }
-    }
-
-    /// Unless the harness got over it.
-    fn latest(&self) -> Option<&Held> {
-        self.held.as_ref().filter(|_| self.answers < Self::ANSWERS)
-    }
-}
-
 /// Passes on an answer.
 async fn answer(launcher: &mut Launcher, approval::Told { number, allow, why }: approval::Told) {
     launcher.say(&ToLauncher::Answer { number, allow, why }).await;
@@ -1437,7 +1424,11 @@ fn is_news(message: &FromLauncher) -> bool {
 fn is_account(message: &FromLauncher) -> bool {
     matches!(
         message,
-        FromLauncher::Held(_) | FromLauncher::Conversation(_) | FromLauncher::Spent(_) | FromLauncher::Result(_)
+        FromLauncher::Held(_)
+            | FromLauncher::Unheld
+            | FromLauncher::Conversation(_)
+            | FromLauncher::Spent(_)
+            | FromLauncher::Result(_)
     )
 }
 
@@ -1588,9 +1579,9 @@ pub fn told(message: FromLauncher, attempt: machine::Attempt, now: Timestamp) ->
         }
         FromLauncher::Warning(_)
         | FromLauncher::LogLost(_)
-        | FromLauncher::Activity { .. }
         | FromLauncher::Conversation(_)
         | FromLauncher::Held(_)
+        | FromLauncher::Unheld
         | FromLauncher::Result(_) => Vec::new(),
         FromLauncher::Spent(Spent { cost_usd, tokens }) => {
             vec![machine::Event::Spent { attempt, cost_usd, tokens, conversation: None }]

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use serde::Deserialize;
 
-use super::loose::{Fields, Kind, List, Loose};
+use super::loose::{self, Fields, Kind, List, Loose};
 use super::report::{Report, ToolInput, sum};
 use super::{Fact, Sink, Until, of_http, words};
 use crate::agent::reset_time::in_seconds;
@@ -200,7 +200,7 @@ impl Fields for Denial {}
 impl Reader {
     /// Reads a line. Returns whether it is of this form.
     pub(super) fn read(&mut self, line: &[u8], report: &mut Report, sink: &mut dyn Sink) -> bool {
-        let Ok(record) = serde_json::from_slice::<Record>(line) else { return false };
+        let Some(record) = loose::read::<Record>(line) else { return false };
         report.converses(record.session_id.text(), sink);
         match (record.is.text(), record.subtype.text()) {
             ("system", "init") => {

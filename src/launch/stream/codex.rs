@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::loose::{Fields, List, Loose};
+use super::loose::{self, Fields, List, Loose};
 use super::report::{Report, ToolInput};
 use super::{Fact, Sink};
 use crate::wire::hold::HoldKind;
@@ -69,7 +69,7 @@ impl Fields for Usage {}
 
 /// Reads a line. Returns whether it is of this form.
 pub(super) fn read(line: &[u8], report: &mut Report, sink: &mut dyn Sink) -> bool {
-    let Ok(record) = serde_json::from_slice::<Record>(line) else { return false };
+    let Some(record) = loose::read::<Record>(line) else { return false };
     match record.is.text() {
         "thread.started" => report.converses(record.thread_id.text(), sink),
         "turn.started" => report.does(Fact::Working, sink),
@@ -125,6 +125,7 @@ fn closes(is_error: bool, report: &mut Report, sink: &mut dyn Sink) {
 
 fn begins(item: &Item, report: &mut Report, sink: &mut dyn Sink) {
     if item.is.text() == "command_execution" {
+        report.is_answered(sink);
         report.show_line(&format!("> tool: {}", super::words(item.command.text())), sink);
     }
 }
@@ -132,6 +133,7 @@ fn begins(item: &Item, report: &mut Report, sink: &mut dyn Sink) {
 fn completes(item: &Item, report: &mut Report, sink: &mut dyn Sink) {
     match item.is.text() {
         "agent_message" => {
+            report.is_answered(sink);
             report.concludes(item.text.text());
             report.show_line(item.text.text(), sink);
         }

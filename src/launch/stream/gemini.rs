@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::loose::{Fields, Loose};
+use super::loose::{self, Fields, Loose};
 use super::report::{Report, ToolInput};
 use super::{Fact, Sink, of_http};
 use crate::wire::exit_status::ExitStatus;
@@ -64,7 +64,7 @@ impl Fields for Stats {}
 impl Reader {
     /// Reads a line. Returns whether it is of this form.
     pub(super) fn read(&mut self, line: &[u8], report: &mut Report, sink: &mut dyn Sink) -> bool {
-        let Ok(record) = serde_json::from_slice::<Record>(line) else { return false };
+        let Some(record) = loose::read::<Record>(line) else { return false };
         let is = record.is.text();
         let was_speaking = std::mem::replace(&mut self.is_speaking, false);
         match is {

@@ -10,6 +10,50 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAcces
 /// The most elements of a list that are kept.
 const MOST_ELEMENTS: usize = 256;
 
+/// Reads a line.
+///
+/// A harness of JavaScript may cut a text within a character. It writes half of it then, as `\ud83d`, which is no text for others. What
+/// is cut is read as a character that stands for an unknown one: a result must not be lost for that.
+pub(super) fn read<T: for<'de> Deserialize<'de>>(line: &[u8]) -> Option<T> {
+    serde_json::from_slice(line).ok().or_else(|| serde_json::from_slice(&without_halves(line)?).ok())
+}
+
+/// The line with other characters in place of those halves; `None` if there are none.
+fn without_halves(line: &[u8]) -> Option<Vec<u8>> {
+    const UNKNOWN: &[u8] = b"fffd";
+    let mut whole: Option<Vec<u8>> = None;
+    let mut at = 0;
+    while let Some(found) = memchr::memchr(b'\\', &line[at..]) {
+        let begin = at + found;
+        let Some(unit) = unit(&line[begin..]) else {
+            // Another escape sequence, of two bytes at least.
+            at = (begin + 2).min(line.len());
+            continue;
+        };
+        at = begin + UNIT;
+        match unit {
+            0xd800..0xdc00 if unit_in(&line[at..], 0xdc00..0xe000) => at += UNIT,
+            0xd800..0xe000 => whole.get_or_insert_with(|| line.to_vec())[begin + 2..at].copy_from_slice(UNKNOWN),
+            _ => {}
+        }
+    }
+    whole
+}
+
+/// The length of `\u` and four digits.
+const UNIT: usize = 6;
+
+/// The unit of UTF-16 that a text begins with, as an escape sequence.
+fn unit(text: &[u8]) -> Option<u16> {
+    let digits = text.strip_prefix(b"\\u")?.get(..4)?;
+    let is_number = digits.iter().all(u8::is_ascii_hexdigit);
+    std::str::from_utf8(digits).ok().filter(|_| is_number).and_then(|digits| u16::from_str_radix(digits, 16).ok())
+}
+
+fn unit_in(text: &[u8], range: std::ops::Range<u16>) -> bool {
+    unit(text).is_some_and(|unit| range.contains(&unit))
+}
+
 /// A value, if it has the expected type.
 #[derive(Debug)]
 pub(super) struct Loose<T>(pub(super) Option<T>);

@@ -16,6 +16,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(in crate::launch) struct News {
     told: Told,
     is_new: Fresh,
+    /// Whether the latest limit was said after the latest activity.
+    is_limited_since: bool,
     not_before: Option<Instant>,
 }
 
@@ -26,6 +28,7 @@ struct Fresh {
     conversation: bool,
     activity: bool,
     held: bool,
+    unheld: bool,
     spent: bool,
 }
 
@@ -58,7 +61,12 @@ impl News {
                     Until::After(wait) => now.saturating_add(wait),
                 });
                 self.told.held = Some(Held { kind, until, evidence: text });
-                self.is_new.held = true;
+                (self.is_new.held, self.is_new.unheld) = (true, false);
+                self.is_limited_since = true;
+            }
+            Fact::Unlimited => {
+                self.told.held = None;
+                (self.is_new.held, self.is_new.unheld) = (false, true);
             }
         }
     }
@@ -66,6 +74,7 @@ impl News {
     fn does(&mut self, doing: Doing, detail: Option<String>) {
         self.told.activity = Some((doing, detail));
         self.is_new.activity = true;
+        self.is_limited_since = false;
     }
 
     /// Takes in the end.
@@ -90,18 +99,22 @@ impl News {
             return Vec::new();
         }
         self.not_before = Some(now + PAUSE);
-        let Fresh { conversation, activity, held, spent } = std::mem::take(&mut self.is_new);
+        let Fresh { conversation, activity, held, unheld, spent } = std::mem::take(&mut self.is_new);
         let Told { conversation: id, activity: doing, held: hold, spent: figures, .. } = &self.told;
         let activity = doing.as_ref().filter(|_| activity).map(|(doing, detail)| FromLauncher::Activity {
             doing: *doing,
             detail: detail.clone(),
             source: Source::Stream,
         });
+        let held = hold.clone().filter(|_| held).map(FromLauncher::Held);
+        // The one that was said last counts.
+        let (first, second) = if self.is_limited_since { (activity, held) } else { (held, activity) };
         [
             id.clone().filter(|_| conversation).map(FromLauncher::Conversation),
             figures.filter(|_| spent).map(|figures: Spent| FromLauncher::Spent(figures)),
-            hold.clone().filter(|_| held).map(FromLauncher::Held),
-            activity,
+            unheld.then_some(FromLauncher::Unheld),
+            first,
+            second,
         ]
         .into_iter()
         .flatten()
@@ -130,6 +143,34 @@ mod tests {
         let said = news.report(start + PAUSE);
         assert!(matches!(&said[..], [FromLauncher::Spent(Spent { cost_usd: Some(_), .. })]), "{said:?}");
         assert_eq!(news.due(), None);
+    }
+
+    /// What is reported once these were taken.
+    fn reported(facts: Vec<Fact>) -> (News, Vec<FromLauncher>) {
+        let mut news = News::default();
+        facts.into_iter().for_each(|fact| news.take(fact, SystemTime::now()));
+        let said = news.report(Instant::now());
+        (news, said)
+    }
+
+    fn limit() -> Fact {
+        Fact::Limit(Limit { kind: HoldKind::Login, until: None, text: "401".into() })
+    }
+
+    #[test]
+    fn of_a_limit_and_an_activity_the_later_one_is_reported_last() {
+        let (_, said) = reported(vec![Fact::Working, limit()]);
+        assert!(matches!(&said[..], [FromLauncher::Activity { .. }, FromLauncher::Held(_)]), "{said:?}");
+        let (_, said) = reported(vec![limit(), Fact::Idle]);
+        assert!(matches!(&said[..], [FromLauncher::Held(_), FromLauncher::Activity { .. }]), "{said:?}");
+    }
+
+    #[test]
+    fn a_limit_that_is_over_is_neither_reported_nor_kept() {
+        let (news, said) = reported(vec![limit(), Fact::Unlimited]);
+        assert!(matches!(&said[..], [FromLauncher::Unheld]) && news.told().held.is_none(), "{said:?}");
+        let (news, said) = reported(vec![limit(), Fact::Unlimited, limit()]);
+        assert!(matches!(&said[..], [FromLauncher::Held(_)]) && news.told().held.is_some(), "{said:?}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::loose::{Fields, Loose};
+use super::loose::{self, Fields, Loose};
 use super::report::{Report, ToolInput};
 use super::{Fact, Sink, Until, of_http};
 use crate::wire::result::Tokens;
@@ -98,7 +98,7 @@ impl Fields for Headers {}
 
 /// Reads a line. Returns whether it is of this form.
 pub(super) fn read(line: &[u8], report: &mut Report, sink: &mut dyn Sink) -> bool {
-    let Ok(record) = serde_json::from_slice::<Record>(line) else { return false };
+    let Some(record) = loose::read::<Record>(line) else { return false };
     report.converses(record.session_id.text(), sink);
     let nothing = Part::default();
     let part = record.part.get().unwrap_or(&nothing);

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::loose::{Fields, Kind, List, Loose};
+use super::loose::{self, Fields, Kind, List, Loose};
 use super::report::{Report, ToolInput};
 use super::{Fact, Sink, of_http};
 use crate::wire::hold::HoldKind;
@@ -93,7 +93,7 @@ impl Fields for Cost {}
 
 /// Reads a line. Returns whether it is of this form.
 pub(super) fn read(line: &[u8], report: &mut Report, sink: &mut dyn Sink) -> bool {
-    let Ok(record) = serde_json::from_slice::<Record>(line) else { return false };
+    let Some(record) = loose::read::<Record>(line) else { return false };
     match record.is.text() {
         "session" => report.converses(record.id.text(), sink),
         "agent_start" | "turn_start" => report.does(Fact::Working, sink),

@@ -29,8 +29,6 @@ pub(super) struct Report {
     activity: Option<Fact>,
     limit: Option<Limit>,
     limits: u32,
-    /// Whether the model has answered since then.
-    is_over_limit: bool,
     /// Whether what was shown last ends within a line.
     is_within_line: bool,
 }
@@ -95,8 +93,17 @@ impl Report {
 
     /// The attempt has taken these tokens more.
     pub(super) fn takes(&mut self, more: Tokens, sink: &mut dyn Sink) {
-        self.is_over_limit |= more.output > 0;
+        if more.output > 0 {
+            self.is_answered(sink);
+        }
         self.has_taken(sum(self.tokens, more), sink);
+    }
+
+    /// The model has answered, so its credential works. A harness may have got over an error by itself.
+    pub(super) fn is_answered(&mut self, sink: &mut dyn Sink) {
+        if self.limit.take().is_some() {
+            sink.fact(Fact::Unlimited);
+        }
     }
 
     /// The tokens taken so far.
@@ -123,8 +130,7 @@ impl Report {
         // What was said before as data is not taken back by a text.
         let until = until.or_else(|| self.limit.as_ref().filter(|limit| limit.kind == kind)?.until);
         let limit = Limit { kind, until, text: words(text) };
-        let is_news = std::mem::take(&mut self.is_over_limit) || self.limit.as_ref() != Some(&limit);
-        if is_news && self.limits < MOST_LIMITS {
+        if self.limit.as_ref() != Some(&limit) && self.limits < MOST_LIMITS {
             self.limits += 1;
             self.limit = Some(limit.clone());
             sink.fact(Fact::Limit(limit));

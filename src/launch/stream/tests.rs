@@ -35,6 +35,7 @@ fn in_words(fact: &Fact) -> String {
             };
             format!("{kind}{until}: {}", &text[..text.floor_char_boundary(20)])
         }
+        Fact::Unlimited => "unlimited".into(),
     }
 }
 
@@ -265,6 +266,53 @@ fn a_harness_that_asks_for_a_permission_is_blocked_until_it_goes_on() {
 {"type":"user","message":{"content":"go"}}"#;
     let (said, _) = read(CLAUDE, stream.as_bytes(), 100);
     assert_eq!(said.facts, [Fact::Blocked("may it use Bash?".into()), Fact::Working]);
+}
+
+#[test]
+fn half_of_a_character_spoils_no_record() {
+    let of = |text: &str| {
+        let line = format!(r#"{{"type":"result","subtype":"success","is_error":false,"result":"{text}"}}"#);
+        read(CLAUDE, line.as_bytes(), 100).1
+    };
+    for (text, expected) in [
+        (r"cut \ud83d", "cut \u{fffd}"),
+        (r"\ude00 \uD83D\n", "\u{fffd} \u{fffd}\n"),
+        (r"\ud83d\ud83d\ude00", "\u{fffd}\u{1f600}"),
+        (r"\\ud83d \ud83d", "\\ud83d \u{fffd}"),
+        (r"\ud83d\u0041", "\u{fffd}A"),
+    ] {
+        let ending = of(text);
+        assert!(ending.seen, "{text}");
+        assert_eq!(ending.result.unwrap().text, expected);
+    }
+    for text in [r"\ud83", r"\ud83d\", r"\x\ud83d"] {
+        assert!(!of(text).seen, "{text}");
+    }
+}
+
+#[rstest]
+#[case::claude(CLAUDE, r#"{"type":"system","subtype":"api_retry","attempt":1,"error_status":401,"error":"authentication_failed"}
+{"type":"assistant","message":{"id":"m","content":[{"type":"text","text":"x"}],"usage":{"input_tokens":1,"output_tokens":1}}}"#)]
+#[case::rate_limit(CLAUDE, r#"{"type":"rate_limit_event","rate_limit_info":{"status":"rejected","resetsAt":1795997090}}
+{"type":"assistant","message":{"id":"m","content":[{"type":"text","text":"x"}],"usage":{"input_tokens":1,"output_tokens":1}}}"#)]
+#[case::codex(
+    CODEX,
+    r#"{"type":"error","message":"Reconnecting... 1/5 (unexpected status 401 Unauthorized)"}
+{"type":"item.completed","item":{"type":"agent_message","text":"x"}}"#
+)]
+#[case::opencode(
+    OPENCODE,
+    r#"{"type":"error","error":{"name":"APIError","data":{"message":"x","statusCode":401}}}
+{"type":"step_finish","part":{"reason":"stop","tokens":{"input":1,"output":1}}}"#
+)]
+#[case::pi(PI, r#"{"type":"message_end","message":{"role":"assistant","stopReason":"error","errorMessage":"429: x"}}
+{"type":"message_end","message":{"role":"assistant","content":"x","stopReason":"stop","usage":{"input":1,"output":1}}}"#)]
+fn a_limit_is_over_once_the_model_answers(#[case] kind: StreamKind, #[case] stream: &str) {
+    let (said, _) = read(kind, stream.as_bytes(), 100);
+    let facts: Vec<String> = said.facts.iter().map(in_words).collect();
+    let limit = facts.iter().position(|fact| fact.starts_with("login") || fact.starts_with("quota"));
+    let over = facts.iter().position(|fact| fact == "unlimited");
+    assert!(limit.is_some() && limit < over, "{facts:?}");
 }
 
 #[test]

@@ -139,39 +139,11 @@ async fn running() -> (Stage, FakeLauncher) {
     (stage, launcher)
 }
 
-mod what_it_says_of_its_credential {
-    use super::*;
-    use crate::wire::result::Tokens;
-
-    fn held() -> Held {
-        Held { kind: HoldKind::Quota, until: None, evidence: "limit".to_owned() }
-    }
-
-    fn answered(rejection: &mut Rejection, output: u64) {
-        rejection.see_work(Some(Tokens { output, ..Tokens::default() }));
-    }
-
-    #[test]
-    fn it_is_over_once_the_model_has_gone_on_answering() {
-        let mut rejection = Rejection::default();
-        answered(&mut rejection, 10);
-        rejection.take_in(held());
-        for output in [10, 12, 12, 11] {
-            answered(&mut rejection, output);
-            assert!(rejection.latest().is_some(), "its last record may add something up");
-        }
-        answered(&mut rejection, 20);
-        assert_eq!(rejection.latest(), None);
-        rejection.take_in(held());
-        assert!(rejection.latest().is_some(), "it is rejected again");
-    }
-
-    #[test]
-    fn a_launcher_that_keeps_to_the_rules_is_heard() {
-        let (mut talk, start) = (Talk::default(), Instant::now());
-        assert_eq!((0..1000).filter(|_| talk.pass(MOST_ACCOUNTS, start)).count(), 100);
-        assert!(talk.pass(MOST_ACCOUNTS, start + Duration::from_secs(5)));
-    }
+#[test]
+fn a_launcher_that_keeps_to_the_rules_is_heard() {
+    let (mut talk, start) = (Talk::default(), Instant::now());
+    assert_eq!((0..1000).filter(|_| talk.pass(MOST_ACCOUNTS, start)).count(), 150);
+    assert!(talk.pass(MOST_ACCOUNTS, start + Duration::from_secs(5)));
 }
 
 mod before_the_launcher {
@@ -692,6 +664,31 @@ mod a_launcher_at_work {
         }
         until("it is told", || stage.count_told() > 0).await;
         assert_eq!(stage.told(), ["environment: its login shell failed"]);
+    }
+
+    #[rstest]
+    #[case::for_good(false)]
+    #[case::for_a_moment(true)]
+    #[tokio::test(start_paused = true)]
+    async fn what_it_holds_against_a_credential_counts_unless_it_takes_that_back(#[case] is_taken_back: bool) {
+        let (stage, mut launcher) = running().await;
+        let held = Held { kind: HoldKind::Login, until: None, evidence: "401".to_owned() };
+        launcher.say(FromLauncher::Held(held)).await;
+        let doing = |stage: &Stage| stage.told().iter().map(|told| told.contains("doing: Login")).collect::<Vec<_>>();
+        assert_eq!(doing(&stage), [true]);
+        if is_taken_back {
+            launcher.say(FromLauncher::Unheld).await;
+            let told = stage.told();
+            assert!(told.len() == 1 && told[0].contains("doing: Working"), "{told:?}");
+        }
+        let end = end(Ending::Code(1));
+        launcher.say(FromLauncher::Ended(end)).await;
+        let events = stage.told.lock().unwrap();
+        let evidence = events.iter().find_map(|event| match event {
+            machine::Event::Ended { evidence, .. } => Some(evidence.is_some()),
+            _ => None,
+        });
+        assert_eq!(evidence, Some(!is_taken_back));
     }
 
     #[tokio::test(start_paused = true)]
