@@ -17,7 +17,7 @@ use agentd::launch::socket_dir::{LaunchSocketKeeper, SocketDir};
 use agentd::sys::account::Account;
 use agentd::sys::{fd_passing, frame};
 use rstest::rstest;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
@@ -280,6 +280,43 @@ async fn launcher_understands_daemons_of_earlier_builds(#[case] recording: &str)
         }
     }
     assert_eq!(launcher.ended().code(), Some(7), "it ends as the harness did");
+}
+
+#[rstest]
+#[case::that_listens(true)]
+#[case::that_does_not(false)]
+#[tokio::test]
+async fn what_a_stream_says_is_told_at_once_only_to_a_daemon_that_asks_for_it(#[case] listens: bool) {
+    const STREAM: &str = r#"{"type":"system","subtype":"init","session_id":"0b"}
+{"type":"result","subtype":"success","is_error":false,"result":"done"}"#;
+    let folder = tempfile::TempDir::new().unwrap();
+    let mut launcher = Launcher::start(folder.path());
+    launcher.accept().await;
+    launcher.hear().await;
+    let script = format!("trap 'exit 0' INT; echo ready; echo '{STREAM}'; while :; do sleep 0.1; done");
+    let launch = json!({ "launch": {
+        "arguments": ["/bin/sh", "-c", script], "environment": {}, "workdir": "/", "kept_size": 65536, "stream": "claude",
+        "reports": listens,
+    } });
+    launcher.tell(&launch.to_string(), true).await;
+    let kind = |said: &Value| said.as_object().and_then(|said| said.keys().next()).cloned().unwrap_or_default();
+    while kind(&launcher.hear().await) != "started" {}
+    let limit = Instant::now() + BOUND;
+    while !std::fs::read_to_string(launcher.log.path()).unwrap().contains("ready") {
+        assert!(Instant::now() < limit, "the harness prints to its log");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let soon = tokio::time::timeout(Duration::from_secs(1), launcher.hear()).await;
+    assert_eq!(soon.is_ok(), listens, "{soon:?}");
+    let mut said: Vec<String> = soon.iter().map(kind).collect();
+    launcher.tell("\"interrupt\"", false).await;
+    while said.last().is_none_or(|last| last != "ended") {
+        said.push(kind(&launcher.hear().await));
+    }
+    said.retain(|said| said != "\"quiet\"" && !said.is_empty());
+    assert_eq!(said, ["conversation", "activity", "result", "ended"]);
+    launcher.tell("\"noted\"", false).await;
+    assert_eq!(launcher.ended().code(), Some(0));
 }
 
 #[tokio::test]

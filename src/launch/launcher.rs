@@ -717,10 +717,7 @@ fn attend(mut running: Running, signals: &mut Caught, daemon: &mut DaemonLink) -
     if let Err(error) = terminal.end_stream(&as_status(&status)).and(terminal.collect()) {
         say_lost(&error, daemon);
     }
-    tell(&mut terminal, daemon);
-    if let Some(result) = terminal.news().and_then(|news| news.told().result.clone()) {
-        daemon.say(&FromLauncher::Result(result));
-    }
+    tell_result(&mut terminal, daemon);
     let ending = if has_hung_up || pane_is_gone() { Ending::Cause(hangup_cause(server)) } else { status };
     let tail = if ending == Ending::Code(0) { None } else { terminal.tail() };
     let end = End { tail, ..end(ending.clone(), at, terminal.has_printed()) };
@@ -845,7 +842,7 @@ fn await_something(
     let askers = running.asks.interest();
     let mut present: Vec<PollFd> = descriptors.iter().flatten().cloned().chain(callers).chain(askers).collect();
     let limit = boxed.and_then(|boxed| boxed.limit);
-    let news = running.terminal.news_due();
+    let news = running.terminal.news_due().filter(|_| daemon.hears_reports());
     let report = running.reports.due().filter(|_| daemon.hears_reports());
     let caller = running.ear.as_ref().and_then(Ear::due);
     let moved = daemon.move_due(running.ear.as_ref().and_then(Ear::conversation));
@@ -862,15 +859,25 @@ fn await_something(
     Ok(Ready { daemon, terminal: [other, pane, output] })
 }
 
-/// Reports what the harness has said of its work, to this daemon and the next.
+/// Reports what the harness has said of its work, to this daemon if it listens, and to the next.
 fn tell(terminal: &mut Terminal, daemon: &mut DaemonLink) {
     let Some(news) = terminal.news() else { return };
-    let said = news.report(Instant::now());
-    if !said.is_empty() || news.told().result.is_some() {
+    if news.is_any() {
         daemon.told = Some(news.told().clone());
     }
-    for message in &said {
-        daemon.say(message);
+    if daemon.hears_reports() {
+        news.report(Instant::now()).iter().for_each(|message| daemon.say(message));
+    }
+}
+
+/// Reports the rest of that, and the result. A daemon that has just come listens without having said so; one of an earlier build hangs
+/// up, and learns of the end when it is introduced to this launcher again.
+fn tell_result(terminal: &mut Terminal, daemon: &mut DaemonLink) {
+    let Some(news) = terminal.news() else { return };
+    daemon.told = Some(news.told().clone());
+    news.report(Instant::now()).iter().for_each(|message| daemon.say(message));
+    if let Some(result) = news.told().result.clone() {
+        daemon.say(&FromLauncher::Result(result));
     }
 }
 

@@ -26,9 +26,10 @@ use crate::wire::status::Usage;
 /// The version of the protocol.
 ///
 /// Launcher and daemon may be of different builds: an agent's launcher outlives an upgrade of the daemon. A launcher of another
-/// version is followed if it has launched something, and sent away if it has not: it could miss something of its work, such as the
-/// sandbox, which launchers of version 1 do not know.
-pub const WIRE_VERSION: u32 = 2;
+/// version is followed if it has launched something, and sent away if it has not: it could miss something of its work. Launchers of
+/// version 1 do not know the sandbox, and those of version 2 neither the stream, whose result they would not report, nor hooks, skills,
+/// conversations and files with secrets.
+pub const WIRE_VERSION: u32 = 3;
 
 /// The longest message from a launcher: a result, whose text may take six times as much as JSON.
 pub const MAX_FROM_LAUNCHER: usize = 512 << 10;
@@ -37,7 +38,10 @@ pub const MAX_FROM_LAUNCHER: usize = 512 << 10;
 pub const MOST_DETAIL: usize = 512;
 
 /// How much of a result's text a `Hello` holds, in bytes: daemons of earlier builds take messages of 64 KiB.
-pub const MOST_TEXT_OF_HELLO: usize = 8 << 10;
+pub const MOST_TEXT_OF_HELLO: usize = 2 << 10;
+
+/// How many tools a `Hello` names whose use was denied.
+const MOST_DENIED_OF_HELLO: usize = 4;
 
 /// How much of the last output of an attempt is told.
 pub const TAIL: usize = 8 << 10;
@@ -109,8 +113,9 @@ pub enum FromLauncher {
         /// How the wait ended.
         end: approval::End,
     },
-    /// What the harness does, as it says itself. Sent only for a [stream](ToLauncher::Launch::stream), or to a daemon that asks for
-    /// it, in [`ToLauncher::Launch`] or by [`ToLauncher::Report`].
+    /// What the harness does, as it says itself. This and what follows is sent only to a daemon that asks for it, in
+    /// [`ToLauncher::Launch`] or by [`ToLauncher::Report`]. What a [stream](ToLauncher::Launch::stream) has said is in any case sent when
+    /// the harness has ended.
     Activity {
         /// What it does.
         doing: Doing,
@@ -160,13 +165,14 @@ pub struct Told {
 }
 
 impl Told {
-    /// With no more text than daemons of earlier builds take in.
+    /// With no more text than daemons of earlier builds take in, whatever characters it consists of.
     #[must_use]
     pub fn in_brief(&self) -> Self {
         let mut brief = self.clone();
         if let Some(result) = &mut brief.result {
             let excess = result.text.len().saturating_sub(MOST_TEXT_OF_HELLO);
             result.text.drain(..result.text.ceil_char_boundary(excess));
+            result.denied.truncate(MOST_DENIED_OF_HELLO);
         }
         brief
     }
@@ -295,11 +301,10 @@ pub enum ToLauncher {
         /// How long these may take to be built.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         packages_timeout: Option<Duration>,
-        /// Which conversation the harness is to be in. Launchers of earlier builds begin one without an id, by `arguments`.
+        /// Which conversation the harness is to be in.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         session: Option<Box<SessionOrder>>,
-        /// The form of its machine-readable output, which is read from a pipe and reported. Launchers of earlier builds give the
-        /// harness its terminal instead, and report nothing of it.
+        /// The form of its machine-readable output, which is read from a pipe and reported.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stream: Option<StreamKind>,
         /// Whether the values of the secrets are to be in files, too.
@@ -468,6 +473,53 @@ pub enum Ending {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_hello_is_short_enough_for_earlier_builds() {
+        /// What they take.
+        const MOST: usize = 64 << 10;
+        // Each takes six times as much in JSON.
+        let odd = |length: usize| "\u{1}".repeat(length);
+        let result = StreamResult {
+            text: odd(64 << 10),
+            denied: vec![odd(256); 32],
+            model: Some(odd(256)),
+            subtype: Some(odd(256)),
+            ..StreamResult::default()
+        };
+        let told = Told {
+            conversation: Some("c".repeat(128)),
+            activity: Some((Doing::Blocked, Some(odd(MOST_DETAIL)))),
+            held: Some(Held { kind: HoldKind::Quota, until: Some(u64::MAX), evidence: odd(256) }),
+            spent: None,
+            result: Some(Box::new(result)),
+        };
+        let end = End {
+            how: Ending::Code(1),
+            at: Duration::MAX,
+            user_time: Duration::MAX,
+            system_time: Duration::MAX,
+            max_rss: i64::MAX,
+            printed: Some(true),
+            // As numbers, because it is no text.
+            tail: Some(SecretBytes::from(vec![0xff; TAIL])),
+        };
+        let hello = FromLauncher::Hello {
+            version: WIRE_VERSION,
+            name: "a".repeat(64),
+            attempt: u64::MAX,
+            fingerprint: None,
+            progress: Progress::Ended { harness: Harness { pid: i32::MAX, at: Duration::MAX }, end },
+            can_move: true,
+            can_renew: true,
+            log: None,
+            conversation: None,
+            told: Some(Box::new(told.in_brief())),
+            can_report: true,
+        };
+        let length = serde_json::to_vec(&hello).unwrap().len();
+        assert!(length < MOST, "{length}");
+    }
 
     #[test]
     fn the_launcher_provides_the_usage_without_a_control_group() {

@@ -8,19 +8,19 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 
 use super::protocol::Taught;
 use super::temporary_dir::{self, Scratch};
 use crate::agent::skills::{PLACEHOLDER, Skill, is_name};
+use crate::sys::file_id::FileId;
 use crate::sys::secret_bytes::SecretBytes;
 
 /// The folder beside the launch socket in which each attempt has one of its own.
@@ -29,14 +29,17 @@ const FOLDER: &str = "skills";
 /// The list of the links that agentd has made, a line each: the agent, a space, and the name of the link.
 const LIST: &str = ".agentd";
 
+/// The next list, before it takes the place of the one that is there.
+const NEW_LIST: &str = ".agentd.new";
+
+/// How long another launcher may take to change the list.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The pause between two tries to lock it.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// The longest list that is read.
 const LONGEST_LIST: u64 = 1 << 20;
-
-/// How long others may use the list: a few system calls each.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The pause between two looks whether they still do.
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// The skills that an attempt is shown. Dropping it removes them.
 #[derive(Debug)]
@@ -122,48 +125,42 @@ fn make_folder(path: &Path) -> io::Result<()> {
 }
 
 /// Makes these the links of an agent in a folder of its harness. Returns the names of those whose place is taken.
+///
+/// The list names a link before it is made, and until it is removed: one that is in no list would stay for ever.
 fn link(folder: &Path, agent: &str, skills: &[Skill]) -> io::Result<Vec<String>> {
     if !skills.is_empty() {
         DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
     }
-    let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .create(!skills.is_empty())
-        .mode(0o644)
-        .custom_flags(O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    let mut list = match options.open(folder.join(LIST)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        list => list?,
+    let Some(mut list) = open_list(folder, !skills.is_empty(), Instant::now() + PATIENCE)? else {
+        return Ok(Vec::new());
     };
-    if !list.metadata()?.is_file() {
-        return Err(io::Error::other(format!("{LIST} is no file")));
-    }
-    lock(&list, Instant::now() + LOCK_TIMEOUT)?;
     let before = read_list(&mut list)?;
+    let is_own = |name: &str| before.iter().any(|(_, known)| known == name);
     let mut after: BTreeSet<(String, String)> = before.iter().filter(|(of, _)| of != agent).cloned().collect();
     let mut left_alone = Vec::new();
-    for Skill { name, folder: to } in skills {
+    for Skill { name, .. } in skills {
+        match fs::symlink_metadata(folder.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(metadata) if !is_own(name) || !metadata.is_symlink() => left_alone.push(name.clone()),
+            Ok(_) | Err(_) => {
+                after.insert((agent.to_owned(), name.clone()));
+            }
+        }
+    }
+    let either: BTreeSet<(String, String)> = before.union(&after).cloned().collect();
+    if either != before {
+        write_list(folder, &either)?;
+    }
+    for Skill { name, folder: to } in skills.iter().filter(|skill| !left_alone.contains(&skill.name)) {
         let at = folder.join(name);
-        let is_own = before.iter().any(|(_, known)| known == name);
-        match fs::symlink_metadata(&at) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => symlink(to, &at)?,
-            Ok(metadata) if is_own && metadata.is_symlink() => {
-                if fs::read_link(&at)? != *to {
-                    fs::remove_file(&at)?;
-                    symlink(to, &at)?;
-                }
-            }
-            Ok(_) => {
-                left_alone.push(name.clone());
-                continue;
-            }
+        match fs::read_link(&at) {
+            Ok(there) if there == *to => continue,
+            Ok(_) => fs::remove_file(&at)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        after.insert((agent.to_owned(), name.clone()));
+        symlink(to, &at)?;
     }
-    // Noted before anything is removed: a link that is in no list would stay for ever.
     let gone = before.iter().filter(|(_, name)| !after.iter().any(|(_, kept)| kept == name));
     for (_, name) in gone {
         let at = folder.join(name);
@@ -173,19 +170,44 @@ fn link(folder: &Path, agent: &str, skills: &[Skill]) -> io::Result<Vec<String>>
     }
     if after.is_empty() {
         fs::remove_file(folder.join(LIST))?;
-    } else {
-        write_list(&mut list, &after)?;
+    } else if after != either {
+        write_list(folder, &after)?;
     }
     Ok(left_alone)
 }
 
-/// Waits for its turn with the list, for a bounded time: whoever else is this user could keep it.
-fn lock(list: &File, limit: Instant) -> io::Result<()> {
+/// The list, locked; `None` if there is none, and none is to be made.
+///
+/// Whoever is the user can lock it, and keep it locked. Another launcher may have replaced or removed it before this one had the lock.
+fn open_list(folder: &Path, is_made: bool, limit: Instant) -> io::Result<Option<File>> {
+    let path = folder.join(LIST);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(is_made).mode(0o644).custom_flags(O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
     loop {
-        match flock(list, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) if Instant::now() < limit => thread::sleep(LOCK_PAUSE),
-            locked => return Ok(locked?),
+        let list = match options.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            list => list?,
+        };
+        if !list.metadata()?.is_file() {
+            return Err(io::Error::other(format!("{} is not a regular file", path.display())));
         }
+        match flock(&list, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) if is_at(&list, &path)? => return Ok(Some(list)),
+            Ok(()) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if Instant::now() >= limit {
+            return Err(io::Error::other(format!("{} is locked by another program", path.display())));
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+fn is_at(list: &File, path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(there) => Ok(FileId::new(there.dev(), there.ino()) == FileId::of(list)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -200,19 +222,26 @@ fn read_list(list: &mut File) -> io::Result<BTreeSet<(String, String)>> {
     Ok(text.lines().filter_map(line).collect())
 }
 
-fn write_list(list: &mut File, links: &BTreeSet<(String, String)>) -> io::Result<()> {
+/// Replaces the list as a whole, so that it is complete whenever this process is killed. Only who has the lock may do that.
+fn write_list(folder: &Path, links: &BTreeSet<(String, String)>) -> io::Result<()> {
     let mut text = String::new();
     for (agent, name) in links {
         // Writing to a string never fails.
         let _ = writeln!(text, "{agent} {name}");
     }
-    list.rewind()?;
-    list.set_len(0)?;
-    list.write_all(text.as_bytes())
+    let new = folder.join(NEW_LIST);
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o644).open(&new)?.write_all(text.as_bytes())?;
+    fs::rename(&new, folder.join(LIST))
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::unistd::mkfifo;
     use tempfile::TempDir;
 
     use super::*;
@@ -257,27 +286,6 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_no_file_or_that_others_keep_is_not_waited_for() {
-        let place = TempDir::new().unwrap();
-        let one = [skill(&place.path().join("source"), "one")];
-        let folder = place.path().join("skills");
-        fs::create_dir(&folder).unwrap();
-        let list = folder.join(LIST);
-        nix::unistd::mkfifo(&list, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert_eq!(link(&folder, "a", &one).unwrap_err().to_string(), ".agentd is no file");
-        assert!(link(&folder, "a", &[]).is_err());
-        fs::remove_file(&list).unwrap();
-        symlink("/etc/passwd", &list).unwrap();
-        assert!(link(&folder, "a", &one).is_err());
-        fs::remove_file(&list).unwrap();
-        let kept = File::create(&list).unwrap();
-        flock(&kept, FlockOperation::LockExclusive).unwrap();
-        assert_eq!(link(&folder, "a", &one).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        drop(kept);
-        assert_eq!(link(&folder, "a", &one).unwrap(), [""; 0]);
-    }
-
-    #[test]
     fn a_folder_that_became_the_users_own_is_not_removed() {
         let place = TempDir::new().unwrap();
         let one = skill(&place.path().join("source"), "one");
@@ -287,6 +295,77 @@ mod tests {
         fs::create_dir(folder.join("one")).unwrap();
         link(&folder, "a", &[]).unwrap();
         assert!(folder.join("one").is_dir());
+    }
+
+    #[test]
+    fn a_list_that_somebody_keeps_locked_is_given_up() {
+        let place = TempDir::new().unwrap();
+        let one = skill(place.path(), "one");
+        let folder = place.path().join("skills");
+        link(&folder, "a", std::slice::from_ref(&one)).unwrap();
+        let holder = File::open(folder.join(LIST)).unwrap();
+        flock(&holder, FlockOperation::LockExclusive).unwrap();
+        let start = Instant::now();
+        let error = open_list(&folder, true, start + PAUSE).unwrap_err();
+        assert!(error.to_string().ends_with(".agentd is locked by another program"), "{error}");
+        assert!(start.elapsed() < PATIENCE);
+    }
+
+    #[test]
+    fn a_list_that_is_none_is_not_waited_for() {
+        let place = TempDir::new().unwrap();
+        mkfifo(&place.path().join(LIST), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = link(place.path(), "a", &[skill(&place.path().join("source"), "one")]).unwrap_err();
+        assert!(error.to_string().ends_with("is not a regular file"), "{error}");
+        fs::remove_file(place.path().join(LIST)).unwrap();
+        symlink("/etc/passwd", place.path().join(LIST)).unwrap();
+        assert!(link(place.path(), "a", &[]).is_err());
+    }
+
+    #[test]
+    fn a_list_that_was_replaced_meanwhile_is_not_the_list() {
+        let place = TempDir::new().unwrap();
+        let (one, two) = (skill(place.path(), "one"), skill(place.path(), "two"));
+        let folder = place.path().join("skills");
+        link(&folder, "a", &[one]).unwrap();
+        let held = open_list(&folder, true, Instant::now()).unwrap().unwrap();
+        // Another launcher waits, while the one with the lock removes the list with the last of its links.
+        let other = {
+            let folder = folder.clone();
+            thread::spawn(move || link(&folder, "b", &[two]))
+        };
+        thread::sleep(2 * PAUSE);
+        fs::remove_file(folder.join("one")).unwrap();
+        fs::remove_file(folder.join(LIST)).unwrap();
+        drop(held);
+        assert_eq!(other.join().unwrap().unwrap(), [""; 0]);
+        assert_eq!(fs::read_to_string(folder.join(LIST)).unwrap(), "b two\n");
+    }
+
+    #[test]
+    fn a_link_whose_maker_was_killed_is_in_the_list() {
+        let place = TempDir::new().unwrap();
+        let skills = ["one", "two"].map(|name| skill(&place.path().join("source"), name));
+        let folder = place.path().join("skills");
+        fs::create_dir_all(&folder).unwrap();
+        write_list(&folder, &[("a".to_owned(), "one".to_owned()), ("a".to_owned(), "two".to_owned())].into()).unwrap();
+        // The first link was made, and the second one was not.
+        symlink(&skills[0].folder, folder.join("one")).unwrap();
+        assert_eq!(link(&folder, "a", &skills).unwrap(), [""; 0]);
+        assert_eq!(names(&folder), [".agentd", "one", "two"]);
+        link(&folder, "a", &[]).unwrap();
+        assert_eq!(names(&folder), [""; 0]);
+    }
+
+    #[test]
+    fn a_link_is_listed_before_it_is_made() {
+        let place = TempDir::new().unwrap();
+        let one = skill(place.path(), "one");
+        let folder = place.path().join("skills");
+        // The list cannot be written.
+        fs::create_dir_all(folder.join(NEW_LIST)).unwrap();
+        assert!(link(&folder, "a", &[one]).is_err());
+        assert!(!folder.join("one").exists(), "nothing is made that is in no list");
     }
 
     #[test]

@@ -130,9 +130,6 @@ const MOST_ACCOUNTS: u32 = 150;
 /// In how many conversations an attempt is heard to have been.
 const MOST_CONVERSATIONS: u32 = 256;
 
-/// How often an attempt is heard to be logged out. Its launcher says so no more often.
-const MOST_LOGINS: u32 = 100;
-
 const STOPPED_BEFORE: &str = "it was stopped before it started";
 
 /// How an attempt begins here.
@@ -223,7 +220,6 @@ pub async fn run(
         limits,
         plan: None,
         conversations: 0,
-        logins: 0,
         turn,
         packages: Vec::new(),
         engine: None,
@@ -286,8 +282,6 @@ struct Run<T> {
     plan: Option<Plan>,
     /// How many conversations it has told of.
     conversations: u32,
-    /// How often it has told that it must be logged in.
-    logins: u32,
     /// To start its harness.
     turn: Option<Turn>,
     is_met_noted: bool,
@@ -407,9 +401,7 @@ impl<T: Fn(machine::Event)> Run<T> {
     /// know at once that it must be logged in.
     async fn hear_held(&mut self, held: Held) {
         let is_known = self.held.as_ref().is_some_and(|known| known.kind == held.kind);
-        // A launcher may lie, and must not be able to keep the daemon busy.
-        if held.kind == HoldKind::Login && !is_known && self.logins < MOST_LOGINS {
-            self.logins += 1;
+        if held.kind == HoldKind::Login && !is_known {
             let detail = Some(short(&self.words(&held.evidence).await));
             let news = News::Said(Statement { doing: Doing::Login, detail, source: Source::Stream });
             (self.tell)(machine::Event::Activity { attempt: self.attempt, news });

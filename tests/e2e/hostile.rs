@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use agentd::launch::protocol::WIRE_VERSION;
 use agentd::wire::exit_status::ExitStatus;
 use agentd::wire::status::{AgentStatus, State};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
@@ -32,7 +33,9 @@ fn honest(name: &str) -> String {
 /// Puts `liar` and `socket` where the agent user finds them.
 pub fn put_tools(setup: &Setup) {
     let source = |name: &str| format!("{}/tests/e2e/{name}", env!("CARGO_MANIFEST_DIR"));
-    fs::copy(source("liar"), setup.path("bin/liar")).unwrap();
+    let liar = fs::read_to_string(source("liar")).unwrap().replace("@VERSION", &WIRE_VERSION.to_string());
+    setup.put(&setup.path("bin/liar"), liar);
+    fs::set_permissions(setup.path("bin/liar"), Permissions::from_mode(0o755)).unwrap();
     compile(setup, "socket");
 }
 

@@ -88,14 +88,19 @@ impl News {
         &self.told
     }
 
+    /// Whether there is something to report.
+    pub(in crate::launch) fn is_any(&self) -> bool {
+        self.is_new != Fresh::default()
+    }
+
     /// When the next report is due; `None` if there is nothing to report.
     pub(in crate::launch) fn due(&self) -> Option<Instant> {
-        (self.is_new != Fresh::default()).then(|| self.not_before.unwrap_or_else(Instant::now))
+        self.is_any().then(|| self.not_before.unwrap_or_else(Instant::now))
     }
 
     /// What is to be reported now.
     pub(in crate::launch) fn report(&mut self, now: Instant) -> Vec<FromLauncher> {
-        if self.is_new == Fresh::default() || self.not_before.is_some_and(|at| at > now) {
+        if !self.is_any() || self.not_before.is_some_and(|at| at > now) {
             return Vec::new();
         }
         self.not_before = Some(now + PAUSE);
