@@ -73,7 +73,7 @@ impl Bill {
     /// An attempt begins.
     pub fn begin(&mut self) {
         self.is_new = true;
-        self.tokens_before = sum(self.tokens_before, std::mem::take(&mut self.tokens));
+        self.tokens_before = self.tokens_before.plus(std::mem::take(&mut self.tokens));
     }
 
     /// The present attempt has cost this much so far, and is in this conversation. Figures that cannot be true are ignored.
@@ -105,21 +105,12 @@ impl Bill {
 
     /// What all attempts have taken; `None` if none has said.
     pub fn tokens(&self) -> Option<Tokens> {
-        Some(sum(self.tokens_before, self.tokens)).filter(|tokens| *tokens != Tokens::default())
+        Some(self.tokens_before.plus(self.tokens)).filter(|tokens| *tokens != Tokens::default())
     }
 
     /// Whether more than this was spent.
     pub fn exceeds(&self, limit: MaxCost) -> bool {
         self.cost().is_some_and(|cost| cost > limit.dollars())
-    }
-}
-
-fn sum(one: Tokens, other: Tokens) -> Tokens {
-    Tokens {
-        input: one.input.saturating_add(other.input),
-        output: one.output.saturating_add(other.output),
-        cache_read: one.cache_read.saturating_add(other.cache_read),
-        cache_write: one.cache_write.saturating_add(other.cache_write),
     }
 }
 

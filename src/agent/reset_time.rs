@@ -18,7 +18,7 @@ pub const LONGEST: Duration = Duration::from_hours(8 * 24);
 /// A time of day this long ago has passed, and is not meant for tomorrow.
 const JUST_PASSED: Duration = Duration::from_hours(1);
 
-/// How much of a text is looked at, in bytes, and how many words of it.
+/// How much of a text is looked at, in bytes.
 const MOST_TEXT: usize = 1024;
 
 /// Reads the time of a reset, in seconds since 1970. `now` is in seconds since 1970, too; `zone` is that of the harness, for texts that

@@ -89,9 +89,9 @@ fn front_matter(text: &str) -> Option<Vec<(String, String)>> {
                 *value = if value.is_empty() { more.to_owned() } else { format!("{value} {more}") };
             }
         } else if let Some((key, value)) = line.split_once(':').filter(|_| !line.starts_with('#')) {
-            // That of a block is in the lines that follow.
-            let value = Some(value.trim()).filter(|value| !value.starts_with(['|', '>'])).unwrap_or_default();
-            fields.push((key.trim().to_owned(), unquoted(value).to_owned()));
+            // A sign that the text stands on the lines that follow says nothing itself.
+            let value = if value.trim_start().starts_with(['|', '>']) { "" } else { unquoted(value.trim()) };
+            fields.push((key.trim().to_owned(), value.to_owned()));
         }
     }
     None
@@ -125,6 +125,7 @@ mod tests {
     #[case("review", "---\nname: other\ndescription: x\n---\n", "that of its folder")]
     #[case("review", "---\nname: review\n---\n", "needs a `description`")]
     #[case("review", "---\nname: review\ndescription: >\n---\n", "needs a `description`")]
+    #[case("review", "---\nname: review\ndescription: |-\n\n---\n", "needs a `description`")]
     #[case("Review", "---\nname: Review\ndescription: x\n---\n", "lower-case")]
     #[case("a--b", "---\nname: a--b\ndescription: x\n---\n", "hyphens")]
     fn a_mistake_is_named(#[case] folder: &str, #[case] text: &str, #[case] expected: &str) {

@@ -4,17 +4,13 @@
 //! to the text. A pattern that is none finds nothing; the jcard's check says so.
 
 use jiff::tz::TimeZone;
-use regex_lite::{Captures, Regex, RegexBuilder};
+use regex_lite::Captures;
 
+use super::screen::{compiled, line_of};
+use crate::agent::harness::keys::MOST_RULES;
 use crate::agent::harness::rule::{Finding, Match, Rule};
 use crate::agent::reset_time;
 use crate::text::ansi::State;
-
-/// The most rules that are looked at.
-const MOST_RULES: usize = 64;
-
-/// How large a rule may be when it is ready to be matched, in bytes.
-const MOST_SIZE: usize = 256 << 10;
 
 /// How much of the end of a text is looked at.
 const MOST_TEXT: usize = 32 << 10;
@@ -26,16 +22,12 @@ const MOST_TOLD: usize = 256;
 pub(super) fn find(rules: &[Rule], text: &str, now: u64) -> Option<Finding> {
     let text = plain(text);
     rules.iter().take(MOST_RULES).enumerate().find_map(|(index, rule)| {
-        let pattern = compiled(&rule.pattern)?;
+        let pattern = compiled(&rule.pattern).ok()?;
         let last = pattern.captures_iter(&text).last()?;
         let found = matched(&last, &text)?;
         let until = found.at.as_deref().and_then(|at| reset_time::read(at, now, &TimeZone::system()));
         Some(Finding { index, found, until })
     })
-}
-
-fn compiled(pattern: &str) -> Option<Regex> {
-    RegexBuilder::new(pattern).size_limit(MOST_SIZE).build().ok()
 }
 
 /// The end of the text without escape sequences and other control characters.
@@ -50,11 +42,9 @@ fn plain(text: &str) -> String {
 }
 
 fn matched(captures: &Captures<'_>, text: &str) -> Option<Match> {
-    let all = captures.get(0)?;
-    let begin = text[..all.start()].rfind('\n').map_or(0, |at| at + 1);
-    let end = text[all.start()..].find('\n').map_or(text.len(), |at| all.start() + at);
+    let line = line_of(captures.get(0)?.range(), text);
     let group = |name: &str| Some(told(captures.name(name)?.as_str())).filter(|group| !group.is_empty());
-    Some(Match { line: told(&text[begin..end]), at: group("at"), url: group("url"), code: group("code") })
+    Some(Match { line: told(line), at: group("at"), url: group("url"), code: group("code") })
 }
 
 fn told(text: &str) -> String {
@@ -82,6 +72,12 @@ mod tests {
         assert_eq!(finding.found.line, "Your limit is reached, resets 5pm (UTC)");
         assert_eq!(finding.until, Some(NOW + 5 * 3600));
         assert_eq!(find(&rules, "all is well", NOW), None);
+    }
+
+    #[test]
+    fn the_line_is_the_one_that_says_it() {
+        let finding = find(&[rule(r"\s+limit")], "all is well\n  limit reached\n", NOW).unwrap();
+        assert_eq!(finding.found.line, "limit reached");
     }
 
     #[test]

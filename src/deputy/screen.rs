@@ -7,6 +7,7 @@ use std::ops::Range;
 use regex_lite::{Captures, Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
+use crate::agent::harness::keys::{LARGEST_PATTERN, LONGEST_PATTERN};
 use crate::agent::harness::rule::{Match, Meaning, Place, Rule};
 
 /// How many lines of a screen are looked at: the last ones. Empty ones at the end do not count.
@@ -14,12 +15,6 @@ pub const LINES: usize = 30;
 
 /// The longest line that is looked at, in bytes.
 const MOST_OF_LINE: usize = 2000;
-
-/// The longest expression, in bytes.
-const MOST_OF_PATTERN: usize = 2000;
-
-/// How much memory a compiled expression may take, in bytes.
-const MOST_COMPILED: usize = 256 << 10;
 
 /// The longest part of a screen that is told, in characters.
 const MOST_TOLD: usize = 256;
@@ -50,12 +45,12 @@ pub struct Found {
     pub matched: Match,
 }
 
-/// The expression of a rule, or why it is none.
-pub fn compiled(pattern: &str) -> Result<Regex, String> {
-    if pattern.len() > MOST_OF_PATTERN {
-        return Err(format!("it is longer than {MOST_OF_PATTERN} bytes"));
+/// The expression of a rule, or why it is none. The table of harnesses takes the same ones.
+pub(super) fn compiled(pattern: &str) -> Result<Regex, String> {
+    if pattern.len() > LONGEST_PATTERN {
+        return Err(format!("it is longer than {LONGEST_PATTERN} bytes"));
     }
-    RegexBuilder::new(pattern).size_limit(MOST_COMPILED).build().map_err(|error| error.to_string())
+    RegexBuilder::new(pattern).size_limit(LARGEST_PATTERN).build().map_err(|error| error.to_string())
 }
 
 /// The lines of a text that rules look at.
@@ -87,13 +82,17 @@ pub fn read(text: &str, rules: &[Rule]) -> Reading {
 fn of(captures: &Captures<'_>, text: &str) -> Match {
     let part = |text: &str| text.trim().chars().take(MOST_TOLD).collect::<String>();
     let group = |name: &str| captures.name(name).map(|group| part(group.as_str()));
+    let line = line_of(captures.get(0).map_or(0..0, |whole| whole.range()), text);
     let url = captures.name("url").map(|url| whole_url(text, url.range()).trim().chars().take(MOST_OF_URL).collect());
-    // An expression may begin with the end of the line before.
-    let whole = captures.get(0).map_or(0..0, |whole| whole.range());
+    Match { line: part(line), at: group("at"), url, code: group("code") }
+}
+
+/// The line in which a match begins. An expression may begin with the end of the line before.
+pub(super) fn line_of(whole: Range<usize>, text: &str) -> &str {
     let begin = whole.start + text[whole.clone()].bytes().take_while(u8::is_ascii_whitespace).count();
     let line = text[..begin].rfind('\n').map_or(0, |at| at + 1);
     let end = text[begin..].find('\n').map_or(text.len(), |at| begin + at);
-    Match { line: part(&text[line..end]), at: group("at"), url, code: group("code") }
+    &text[line..end]
 }
 
 /// The address in this part of the text, with what of it stands in the next lines because the harness itself has wrapped it.
@@ -127,6 +126,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::agent::harness::keys::pattern_fault;
 
     fn rule(on: Place, pattern: &str, means: Meaning) -> Rule {
         Rule { on, pattern: pattern.to_owned(), means }
@@ -205,7 +205,16 @@ mod tests {
         let reading = read("a", &rules);
         assert_eq!(reading.found.unwrap().rule, 1);
         assert!(reading.faults[0].starts_with("the rule \"(\" is no regular expression"), "{:?}", reading.faults);
-        assert!(compiled(&"x".repeat(MOST_OF_PATTERN + 1)).is_err() && compiled("((a{99}){99}){99}").is_err());
+        assert!(compiled("((a{99}){99}){99}").is_err());
+    }
+
+    #[test]
+    fn an_expression_that_the_table_takes_is_matched() {
+        for pattern in ["x".repeat(LONGEST_PATTERN), "(a{9}){99}".to_owned()] {
+            assert_eq!((pattern_fault(&pattern), compiled(&pattern).err()), (Ok(()), None), "{}", pattern.len());
+        }
+        let longer = "x".repeat(LONGEST_PATTERN + 1);
+        assert!(pattern_fault(&longer).is_err() && compiled(&longer).is_err());
     }
 
     #[test]

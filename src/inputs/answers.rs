@@ -105,12 +105,12 @@ impl Answers {
                 // Without a thread, they are removed later.
                 let _ = blocking::run(move || remover.remove(&remove)).await;
             }
-            let is_empty = known.is_empty();
+            let (is_empty, is_due_soon) = (known.is_empty(), is_due_soon(&known, Instant::now()));
             tokio::select! {
                 changed = watcher.changed() => if changed.is_err() { tokio::time::sleep(SOON).await },
                 changed = rounds.changed() => if changed.is_err() { return },
                 Ok(()) = changes.changed(), if !is_empty => {}
-                () = tokio::time::sleep(SOON), if !is_empty => {}
+                () = tokio::time::sleep(SOON), if is_due_soon => {}
             }
         }
     }
@@ -177,6 +177,11 @@ impl Answers {
             }
         }
     }
+}
+
+/// Whether time alone changes what is to be done. What cannot be removed, such as a folder, is left alone.
+fn is_due_soon(known: &BTreeMap<OsString, Known>, now: Instant) -> bool {
+    known.values().any(|known| now.saturating_duration_since(known.since) < REFUSED + SOON)
 }
 
 /// What follows from a reading.
@@ -323,6 +328,7 @@ mod tests {
         assert_eq!((todo.tell.len(), todo.remove.len(), todo.warnings.len()), (0, 0, 7));
         let todo = judge(&mut known, answers.read(), &open(&[]), now + REFUSED);
         assert_eq!((todo.remove.len(), todo.warnings.len()), (7, 0), "each is told once");
+        assert!(is_due_soon(&known, now + REFUSED) && !is_due_soon(&known, now + REFUSED + SOON));
         answers.remove(&todo.remove);
         let left: Vec<_> = fs::read_dir(answers.directory()).unwrap().map(|it| it.unwrap().file_name()).collect();
         assert_eq!(left, ["dddddddd.toml"], "a folder is left alone");

@@ -4,9 +4,7 @@
 //! over, whether or not there is a daemon. One that goes away withdraws its question.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -17,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::protocol::FromLauncher;
 use crate::agent::approval::{self, End, MOST_PASSED_ON, MOST_PENDING, Told};
 use crate::sys::clock::Timestamp;
+use crate::sys::random;
 
 /// The most ends of questions that are kept for the next daemon.
 const MOST_UNSAID: usize = 64;
@@ -85,8 +84,11 @@ impl Asks {
         let cut = wish.cut || wish.command.len() > MOST_PASSED_ON;
         let (tool, command) = (beginning(&wish.tool, MOST_PASSED_ON / 8), beginning(&wish.command, MOST_PASSED_ON));
         let wish = Wish { tool, command, cut };
+        let Ok(number) = number() else {
+            return reply(&caller, false, "agentd denied this, because it has no random numbers".to_owned());
+        };
         let (asked, limit) = (Timestamp::now(), now + self.timeout);
-        self.open.push_back(Open { number: random(), caller, wish, asked, limit, is_said: false });
+        self.open.push_back(Open { number, caller, wish, asked, limit, is_said: false });
         if self.open.len() > MOST_PENDING
             && let Some(oldest) = self.open.pop_front()
         {
@@ -191,8 +193,8 @@ fn reply(mut caller: &UnixStream, allow: bool, why: String) {
 }
 
 /// Keeps ids apart, and what they are of unguessable.
-fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
+fn number() -> io::Result<u64> {
+    random::bytes().map(u64::from_ne_bytes)
 }
 
 /// The beginning of a text that is longer, in bytes.

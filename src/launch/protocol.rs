@@ -38,7 +38,10 @@ pub const MAX_FROM_LAUNCHER: usize = 512 << 10;
 pub const MOST_DETAIL: usize = 512;
 
 /// How much of a result's text a `Hello` holds, in bytes: daemons of earlier builds take messages of 64 KiB.
-pub const MOST_TEXT_OF_HELLO: usize = 2 << 10;
+pub const MOST_TEXT_OF_HELLO: usize = 8 << 10;
+
+/// The same in JSON, where some characters take six bytes.
+const MOST_JSON_OF_HELLO: usize = 12 << 10;
 
 /// How many tools a `Hello` names whose use was denied.
 const MOST_DENIED_OF_HELLO: usize = 4;
@@ -172,6 +175,9 @@ impl Told {
         if let Some(result) = &mut brief.result {
             let excess = result.text.len().saturating_sub(MOST_TEXT_OF_HELLO);
             result.text.drain(..result.text.ceil_char_boundary(excess));
+            while serde_json::to_string(&result.text).is_ok_and(|text| text.len() > MOST_JSON_OF_HELLO) {
+                result.text.drain(..result.text.ceil_char_boundary(result.text.len() / 2));
+            }
             result.denied.truncate(MOST_DENIED_OF_HELLO);
         }
         brief

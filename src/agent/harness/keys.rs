@@ -25,7 +25,7 @@ pub const MOST_RULES: usize = 64;
 pub const LONGEST_PATTERN: usize = 2048;
 
 /// The most memory that a compiled rule may take, in bytes.
-const LARGEST_PATTERN: usize = 256 << 10;
+pub const LARGEST_PATTERN: usize = 256 << 10;
 
 /// A mistake in an entry of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]

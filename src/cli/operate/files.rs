@@ -135,21 +135,8 @@ impl Files {
 
     /// Writes a drop-in, and replaces the one that is there. `line` is the command line of this.
     pub(super) fn write(&self, stem: &str, drop_in: DropIn, line: &str) -> Result<Written, Failure> {
-        let path = self.directory.join(format!("{stem}{ENDING}"));
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::PermissionDenied => Failure::Denied { path: path.clone(), line: line.to_owned() },
-            io::ErrorKind::NotFound => Failure::NoFolder(self.directory.clone()),
-            _ => Failure::Io { path: path.clone(), source },
-        };
-        let folder = self.open().map_err(failed)?;
-        let name = name_of(&folder, stem);
-        let temporary = OsString::from(format!(".{stem}.{}.new", std::process::id()));
-        let id = put(&folder, &temporary, &name, &drop_in.render()).map_err(|source| {
-            // Whatever came of it says nothing.
-            let _ = unlinkat(&folder, temporary.as_os_str(), UnlinkatFlags::NoRemoveDir);
-            failed(source)
-        })?;
-        Ok(Written { path: self.directory.join(&name), name, id })
+        let file = New { stem, name: format!("{stem}{ENDING}"), text: &drop_in.render(), line };
+        replace(&self.directory, &file, |folder| name_of(folder, stem))
     }
 
     /// Writes a file of this name into a folder of the directory, and replaces the one that is there. `line` is the command line of this.
@@ -160,37 +147,14 @@ impl Files {
         text: &str,
         line: &str,
     ) -> Result<Written, Failure> {
-        let directory = self.directory.join(folder);
-        let path = directory.join(format!("{stem}{ENDING}"));
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::PermissionDenied => Failure::Denied { path: path.clone(), line: line.to_owned() },
-            io::ErrorKind::NotFound => Failure::NoFolder(directory.clone()),
-            _ => Failure::Io { path: path.clone(), source },
-        };
-        let folder = safe_path::open_dir(&directory, None).map_err(|error| failed(error.into()))?;
-        let (name, temporary): (OsString, OsString) =
-            (format!("{stem}{ENDING}").into(), format!(".{stem}.{}.new", std::process::id()).into());
-        let id = put(&folder, &temporary, &name, text).map_err(|source| {
-            // Whatever came of it says nothing.
-            let _ = unlinkat(&folder, temporary.as_os_str(), UnlinkatFlags::NoRemoveDir);
-            failed(source)
-        })?;
-        Ok(Written { path, name, id })
+        let file = New { stem, name: format!("{stem}{ENDING}"), text, line };
+        replace(&self.directory.join(folder), &file, |_| file.name.as_str().into())
     }
 
     /// Writes the file that ends the hold of this group. `line` is the command line of this.
     pub(super) fn release(&self, group: &str, line: &str) -> Result<Written, Failure> {
-        let name = OsString::from(format!("{RELEASE}{group}"));
-        let path = self.directory.join(&name);
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::PermissionDenied => Failure::Denied { path: path.clone(), line: line.to_owned() },
-            io::ErrorKind::NotFound => Failure::NoFolder(self.directory.clone()),
-            _ => Failure::Io { path: path.clone(), source },
-        };
-        let folder = self.open().map_err(failed)?;
-        let temporary = OsString::from(format!(".new-release.{}", std::process::id()));
-        let id = put(&folder, &temporary, &name, "").map_err(failed)?;
-        Ok(Written { path: path.clone(), name, id })
+        let file = New { stem: "new-release", name: format!("{RELEASE}{group}"), text: "", line };
+        replace(&self.directory, &file, |_| file.name.as_str().into())
     }
 
     /// Whether what was written is still there.
@@ -218,6 +182,36 @@ fn name_of(folder: &OwnedFd, stem: &str) -> OsString {
     };
     let same = entries.map(|entry| entry.file_name()).filter(is_its).min();
     same.unwrap_or_else(|| format!("{stem}{ENDING}").into())
+}
+
+/// A file that is written.
+struct New<'a> {
+    /// What its temporary name is made of.
+    stem: &'a str,
+    /// Its usual name.
+    name: String,
+    text: &'a str,
+    /// The command line of this.
+    line: &'a str,
+}
+
+/// Writes a file into this folder in place of the one that is there, whose name the folder decides.
+fn replace(directory: &Path, file: &New<'_>, name_in: impl FnOnce(&OwnedFd) -> OsString) -> Result<Written, Failure> {
+    let path = directory.join(&file.name);
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::PermissionDenied => Failure::Denied { path: path.clone(), line: file.line.to_owned() },
+        io::ErrorKind::NotFound => Failure::NoFolder(directory.to_owned()),
+        _ => Failure::Io { path: path.clone(), source },
+    };
+    let folder = safe_path::open_dir(directory, None).map_err(|error| failed(error.into()))?;
+    let name = name_in(&folder);
+    let temporary = OsString::from(format!(".{}.{}.new", file.stem, std::process::id()));
+    let id = put(&folder, &temporary, &name, file.text).map_err(|source| {
+        // Whatever came of it says nothing.
+        let _ = unlinkat(&folder, temporary.as_os_str(), UnlinkatFlags::NoRemoveDir);
+        failed(source)
+    })?;
+    Ok(Written { path: directory.join(&name), name, id })
 }
 
 /// Writes a file beside the other, and renames it.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde::Deserialize;
 
 use super::loose::{self, Fields, Kind, List, Loose};
-use super::report::{Report, ToolInput, sum};
+use super::report::{Report, ToolInput};
 use super::{Fact, Sink, Until, of_http, words};
 use crate::agent::reset_time::in_seconds;
 use crate::wire::hold::HoldKind;
@@ -279,7 +279,7 @@ impl Reader {
                 cache_read: usage.cache_read.saturating_sub(before.cache_read),
                 cache_write: usage.cache_write.saturating_sub(before.cache_write),
             };
-            *before = sum(*before, more);
+            *before = before.plus(more);
             more
         } else {
             if self.messages.len() >= MOST_MESSAGES {

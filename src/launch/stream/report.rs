@@ -96,7 +96,7 @@ impl Report {
         if more.output > 0 {
             self.is_answered(sink);
         }
-        self.has_taken(sum(self.tokens, more), sink);
+        self.has_taken(self.tokens.plus(more), sink);
     }
 
     /// The model has answered, so its credential works. A harness may have got over an error by itself.
@@ -198,16 +198,6 @@ impl Report {
     #[cfg(any(test, fuzzing))]
     pub(super) fn capacity(&self) -> usize {
         self.result.text.capacity()
-    }
-}
-
-/// The sum of numbers of tokens.
-pub(super) fn sum(one: Tokens, other: Tokens) -> Tokens {
-    Tokens {
-        input: one.input.saturating_add(other.input),
-        output: one.output.saturating_add(other.output),
-        cache_read: one.cache_read.saturating_add(other.cache_read),
-        cache_write: one.cache_write.saturating_add(other.cache_write),
     }
 }
 
