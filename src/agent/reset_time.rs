@@ -18,11 +18,14 @@ pub const LONGEST: Duration = Duration::from_hours(8 * 24);
 /// A time of day this long ago has passed, and is not meant for tomorrow.
 const JUST_PASSED: Duration = Duration::from_hours(1);
 
+/// A time is told in whole minutes, rounded down, so one that is no longer past than this may be yet to come.
+const ROUNDED: Duration = Duration::from_mins(2);
+
 /// How much of a text is looked at, in bytes.
 const MOST_TEXT: usize = 1024;
 
 /// Reads the time of a reset, in seconds since 1970. `now` is in seconds since 1970, too; `zone` is that of the harness, for texts that
-/// name none. `None` if the text holds no time, or one that has passed.
+/// name none. `None` if the text holds no time, or one that has passed. A time of day is told in minutes: the present one is near.
 ///
 /// | text | meaning |
 /// |---|---|
@@ -34,8 +37,11 @@ const MOST_TEXT: usize = 1024;
 pub fn read(text: &str, now: u64, zone: &TimeZone) -> Option<u64> {
     let text = &text[..text.floor_char_boundary(MOST_TEXT)];
     let is_gap = |character: char| character.is_whitespace() || "()[]{},;·\"'<>=|".contains(character);
-    let words: Vec<&str> =
-        text.split(is_gap).map(|word| word.trim_end_matches(['.', ':', '!'])).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> = text
+        .split(is_gap)
+        .map(|word| word.trim_start_matches(':').trim_end_matches(['.', ':', '!']))
+        .filter(|word| !word.is_empty())
+        .collect();
     let lower: Vec<String> = words.iter().map(|word| word.to_ascii_lowercase()).collect();
     let at = after(&lower)
         .map(|wait| now.saturating_add(wait.as_secs().max(1)))
@@ -77,9 +83,9 @@ fn after(words: &[String]) -> Option<Duration> {
         let rest = &words[at + 1..];
         match word.as_str() {
             "in" | "after" => {
-                let rest: Vec<&str> = rest.iter().map(String::as_str).filter(|word| *word != "and").collect();
-                let mut lengths = (1..=rest.len().min(MOST_WORDS)).rev();
-                lengths.find_map(|length| humantime::parse_duration(&rest[..length].join(" ")).ok())
+                let rest: Vec<String> =
+                    rest.iter().filter(|word| *word != "and").take(MOST_WORDS).map(|word| in_whole(word)).collect();
+                (1..=rest.len()).rev().find_map(|length| humantime::parse_duration(&rest[..length].join(" ")).ok())
             }
             "retry-after" | "retry_after" => rest.first()?.parse().ok().map(Duration::from_secs),
             _ => None,
@@ -87,8 +93,21 @@ fn after(words: &[String]) -> Option<Duration> {
     })
 }
 
-/// A date, a time of day, or both.
+/// `20.57s` without its fraction.
+fn in_whole(word: &str) -> String {
+    let is_digit = |character: char| character.is_ascii_digit();
+    let fraction = word.split_once('.').filter(|(whole, rest)| whole.ends_with(is_digit) && rest.starts_with(is_digit));
+    fraction.map_or_else(|| word.to_owned(), |(whole, rest)| format!("{whole}{}", rest.trim_start_matches(is_digit)))
+}
+
+/// A date, a time of day, or both. What was just over as it was rounded is now.
 fn of_calendar(words: &[String], now: u64, zone: &TimeZone) -> Option<u64> {
+    let at = in_calendar(words, now, zone)?;
+    let is_now = at <= now && now - at < ROUNDED.as_secs();
+    Some(if is_now { now.saturating_add(1) } else { at })
+}
+
+fn in_calendar(words: &[String], now: u64, zone: &TimeZone) -> Option<u64> {
     let is_universal = words.iter().any(|word| ["utc", "gmt", "z"].contains(&word.as_str()));
     let zone = if is_universal { TimeZone::UTC } else { zone.clone() };
     let present = Timestamp::from_second(i64::try_from(now).ok()?).ok()?;
@@ -183,6 +202,10 @@ mod tests {
     #[case("resets 3pm", 16 * HOUR + 24 * 60)]
     #[case("resets 23:36", HOUR)]
     #[case("resets 12am", HOUR + 24 * 60)]
+    #[case::this_minute("try again at 10:36 PM.", 60)]
+    #[case::just_before("You've hit your 5-hour limit · resets 10:35pm (UTC)", 60)]
+    #[case("Please retry in 2h3m20.57s.", 2 * HOUR + 3 * 60 + 20)]
+    #[case(r#"429: {"type":"usage_limit_reached","resets_at":1796086690,"resets_in_seconds":8530}"#, 8530)]
     #[case("Please retry in 3h0m0s.", 3 * HOUR)]
     #[case("available again in 3 hours", 3 * HOUR)]
     #[case("in 2 days and 3 hours, or so", 51 * HOUR)]
@@ -206,6 +229,7 @@ mod tests {
     #[case("Request rejected (429)")]
     #[case("limit 100, error 12:99, 25:00, 13pm, 0am")]
     #[case::passed("try again at 10:19 PM")]
+    #[case::passed("try again at 10:34 PM")]
     #[case::passed("resets Nov 29, 2026 1:00 AM")]
     #[case::passed("1796078160")]
     #[case::passed("2026-11-30T22:35:00Z")]

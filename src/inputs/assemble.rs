@@ -363,8 +363,9 @@ fn session_words(
     if spec.policy.resume == Resume::Never || !harness.has_conversations() {
         return None;
     }
+    let max_cost = spec.policy.max_cost.map(|cost| cost.to_string());
     let line = |session, prompt: Option<&SecretBytes>| {
-        let choices = Choices { approval: None, session: Some(session), ..spec.choices() };
+        let choices = Choices { session: Some(session), max_cost: max_cost.as_deref(), ..spec.choices() };
         Line(harness.command_line(command, args, &choices, prompt).0)
     };
     // What was said once is not said again.
@@ -1068,6 +1069,28 @@ mod tests {
         assert_eq!(desired.config_error.as_ref(), Some(error));
     }
 
+    /// The command lines that begin a conversation and resume it.
+    fn session_lines(launch: &Launch) -> (String, String) {
+        let words = launch.session_words.as_deref().unwrap();
+        let told = |line: &Line| {
+            let words: Vec<String> =
+                line.0.iter().map(|word| String::from_utf8_lossy(word.as_slice()).replace(SLOT, "SESSION")).collect();
+            words.join(" ")
+        };
+        (words.new.as_ref().map(told).unwrap_or_default(), told(&words.resume))
+    }
+
+    #[test]
+    fn a_conversation_takes_away_no_other_words() {
+        let text = "[agent]\nname = \"a\"\nharness = \"claude-code\"\nworkdir = \"/w\"\nargs = [\"-v\"]\nprompt = \"do it\"\nresume = \"always\"\n\
+                    resume_prompt = \"go on\"\napproval = \"everything\"\nresults = true\nmax_cost = 2.5\n";
+        let launch = launched(&config(text), &[], SeenPrompt::Text(SecretBytes::from("unused")));
+        let options =
+            "claude --output-format stream-json --verbose --max-budget-usd 2.5 --dangerously-skip-permissions -v";
+        let new = format!("{options} --session-id SESSION -p do it");
+        assert_eq!(session_lines(&launch), (new, format!("{options} --resume SESSION -p go on")));
+    }
+
     #[rstest]
     #[case(
         "claude-code",
@@ -1094,16 +1117,7 @@ mod tests {
             launched(&config(&text), &[], SeenPrompt::Text(SecretBytes::from("unused")))
         };
         let shared = of(&format!("resume = \"always\"\n{more}"));
-        let words = shared.session_words.as_deref().unwrap();
-        let told = |line: &Line| {
-            let words: Vec<String> =
-                line.0.iter().map(|word| String::from_utf8_lossy(word.as_slice()).replace(SLOT, "SESSION")).collect();
-            words.join(" ")
-        };
-        assert_eq!(
-            (words.new.as_ref().map(told).unwrap_or_default(), told(&words.resume)),
-            (new.into(), resume.into())
-        );
+        assert_eq!(session_lines(&shared), (new.into(), resume.into()));
         let alone = of("");
         assert_eq!((&alone.session_words, &alone.arguments), (&None, &shared.arguments));
         assert!(alone.fingerprint.differs_from(&shared.fingerprint));

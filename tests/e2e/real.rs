@@ -4,11 +4,10 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -30,6 +29,10 @@ struct Cli {
     files: &'static [(&'static str, &'static str)],
     /// Whether it says what it does as data.
     streams: bool,
+    /// The variable of a credential whose quota is known to be reset at a time, if that is another one.
+    subscription: Option<&'static str>,
+    /// More arguments where it is to ask, and what its screen says then; `None` if it never asks. `@FOLDER` is where it works.
+    asks: Option<(&'static [&'static str], &'static str)>,
 }
 
 const OPENCODE: &str = r#"{"autoupdate":false,"model":"local/model","small_model":"local/model","permission":{"bash":"ask"},"provider":{"local":{"npm":"@ai-sdk/openai-compatible","name":"local","options":{"baseURL":"@URL/v1","apiKey":"{env:OPENAI_API_KEY}"},"models":{"model":{"name":"model"}}}}}"#;
@@ -50,6 +53,9 @@ const CLIS: [Cli; 8] = [
             r#"{"hasCompletedOnboarding":true,"customApiKeyResponses":{"approved":["key-for-claude-code"],"rejected":[]}}"#,
         )],
         streams: true,
+        subscription: Some("CLAUDE_CODE_OAUTH_TOKEN"),
+        // In its mode `auto`, in which it begins, its service decides.
+        asks: Some((&["--permission-mode", "default"], "Do you want to proceed?")),
     },
     Cli {
         harness: "codex",
@@ -66,6 +72,11 @@ const CLIS: [Cli; 8] = [
         variables: &[],
         files: &[],
         streams: true,
+        subscription: None,
+        asks: Some((
+            &["-c", "projects={'@FOLDER'={trust_level='trusted'}}"],
+            "Would you like to run the following command?",
+        )),
     },
     Cli {
         harness: "gemini-cli",
@@ -78,6 +89,8 @@ const CLIS: [Cli; 8] = [
             r#"{"security":{"auth":{"selectedType":"gemini-api-key"}},"privacy":{"usageStatisticsEnabled":false}}"#,
         )],
         streams: true,
+        subscription: None,
+        asks: Some((&[], "Allow execution of")),
     },
     Cli {
         harness: "opencode",
@@ -87,6 +100,8 @@ const CLIS: [Cli; 8] = [
         variables: &[("OPENCODE_CONFIG_CONTENT", OPENCODE), ("OPENCODE_DISABLE_AUTOUPDATE", "1")],
         files: &[],
         streams: true,
+        subscription: None,
+        asks: Some((&[], "Permission required")),
     },
     Cli {
         harness: "pi",
@@ -96,9 +111,11 @@ const CLIS: [Cli; 8] = [
         variables: &[("PI_OFFLINE", "1")],
         files: &[(
             ".pi/agent/models.json",
-            r#"{"providers":{"local":{"baseUrl":"@URL/v1","api":"openai-completions","apiKey":"OPENAI_API_KEY","models":[{"id":"model"}]}}}"#,
+            r#"{"providers":{"local":{"baseUrl":"@URL/v1","api":"openai-completions","apiKey":"$OPENAI_API_KEY","models":[{"id":"model"}]}}}"#,
         )],
         streams: true,
+        subscription: None,
+        asks: None,
     },
     Cli {
         harness: "qwen-code",
@@ -108,6 +125,8 @@ const CLIS: [Cli; 8] = [
         variables: &[("OPENAI_BASE_URL", "@URL/v1")],
         files: &[],
         streams: true,
+        subscription: None,
+        asks: Some((&[], "Allow execution of")),
     },
     Cli {
         harness: "kimi",
@@ -117,10 +136,12 @@ const CLIS: [Cli; 8] = [
         variables: &[],
         files: &[(
             ".kimi-code/config.toml",
-            "default_model = \"m\"\n[providers.local]\ntype = \"openai\"\nbase_url = \"@URL/v1\"\napi_key = \"key-for-kimi\"\n\
+            "default_model = \"m\"\n[providers.local]\ntype = \"openai\"\nbase_url = \"@URL/v1\"\napi_key_env = \"KIMI_API_KEY\"\n\
              [models.m]\nprovider = \"local\"\nmodel = \"model\"\nmax_context_size = 100000\n",
         )],
         streams: false,
+        subscription: None,
+        asks: None,
     },
     Cli {
         harness: "aider",
@@ -130,6 +151,9 @@ const CLIS: [Cli; 8] = [
         variables: &[("OPENAI_API_BASE", "@URL/v1")],
         files: &[],
         streams: false,
+        subscription: None,
+        // Whether files of its own may be ignored, even with a prompt that ends.
+        asks: Some((&[], "(Y)es/(N)o")),
     },
 ];
 
@@ -137,49 +161,48 @@ const CLIS: [Cli; 8] = [
 const LIMIT: Duration = Duration::from_mins(6);
 
 /// One stand-in for all tests. It ends with the process namespace of the run.
-fn service() -> &'static (String, PathBuf) {
-    static SERVICE: OnceLock<(String, PathBuf)> = OnceLock::new();
+fn service() -> &'static str {
+    static SERVICE: OnceLock<String> = OnceLock::new();
     SERVICE.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap().keep();
-        let (port, log) = (folder.join("port"), folder.join("requests"));
+        let port = folder.join("port");
         let mut command = Command::new("python3");
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/harnesses/service.py")).arg(&port);
-        let service = command.arg("--log").arg(&log).stdin(Stdio::null()).spawn().unwrap();
+        let service = command.arg("--log").arg(folder.join("requests")).stdin(Stdio::null()).spawn().unwrap();
         thread::spawn(move || service.wait_with_output());
         let limit = Instant::now() + Duration::from_secs(30);
         while !port.exists() {
             assert!(Instant::now() < limit, "the stand-in for the services does not start");
             thread::sleep(Duration::from_millis(20));
         }
-        (format!("http://127.0.0.1:{}", fs::read_to_string(port).unwrap()), log)
+        format!("http://127.0.0.1:{}", fs::read_to_string(port).unwrap())
     })
 }
 
-/// The requests that had this in their prompt.
-fn requests(word: &str) -> Vec<Value> {
-    let log = fs::read_to_string(&service().1).unwrap_or_default();
-    let requests = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    requests.filter(|request| request["user"].as_str().is_some_and(|user| user.contains(word))).collect()
-}
-
 impl Cli {
-    fn entry(&self, name: &str, prompt: &str, more: &str) -> String {
-        let url = &service().0;
+    fn entry(&self, name: &str, credential: &str, prompt: &str, more: &str) -> String {
+        let url = service();
         let folder = installed();
         let node = folder.join("node_modules/.bin");
         let mut variables =
             vec![("PATH".to_owned(), format!("{}:{}:{}", node.display(), folder.join("aider/bin").display(), path()))];
         variables.extend(self.variables.iter().map(|(name, value)| ((*name).to_owned(), value.replace("@URL", url))));
         let variables: Vec<String> = variables.iter().map(|(name, value)| format!("{name} = {value:?}")).collect();
-        let args: Vec<String> = self.args.iter().map(|arg| arg.replace("@URL", url)).collect();
+        let is_at_terminal = more.contains("interactive = true");
+        let asks = self.asks.filter(|_| is_at_terminal).map_or(&[][..], |(args, _)| args);
+        let filled = |arg: &&str| arg.replace("@URL", url).replace("@FOLDER", &format!("@WORK/{name}"));
+        let args: Vec<String> = self.args.iter().chain(asks).map(filled).collect();
+        // At its terminal, Aider takes no prompt.
+        let more = if self.harness == "aider" { more.replace("interactive = true", "") } else { more.to_owned() };
+        let subscription = self.subscription.filter(|_| credential.starts_with("spent"));
         format!(
             "[[agents]]\nname = {name:?}\nharness = {:?}\nworkdir = \"@WORK/{name}\"\nargs = {args:?}\nprompt = {prompt:?}\n\
              secrets = {{ {} = {:?} }}\nenv = {{ {} }}\nresults = {}\n{more}\n\n",
             self.harness,
-            self.credential,
+            subscription.unwrap_or(self.credential),
             format!("of-{name}"),
             variables.join(", "),
-            self.streams && !more.contains("interactive = true"),
+            self.streams && !is_at_terminal,
         )
     }
 
@@ -219,7 +242,7 @@ fn start(tried: &str, clis: &[&Cli], credential: &str, prompt: &str, more: &str)
                 give(folder, &user);
             }
             if !file.exists() {
-                fs::write(&file, content.replace("@URL", &service().0)).unwrap();
+                fs::write(&file, content.replace("@URL", service())).unwrap();
                 give(&file, &user);
             }
         }
@@ -232,7 +255,7 @@ fn start(tried: &str, clis: &[&Cli], credential: &str, prompt: &str, more: &str)
     }
     let entries = clis.iter().map(|cli| {
         let name = format!("{tried}-{}", cli.harness);
-        cli.entry(&name, &prompt.replace("@NAME", &name), more)
+        cli.entry(&name, credential, &prompt.replace("@NAME", &name), more)
     });
     setup.start(&entries.collect::<String>())
 }
@@ -275,14 +298,17 @@ fn each(tried: &str, daemon: &Daemon, clis: &[&Cli], check: impl Fn(&Cli, &str) 
     assert!(failed.is_empty(), "{tried}: {failed:?}\n{}", daemon.log());
 }
 
-fn with_streams() -> Vec<&'static Cli> {
-    CLIS.iter().filter(|cli| cli.streams).collect()
+/// Those of whom this is true; of them those that `AGENTD_REAL_ONLY` names, if it is set.
+fn those(is_meant: impl Fn(&Cli) -> bool) -> Vec<&'static Cli> {
+    let only = std::env::var("AGENTD_REAL_ONLY").unwrap_or_default();
+    let is_named = |cli: &&Cli| only.is_empty() || only.split(',').any(|name| name == cli.harness);
+    CLIS.iter().filter(is_named).filter(|cli| is_meant(cli)).collect()
 }
 
 #[test]
 #[ignore = "tests/real installs more than two gigabytes"]
 fn real_harnesses_say_what_came_of_a_prompt() {
-    let clis: Vec<&Cli> = CLIS.iter().collect();
+    let clis = those(|_| true);
     let prompt = "please RUN[echo made >by-the-tool] now, @NAME";
     let daemon =
         start("prompt", &clis, "key-for-", prompt, "interactive = false\napproval = \"everything\"\nrestart = \"no\"");
@@ -304,11 +330,16 @@ fn real_harnesses_say_what_came_of_a_prompt() {
 #[test]
 #[ignore = "tests/real installs more than two gigabytes"]
 fn real_harnesses_are_held_when_their_key_is_refused() {
-    // Aider exits with 0 then: nothing says that it failed.
-    let clis: Vec<&Cli> = CLIS.iter().filter(|cli| !["aider", "kimi"].contains(&cli.harness)).collect();
+    let clis = those(|_| true);
     let more = "interactive = false\napproval = \"everything\"\nrestart = \"on-failure\"\nbackoff = [\"1s\"]";
     let daemon = start("bad-key", &clis, "dead-key-for-", "hello there, @NAME", more);
     each("bad-key", &daemon, &clis, |cli, name| {
+        if cli.harness == "aider" {
+            // Nothing but its prose, which may be about anything, says that it failed.
+            let agent = wait_for(&daemon, name, "over", |agent| agent["state"] == "exited");
+            assert_eq!((&agent["outcome"], agent["hold"].is_null()), (&Value::from("completed"), true), "{agent:#}");
+            return "not held: it exits with 0".to_owned();
+        }
         let agent = wait_for(&daemon, name, "held", |agent| agent["hold"]["kind"] == "login");
         assert_eq!((&agent["state"], agent["restarts"].as_u64()), (&Value::from("waiting"), Some(0)), "{agent:#}");
         daemon.secret(&format!("of-{name}"), format!("key-for-{}", cli.harness));
@@ -321,7 +352,7 @@ fn real_harnesses_are_held_when_their_key_is_refused() {
 #[test]
 #[ignore = "tests/real installs more than two gigabytes"]
 fn real_harnesses_wait_for_their_quota() {
-    let clis = with_streams();
+    let clis = those(|_| true);
     let more = "interactive = false\napproval = \"everything\"\nrestart = \"on-failure\"\nbackoff = [\"1s\"]";
     let daemon = start("quota", &clis, "spent-key-for-", "hello there, @NAME", more);
     each("quota", &daemon, &clis, |_, name| {
@@ -329,9 +360,10 @@ fn real_harnesses_wait_for_their_quota() {
         let agent = wait_for(&daemon, name, "held", is_over);
         if agent["outcome"] == "completed" {
             // It waits by itself.
-            return "completed without a hold".to_owned();
+            return "completed: it waits by itself".to_owned();
         }
         assert!(agent["next_start_at"].is_string() && agent["state"] == "backoff", "{agent:#}");
+        assert!(agent["hold"]["until"].is_string(), "{agent:#}");
         let agent = wait_for(&daemon, name, "completed", |agent| agent["outcome"] == "completed");
         assert_eq!((agent["restarts"].as_u64(), agent["attempt"].as_u64()), (Some(0), Some(2)), "{agent:#}");
         "held (quota), completed after it".to_owned()
@@ -341,7 +373,7 @@ fn real_harnesses_wait_for_their_quota() {
 #[test]
 #[ignore = "tests/real installs more than two gigabytes"]
 fn real_harnesses_get_over_an_overload() {
-    let clis = with_streams();
+    let clis = those(|_| true);
     let more = "interactive = false\napproval = \"everything\"\nrestart = \"no\"";
     let daemon = start("overload", &clis, "flaky-key-for-", "MODE[flaky] hello there, @NAME", more);
     each("overload", &daemon, &clis, |_, name| {
@@ -355,28 +387,43 @@ fn real_harnesses_get_over_an_overload() {
 #[test]
 #[ignore = "tests/real installs more than two gigabytes"]
 fn real_harnesses_that_ask_are_blocked() {
-    let clis: Vec<&Cli> = CLIS
-        .iter()
-        .filter(|cli| ["claude-code", "codex", "gemini-cli", "opencode", "qwen-code"].contains(&cli.harness))
-        .collect();
+    let clis = those(|cli| cli.asks.is_some());
     let prompt = "please RUN[!touch /by-the-tool] now, @NAME";
     let daemon = start("asks", &clis, "key-for-", prompt, "interactive = true\nrestart = \"no\"");
-    each("asks", &daemon, &clis, |_, name| {
-        let agent = wait_for(&daemon, name, "blocked", |agent| agent["activity"]["status"] == "blocked");
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
-        let asked = requests(name).iter().filter_map(|request| request["at"].as_f64()).fold(0.0, f64::max);
-        let (source, after) = (&agent["activity"]["source"], now - asked);
-        let most = if source == "screen" { 5.0 } else { 3.0 };
-        // The question follows the answer of the service by what the harness takes to draw it.
-        assert!(asked > 0.0 && after < most + 2.0, "{after:.1} s: {agent:#}");
-        format!("blocked by {source} {after:.1} s after the service answered")
+    each("asks", &daemon, &clis, |cli, name| {
+        let (_, question) = cli.asks.unwrap();
+        let limit = Instant::now() + LIMIT;
+        // When the question was certainly not on the screen yet.
+        let mut before = Instant::now();
+        let mut is_asked = false;
+        let (agent, after) = loop {
+            let now = Instant::now();
+            assert!(now < limit, "{name} is not blocked:\n{}", daemon.screen(name));
+            let agent: Value = serde_json::from_str(&daemon.get(&format!("/v1/agents/{name}")).body).unwrap();
+            if agent["activity"]["status"] == "blocked" {
+                break (agent, before.elapsed());
+            }
+            is_asked |= daemon.screen(name).contains(question);
+            if !is_asked {
+                before = now;
+            }
+            thread::sleep(Duration::from_millis(100));
+        };
+        while !daemon.screen(name).contains(question) {
+            assert!(Instant::now() < limit, "{name} asks something else:\n{}", daemon.screen(name));
+            thread::sleep(Duration::from_millis(100));
+        }
+        let source = &agent["activity"]["source"];
+        let most = Duration::from_secs(if source == "screen" { 5 } else { 3 });
+        assert!(after < most, "{after:?}: {agent:#}");
+        format!("blocked by its {} {:.1} s after it asked", source.as_str().unwrap_or_default(), after.as_secs_f64())
     });
 }
 
 #[test]
 #[ignore = "tests/real installs more than two gigabytes"]
 fn real_harnesses_go_on_in_their_conversation_after_a_kill() {
-    let clis = with_streams();
+    let clis = those(|cli| cli.streams);
     let more = "interactive = false\napproval = \"everything\"\nrestart = \"on-failure\"\nbackoff = [\"1s\"]\n\
                 resume = \"restart\"\nresume_prompt = \"SAY[it went on] and do\"";
     // A tool that takes its time: the first turn is kept by then.

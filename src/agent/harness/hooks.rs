@@ -95,7 +95,12 @@ impl HookKind {
                     let timeout = asking.timeout.as_secs().saturating_add(ASK_SLACK);
                     hooks.insert(ASKS.to_owned(), hook(&format!("{command} {ASK_OPTION} '{how}'"), timeout));
                 }
-                ["--settings".to_owned(), json!({ "hooks": hooks }).to_string()]
+                let mut settings = json!({ "hooks": hooks });
+                if asking.is_some() {
+                    // In its mode `auto`, in which it may begin, its service answers instead.
+                    settings["permissions"] = json!({ "defaultMode": "default" });
+                }
+                ["--settings".to_owned(), settings.to_string()]
             }
             Self::CodexNotify => ["-c".to_owned(), format!("notify={}", json!([agentd, TELL_COMMAND]))],
         }
@@ -178,7 +183,8 @@ fn of_claude(input: &Input, has_prompt: bool) -> Told {
             let message = (!input.message.is_empty()).then(|| format!("permission: {}", input.message));
             Told::Doing(Doing::Blocked, Some(message.unwrap_or_else(|| "permission".to_owned())))
         }
-        ("Notification", "elicitation_dialog") => {
+        // Whether it may go on although it cannot have its own check made, for example.
+        ("Notification", "elicitation_dialog" | "agent_needs_input") => {
             Told::Doing(Doing::Blocked, Some(input.message.clone()).filter(|message| !message.is_empty()))
         }
         // It goes on when what it started in the background is done.
@@ -248,6 +254,10 @@ mod tests {
     #[case::asks_by_notification(
         r#"{"hook_event_name":"Notification","notification_type":"permission_prompt","message":"Claude needs your permission to use Bash"}"#,
         doing(Doing::Blocked, Some("permission: Claude needs your permission to use Bash"))
+    )]
+    #[case::asks_for_something_else(
+        r#"{"hook_event_name":"Notification","notification_type":"agent_needs_input","message":"Claude needs your input"}"#,
+        doing(Doing::Blocked, Some("Claude needs your input"))
     )]
     #[case::idle(r#"{"hook_event_name":"Notification","notification_type":"idle_prompt"}"#, doing(Doing::Idle, None))]
     #[case::other_notification(
@@ -324,6 +334,7 @@ mod tests {
         let [option, settings] = HookKind::Claude.arguments("/opt/it's here/agentd", None);
         assert_eq!(option, "--settings");
         let settings: Value = serde_json::from_str(&settings).unwrap();
+        assert_eq!(settings.as_object().unwrap().len(), 1);
         let events = settings["hooks"].as_object().unwrap();
         assert_eq!(events.len(), OF_CLAUDE.len());
         for event in events.values() {
@@ -347,6 +358,7 @@ mod tests {
         assert_eq!(of("PermissionRequest")["command"], expected);
         assert_eq!(of("PermissionRequest")["timeout"], 90);
         assert_eq!(of("Stop")["command"], "'/a' tell");
+        assert_eq!(settings["permissions"], serde_json::json!({ "defaultMode": "default" }));
     }
 
     #[test]

@@ -4,9 +4,13 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use jiff::tz::TimeZone;
+
 use super::{Ending, Fact, Limit, Until};
+use crate::agent::reset_time;
 use crate::launch::protocol::{FromLauncher, Held, MOST_DETAIL, Spent, Told};
 use crate::wire::activity::{Doing, Source};
+use crate::wire::hold::HoldKind;
 
 /// The shortest time between two reports.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -56,10 +60,13 @@ impl News {
             }
             Fact::Limit(Limit { kind, until, text }) => {
                 let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-                let until = until.map(|until| match until {
+                let said = until.map(|until| match until {
                     Until::At(at) => at,
                     Until::After(wait) => now.saturating_add(wait),
                 });
+                // Some say it in words only.
+                let in_words = || reset_time::read(&text, now, &TimeZone::system());
+                let until = if kind == HoldKind::Quota { said.or_else(in_words) } else { said };
                 self.told.held = Some(Held { kind, until, evidence: text });
                 (self.is_new.held, self.is_new.unheld) = (true, false);
                 self.is_limited_since = true;
@@ -130,7 +137,6 @@ impl News {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::hold::HoldKind;
 
     #[test]
     fn the_latest_of_each_kind_is_reported_once_and_not_too_often() {
@@ -185,6 +191,14 @@ mod tests {
         news.take(Fact::Limit(limit), SystemTime::UNIX_EPOCH + Duration::from_secs(1000));
         assert_eq!(news.told().held.as_ref().and_then(|held| held.until), Some(1020));
         news.take(Fact::Blocked("é".repeat(1000)), SystemTime::UNIX_EPOCH);
+        let in_words = |kind, text: &str| {
+            let mut news = News::default();
+            let limit = Limit { kind, until: None, text: text.into() };
+            news.take(Fact::Limit(limit), SystemTime::UNIX_EPOCH + Duration::from_secs(1000));
+            news.told().held.as_ref().and_then(|held| held.until)
+        };
+        assert_eq!(in_words(HoldKind::Quota, "429: limit reached, try again in 2 minutes"), Some(1120));
+        assert_eq!(in_words(HoldKind::Login, "401: try again in 2 minutes"), None);
         let (doing, detail) = news.told().activity.clone().unwrap();
         assert_eq!((doing, detail.map(|detail| detail.len())), (Doing::Blocked, Some(MOST_DETAIL)));
     }
