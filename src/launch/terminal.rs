@@ -36,6 +36,7 @@ use crate::logs::rendering::Size;
 use crate::logs::writer::Writer;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::{fd, poll};
+use crate::text::ansi;
 use crate::text::redact::ByteStream;
 use crate::wire::exit_status::ExitStatus;
 
@@ -64,6 +65,8 @@ pub struct Terminal {
     output: Option<Output>,
     /// Whether anything was printed since that was asked last.
     prints: bool,
+    /// Where in an escape sequence what was printed so far ends.
+    sequence: ansi::State,
 }
 
 /// The harness's standard output, when that is not its terminal.
@@ -178,6 +181,7 @@ impl Terminal {
             log,
             has_printed: false,
             prints: false,
+            sequence: ansi::State::default(),
             output,
         };
         terminal.resize();
@@ -259,7 +263,7 @@ impl Terminal {
         self.log.as_ref().map(|log| SecretBytes::from(log.tail().to_vec()))
     }
 
-    /// Whether anything was printed since the last call.
+    /// Whether anything was shown since the last call. Some harnesses blink in the title of their window while they wait.
     pub fn prints(&mut self) -> bool {
         std::mem::take(&mut self.prints)
     }
@@ -344,10 +348,10 @@ impl Terminal {
         }
         let mut logged = Ok(());
         if other.intersects(PollFlags::POLLIN | over) && self.printed.is_empty() {
-            let Self { other, printed, traces, log, has_printed, prints, .. } = self;
+            let Self { other, printed, traces, log, has_printed, prints, sequence, .. } = self;
             printed.take_from(other);
             *has_printed |= !printed.bytes.is_empty();
-            *prints |= !printed.bytes.is_empty();
+            *prints |= sequence.shows(&printed.bytes);
             traces.follow(&printed.bytes);
             logged = log.as_mut().map_or(Ok(()), |log| log.write(&printed.bytes));
         }

@@ -49,4 +49,28 @@ impl State {
         *self = state;
         is_text
     }
+
+    /// Advances by these bytes. Returns whether they show any character: titles of windows, colors and modes are none.
+    pub fn shows(&mut self, bytes: &[u8]) -> bool {
+        bytes.iter().fold(false, |shows, &byte| (self.pass(byte) && !byte.is_ascii_control()) | shows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::title(b"\x1b]0;[ ! ] Action Required | w\x07", false)]
+    #[case::colors_and_modes(b"\x1b[?2026h\x1b[39m\x1b[49m\x1b[0m\x1b[?2026l\r\n", false)]
+    #[case::text(b"\x1b[39mDo it? (y)", true)]
+    #[case::spinner("\u{1b}[3;1H⠋".as_bytes(), true)]
+    fn only_characters_are_shown(#[case] bytes: &[u8], #[case] expected: bool) {
+        assert_eq!(State::default().shows(bytes), expected);
+        let mut state = State::default();
+        let shows = bytes.iter().map(|&byte| state.shows(&[byte])).collect::<Vec<_>>();
+        assert_eq!(shows.contains(&true), expected, "in any pieces");
+    }
 }

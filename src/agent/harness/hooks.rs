@@ -142,6 +142,8 @@ struct Input {
     tool_name: String,
     tool_input: Value,
     background_tasks: Value,
+    #[serde(rename = "last-assistant-message")]
+    last_message: Value,
     /// The event of Codex.
     #[serde(rename = "type")]
     kind: String,
@@ -153,6 +155,8 @@ pub fn read(text: &[u8], hooks: Hooks) -> Option<Told> {
     match hooks.kind {
         HookKind::Claude => (!input.hook_event_name.is_empty()).then(|| of_claude(&input, hooks.has_prompt)),
         HookKind::CodexNotify => (!input.kind.is_empty()).then(|| match input.kind.as_str() {
+            // What names the conversation calls the same program, while the first turn goes on.
+            "agent-turn-complete" if is_title(&input.last_message) => Told::Nothing,
             "agent-turn-complete" => Told::Doing(Doing::Idle, None),
             "approval-requested" => Told::Doing(Doing::Blocked, Some("permission".to_owned())),
             _ => Told::Nothing,
@@ -197,6 +201,12 @@ fn of_claude(input: &Input, has_prompt: bool) -> Told {
         }
         _ => Told::Nothing,
     }
+}
+
+/// Whether this is the answer of what names a conversation: an object with a title, and nothing else.
+fn is_title(message: &Value) -> bool {
+    let object = message.as_str().and_then(|text| serde_json::from_str::<Map<String, Value>>(text).ok());
+    object.is_some_and(|object| object.len() == 1 && object.contains_key("title"))
 }
 
 fn is_any(tasks: &Value) -> bool {
@@ -323,6 +333,11 @@ mod tests {
         r#"{"type":"agent-turn-complete","thread-id":"x","last-assistant-message":"done"}"#,
         Some(doing(Doing::Idle, None))
     )]
+    #[case(
+        r#"{"type":"agent-turn-complete","thread-id":"y","last-assistant-message":"{\"title\": \"Fix the tests\"}"}"#,
+        Some(Told::Nothing)
+    )]
+    #[case(r#"{"type":"agent-turn-complete","last-assistant-message":null}"#, Some(doing(Doing::Idle, None)))]
     #[case(r#"{"type":"sneezed"}"#, Some(Told::Nothing))]
     #[case(r#"{"hook_event_name":"Stop"}"#, None)]
     fn codex_says_when_its_turn_is_over(#[case] text: &str, #[case] expected: Option<Told>) {
