@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::operate::{Daemon, Directory, End, FAILED, UNKNOWN};
 use super::output::{block_on, complain, print};
-use super::wording::words;
+use super::wording::{wish, words};
 use super::{Arguments as Whole, complete};
 use crate::agent::approval::{MOST_OF_WHY, is_id, is_whole_id};
 use crate::config::answer::Answer;
@@ -90,10 +90,9 @@ pub fn list(all: &Whole, here: &Surroundings) -> ExitCode {
 }
 
 fn described(approval: &Approval, now: SystemTime) -> String {
-    let Approval { id, agent, tool, command, cut, deadline: Time(deadline), .. } = approval;
+    let Approval { id, agent, deadline: Time(deadline), .. } = approval;
     let left = deadline.duration_since(now).map_or_else(|_| "no time".to_owned(), words);
-    let more = if *cut { "…" } else { "" };
-    format!("{id}  {agent}  {tool}: {command}{more}  ({left} left)")
+    format!("{id}  {agent}  {}  ({left} left)", wish(approval))
 }
 
 async fn approvals(daemon: &Daemon) -> Result<Approvals, End> {
@@ -178,13 +177,13 @@ fn find<'a>(id: &str, known: &'a Approvals) -> Result<&'a Approval, End> {
 }
 
 fn what_came(approval: &Approval, decided: Option<&Approval>, allow: bool) -> (String, u8) {
-    let Approval { id, agent, tool, command, .. } = approval;
+    let Approval { id, agent, .. } = approval;
     let Some(decision) = decided.and_then(|decided| decided.decision.as_ref()) else {
         return (format!("{id}: written, but agentd has not taken it yet"), FAILED);
     };
     let wanted = if allow { approval::Answer::Allow } else { approval::Answer::Deny };
     let by = decision.who.as_ref().map(|who| format!(" by {who}")).unwrap_or_default();
-    let line = format!("{agent}: {}{by}: {tool}: {command}", decision.answer);
+    let line = format!("{agent}: {}{by}: {}", decision.answer, wish(approval));
     (line, if decision.answer == wanted { 0 } else { FAILED })
 }
 
@@ -227,6 +226,16 @@ mod tests {
         let question = question("aaaabbbb", None);
         let Time(asked) = question.asked_at;
         assert_eq!(described(&question, asked), "aaaabbbb  a  Bash: git push  (10m left)");
+    }
+
+    #[test]
+    fn blanks_hide_nothing_of_what_is_asked() {
+        let mut question = question("aaaabbbb", None);
+        question.command = format!("git status{}; rm -rf x\n    y", " \t".repeat(2000));
+        question.cut = true;
+        let Time(asked) = question.asked_at;
+        let line = described(&question, asked);
+        assert_eq!(line, "aaaabbbb  a  Bash: git status [4000 blanks] ; rm -rf x\n    y…  (10m left)");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::complete;
 use super::output::{self, BETWEEN_DAEMONS, Failure, say};
 use super::table::{push_hanging, wrapped};
 use super::times::Times;
-use super::wording::outcome;
+use super::wording::{outcome, wish};
 use crate::agent::labels::Selector;
 use crate::client::{Client, Error, Message};
 use crate::sys::terminal::Terminal;
@@ -226,10 +226,9 @@ fn launch_words(launch: &LaunchReason, agent: &AgentStatus) -> String {
 
 /// What is asked, or what came of it.
 fn asked(approval: &Approval) -> String {
-    let Approval { id, tool, command, cut, decision, .. } = approval;
-    let more = if *cut { "…" } else { "" };
+    let Approval { id, decision, .. } = approval;
     let Some(Decision { answer, who, why, .. }) = decision else {
-        return format!("asks for approval {id}: {tool}: {command}{more}");
+        return format!("asks for approval {id}: {}", wish(approval));
     };
     let by = who.as_ref().map(|who| format!(" by {who}")).unwrap_or_default();
     let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();

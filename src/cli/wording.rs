@@ -6,6 +6,7 @@ use super::operate::stopped;
 use crate::sys::regular_file;
 use crate::text::printable::escaped;
 use crate::wire::activity::{Activity, Doing};
+use crate::wire::approval::Approval;
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::reason::WaitingFor;
 use crate::wire::result::Tokens;
@@ -136,6 +137,25 @@ pub(super) fn state_word(agent: &AgentStatus) -> &'static str {
 pub(super) fn activity(agent: &AgentStatus, now: SystemTime) -> Option<String> {
     let Activity { status, since: Time(since), .. } = agent.activity.as_ref()?;
     Some(format!("{status} {}", words(now.duration_since(*since).unwrap_or_default())))
+}
+
+/// What an agent wants to do, on one line. A long run of blanks is told, because what follows it would be out of sight.
+pub(super) fn wish(approval: &Approval) -> String {
+    const MOST_BLANKS: usize = 8;
+    let (Approval { tool, command, cut, .. }, mut shown) = (approval, String::new());
+    let mut rest = command.as_str();
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| c.is_whitespace() && c != '\n').unwrap_or(rest.len());
+        shown.push_str(&rest[..end]);
+        let after = rest[end..].trim_start_matches(|c: char| c.is_whitespace() && c != '\n');
+        let blanks = &rest[end..rest.len() - after.len()];
+        match blanks.chars().count() {
+            count if count > MOST_BLANKS => shown.push_str(&format!(" [{count} blanks] ")),
+            _ => shown.push_str(blanks),
+        }
+        rest = after;
+    }
+    format!("{tool}: {shown}{}", if *cut { "…" } else { "" })
 }
 
 /// What a person must do for an agent that goes on only then: answer it, or log it in.

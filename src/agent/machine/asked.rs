@@ -19,7 +19,12 @@ impl Machine {
     pub(super) fn asking(&self) -> Option<Activity> {
         let (Approval { tool, command, asked_at, .. }, others) = self.approvals.blocked_on()?;
         let more = if others == 0 { String::new() } else { format!(" (and {others} more)") };
-        let wish: String = format!("permission: {tool}: wants to run {command}").chars().take(MOST_OF_WISH).collect();
+        let mut wish = format!("permission: {tool}: wants to run {command}");
+        if let Some((end, _)) = wish.char_indices().nth(MOST_OF_WISH) {
+            // Nobody must take a part for the whole.
+            wish.truncate(end);
+            wish.push('…');
+        }
         let detail = Some(wish + &more);
         Some(Activity { status: Doing::Blocked, since: *asked_at, detail, source: Source::Hook })
     }
