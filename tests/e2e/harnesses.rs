@@ -74,7 +74,8 @@ impl Drop for Service {
 
 /// Where `tests/harnesses/prepare` has installed them.
 pub(crate) fn installed() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("harnesses");
+    let folder = std::env::var("AGENTD_REAL_FOLDER").unwrap_or_else(|_| "harnesses".to_owned());
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name(folder);
     assert!(folder.join("stamp").exists(), "run tests/real, or tests/harnesses/prepare first");
     folder
 }
