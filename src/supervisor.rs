@@ -821,7 +821,9 @@ impl Supervisor {
                 let (resources, tell, key) = (Arc::clone(&self.resources), self.teller(key), key.clone());
                 tokio::spawn(async move {
                     let news = screens::read(resources, seat, key, Arc::clone(&launch.rules), printed).await;
-                    tell(machine::Event::Activity { attempt, news });
+                    if let Some(news) = news {
+                        tell(machine::Event::Activity { attempt, news });
+                    }
                 });
             }
             Effect::Close { session, user } => {

@@ -18,26 +18,43 @@ use crate::wire::activity::Doing;
 /// How long a rule must hold. A screen that is being painted shows many things.
 const HOLDS: Duration = Duration::from_secs(1);
 
-/// Reads the screen of an agent twice. What cannot be read shows nothing.
+/// How often to look at a screen that cannot be read, and the pause between two tries.
+const TRIES: u32 = 3;
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// A screen could not be read.
+struct Unread;
+
+/// Reads the screen of an agent twice. `None` if that did not work: then it says nothing, not even that no rule matches.
 pub(super) async fn read(
     resources: Arc<Resources>,
     seat: Arc<Seat>,
     key: Key,
     rules: Arc<[Rule]>,
     printed: Timestamp,
-) -> News {
-    let first = look(&seat, &key, &rules).await;
-    let Some(first) = first else { return News::Shown { printed, shown: None } };
+) -> Option<News> {
+    let Some(first) = look(&seat, &key, &rules).await.ok()? else { return Some(News::Shown { printed, shown: None }) };
     sleep(HOLDS).await;
-    let again = look(&seat, &key, &rules).await.filter(|again| again.rule == first.rule);
+    let again = look(&seat, &key, &rules).await.ok()?.filter(|again| again.rule == first.rule);
     let shown = match again {
         Some(found) => Some(meaning(&resources, &key, found).await),
         None => None,
     };
-    News::Shown { printed, shown }
+    Some(News::Shown { printed, shown })
 }
 
-async fn look(seat: &Seat, key: &Key, rules: &[Rule]) -> Option<Found> {
+/// What it shows, in one of a few tries: nobody looks again until something is printed.
+async fn look(seat: &Seat, key: &Key, rules: &[Rule]) -> Result<Option<Found>, Unread> {
+    for _ in 1..TRIES {
+        if let Ok(found) = look_once(seat, key, rules).await {
+            return Ok(found);
+        }
+        sleep(AGAIN).await;
+    }
+    look_once(seat, key, rules).await
+}
+
+async fn look_once(seat: &Seat, key: &Key, rules: &[Rule]) -> Result<Option<Found>, Unread> {
     match seat.sessions.read_screen(key, rules).await {
         Ok(Reading { found, faults }) => {
             static BRAKE: Brake = Brake::new();
@@ -46,11 +63,11 @@ async fn look(seat: &Seat, key: &Key, rules: &[Rule]) -> Option<Found> {
             {
                 tracing::warn!(agent = %key, "{}", printable::escaped(fault));
             }
-            found
+            Ok(found)
         }
         Err(error) => {
             tracing::debug!(agent = %key, "failed to read its screen: {error}");
-            None
+            Err(Unread)
         }
     }
 }

@@ -322,7 +322,8 @@ mod before_the_launcher {
         stage.report(&mut launcher, Progress::New).await;
         let told = stage.told();
         assert_eq!(told[0], "opened");
-        assert!(told[1].starts_with("retry: /bin/launcher speaks version 1 "), "{told:?}");
+        let expected = format!("retry: /bin/launcher speaks version {} ", WIRE_VERSION - 1);
+        assert!(told[1].starts_with(&expected), "{told:?}");
         assert_eq!(told[2..], ["gone"]);
         assert_eq!(launcher.heard().await, ["unwanted", "closed"]);
     }
