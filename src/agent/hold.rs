@@ -334,7 +334,9 @@ impl Holds {
                 let until = canary.launched + COLD;
                 (now < until).then(|| turn(canary, Some(until), None))
             }
-            Credential::New { .. } | Credential::Good { .. } => None,
+            Credential::New { .. }
+            | Credential::Good { .. }
+            | Credential::Trial { canary: None, from: Opening::Now, .. } => None,
             Credential::Bad(held) if now < held.until => Some(Bar::Held(held.own(key))),
             // Somebody has to try, each a little later than the one before.
             Credential::Bad(held) => held.own_bar(key, now).or_else(|| held.wait_for_try(now)),
@@ -342,7 +344,6 @@ impl Holds {
             Credential::Trial { held, canary: Some(canary), .. } => Some(turn(canary, None, Some(held))),
             Credential::Trial { held, canary: None, from: Opening::OwnEnd } => held.own_bar(key, now),
             Credential::Trial { held, canary: None, from: Opening::At(at) } => (now < *at).then(|| held.turn_at(*at)),
-            Credential::Trial { canary: None, from: Opening::Now, .. } => None,
         }
     }
 
@@ -586,7 +587,10 @@ impl Holds {
             }
             Credential::Trial { canary: Some(canary), .. } => Some(canary.launched),
             Credential::Trial { canary: None, from: Opening::At(at), .. } => Some(*at),
-            Credential::Trial { held, canary: None, from: Opening::Now } => Some(held.next_try(held.until)),
+            // Whoever can start tries at once.
+            Credential::Trial { held, canary: None, from: Opening::Now } => {
+                held.tries.last().copied().or(Some(held.since))
+            }
             Credential::New { .. } | Credential::Good { .. } => None,
         }
     }

@@ -83,12 +83,11 @@ impl Supervisor {
                             self.holds.login_changed(&group, now);
                         }
                     }
-                    (Some(_), Some(_)) => {}
                     (None, Some(group)) => {
                         let end = if is_own && !is_failure { End::Completed } else { End::Unclear };
                         self.holds.ended(&group, key, end, now);
                     }
-                    (_, None) => {}
+                    (Some(_), _) | (None, None) => {}
                 }
                 machine::Event::Ended { attempt, how, at, usage, result, evidence }
             }
@@ -122,11 +121,13 @@ impl Supervisor {
     pub(super) fn shows_login(&mut self, key: &Key, text: String) {
         let Some(agent) = self.agents.get_mut(key) else { return };
         let attempt = agent.machine.latest_attempt();
-        if agent.logged_out.replace(attempt) == Some(attempt) {
-            return;
-        }
-        if let Some((group, retry)) = self.uses(key) {
-            self.holds.shows_login(&group, key, text, retry, Timestamp::now());
+        let is_again = agent.logged_out.replace(attempt) == Some(attempt);
+        let now = Timestamp::now();
+        match self.uses(key) {
+            // It does not try any more if it did, and that is all.
+            Some((group, _)) if is_again => self.holds.ended(&group, key, End::Unclear, now),
+            Some((group, retry)) => self.holds.shows_login(&group, key, text, retry, now),
+            None => {}
         }
     }
 

@@ -249,7 +249,9 @@ fn restored(holds: &Holds, seconds: u64, names: &[&str]) -> Holds {
     let mut next = Holds::default();
     for name in names {
         let bar = holds.bar(&group(), &key(name), at(seconds));
-        bar.iter().for_each(|bar| next.restore(bar));
+        if let Some(bar) = bar {
+            next.restore(&bar);
+        }
     }
     next
 }
@@ -283,7 +285,9 @@ fn of_records_of_several_ages_the_latest_counts(#[case] is_in_order: bool) {
     for (older, newer) in [(&former, &turn), (&turn, &renewed), (&former, &renewed)] {
         let mut next = Holds::default();
         let both = if is_in_order { [older, newer] } else { [newer, older] };
-        both.into_iter().for_each(|bar| next.restore(bar));
+        for bar in both {
+            next.restore(bar);
+        }
         assert_eq!(next.held(&group()), newer.held().map(|held| Held { own_until: None, ..held.clone() }).as_ref());
         assert_eq!(next.canary(&group()).is_some(), newer == &turn);
     }
