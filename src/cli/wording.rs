@@ -150,7 +150,7 @@ pub(super) fn wish(approval: &Approval) -> String {
         let after = rest[end..].trim_start_matches(|c: char| c.is_whitespace() && c != '\n');
         let blanks = &rest[end..rest.len() - after.len()];
         match blanks.chars().count() {
-            count if count > MOST_BLANKS => shown.push_str(&format!(" [{count} blanks] ")),
+            count if count > MOST_BLANKS => shown.extend([" [", &count.to_string(), " blanks] "]),
             _ => shown.push_str(blanks),
         }
         rest = after;
