@@ -1086,7 +1086,7 @@ mod tests {
                     resume_prompt = \"go on\"\napproval = \"everything\"\nresults = true\nmax_cost = 2.5\n";
         let launch = launched(&config(text), &[], SeenPrompt::Text(SecretBytes::from("unused")));
         let options =
-            "claude --output-format stream-json --verbose --max-budget-usd 2.5 --dangerously-skip-permissions -v";
+            "claude --output-format stream-json --verbose --max-budget-usd 2.50 --dangerously-skip-permissions -v";
         let new = format!("{options} --session-id SESSION -p do it");
         assert_eq!(session_lines(&launch), (new, format!("{options} --resume SESSION -p go on")));
     }
