@@ -53,7 +53,10 @@ fn told(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
+    use crate::agent::harness::Harness;
     use crate::agent::harness::rule::{Meaning, Place};
 
     /// 2026-12-01T12:00:00Z.
@@ -72,6 +75,47 @@ mod tests {
         assert_eq!(finding.found.line, "Your limit is reached, resets 5pm (UTC)");
         assert_eq!(finding.until, Some(NOW + 5 * 3600));
         assert_eq!(find(&rules, "all is well", NOW), None);
+    }
+
+    /// In the words of the versions that the shipped entries name.
+    #[rstest]
+    #[case("claude-code", "Not logged in · Please run /login", Meaning::Login, None)]
+    #[case("claude-code", "You've hit your 5-hour limit · resets 3pm (UTC)", Meaning::Quota, Some(3 * 3600))]
+    #[case("claude-code", "API Error: Request rejected (429) · This request would exceed", Meaning::Quota, None)]
+    #[case(
+        "codex",
+        "ERROR: unexpected status 401 Unauthorized: Incorrect API key provided: sk-mock.",
+        Meaning::Login,
+        None
+    )]
+    #[case("codex", "ERROR: Quota exceeded. Check your plan and billing details.", Meaning::Quota, None)]
+    #[case(
+        "gemini-cli",
+        "TerminalQuotaError: You have exhausted your daily quota on this model.\n  message: \u{1b}[32m'You exceeded your current \
+         quota. Quota exceeded for metric: generativelanguage.googleapis.com/generate_content_free_tier_requests, limit: 100. \
+         Please retry in 2h0m20.57s.'\u{1b}[39m,",
+        Meaning::Quota,
+        Some(2 * 3600 + 20)
+    )]
+    #[case("gemini-cli", "[API Error: You have exhausted your daily quota on this model.]", Meaning::Quota, None)]
+    #[case("pi", "401: {\"message\":\"Incorrect API key provided: sk-mock.\"}", Meaning::Login, None)]
+    #[case("qwen-code", "[API Error: 401 Incorrect API key provided: sk-mock.]", Meaning::Login, None)]
+    #[case(
+        "kimi",
+        "error: failed to run prompt: provider.auth_error: 401 Incorrect API key provided: sk-mock.",
+        Meaning::Login,
+        None
+    )]
+    fn the_last_words_of_a_harness_are_known(
+        #[case] harness: &str,
+        #[case] text: &str,
+        #[case] means: Meaning,
+        #[case] wait: Option<u64>,
+    ) {
+        let harness = Harness::find(harness).unwrap();
+        let rules: Vec<Rule> = harness.rules().iter().filter(|rule| rule.on == Place::Exit).cloned().collect();
+        let finding = find(&rules, text, NOW).unwrap();
+        assert_eq!((rules[finding.index].means, finding.until), (means, wait.map(|wait| NOW + wait)));
     }
 
     #[test]
