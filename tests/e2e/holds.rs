@@ -87,12 +87,13 @@ fn sixty_on_a_dead_credential() -> Daemon {
 #[ignore = "takes eleven minutes"]
 fn sixty_agents_on_a_dead_credential_are_launched_twice_in_ten_minutes() {
     let daemon = sixty_on_a_dead_credential();
-    wait_for_starts(&daemon, 4, Duration::from_mins(11));
+    wait_for_starts(&daemon, 5, Duration::from_mins(11));
     let times: Vec<f64> = starts_with_times(&daemon).iter().map(|(_, time)| *time).collect();
     let after: Vec<f64> = times.iter().map(|time| time - times[0]).collect();
     println!("60 agents on a dead credential started after {after:.1?} s");
-    assert!(times[3] - times[1] > 599.0, "{after:?}");
-    stays_at(&daemon, 4);
+    // Two of them in any ten minutes since the hold began.
+    assert!(times[3] - times[1] > 599.0 && times[4] - times[2] > 599.0, "{after:?}");
+    stays_at(&daemon, 5);
     let agents = daemon.agents();
     assert!(agents.iter().all(|agent| agent.restarts == 0), "{agents:?}");
 }
