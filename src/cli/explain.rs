@@ -644,7 +644,7 @@ fn said(result: &StreamResult) -> Vec<String> {
     let cut = lines.len().saturating_sub(MOST_LINES);
     let mut message: Vec<String> = lines[cut..].iter().map(|line| format!("> {line}")).collect();
     if let Some(first) = message.first_mut().filter(|_| from > 0 || cut > 0) {
-        first.insert_str(2, "…");
+        first.insert(2, '…');
     }
     [format!("{first}{parts}.")].into_iter().chain(denied).chain(note).chain(message).collect()
 }
@@ -1044,12 +1044,12 @@ Cost       $1.23, 12k tokens (1200 sent, 800 received, 10000 from a cache) under
     #[test]
     fn of_a_long_message_the_end_is_told() {
         let result = |text: String| StreamResult { text, ..StreamResult::default() };
-        let lines: String = (0..100).map(|number| format!("line {number}\n")).collect();
-        let said_ = said(&result(lines));
-        assert_eq!(said_.len(), 7, "{said_:?}");
-        assert_eq!((said_[1].as_str(), said_[6].as_str()), ("> …line 94", "> line 99"));
-        let said_ = said(&result("é".repeat(2_000)));
-        assert_eq!(said_[1].chars().count(), 503, "{said_:?}");
+        let lines: Vec<String> = (0..100).map(|number| format!("line {number}")).collect();
+        let told = said(&result(lines.join("\n")));
+        assert_eq!(told.len(), 7, "{told:?}");
+        assert_eq!((told[1].as_str(), told[6].as_str()), ("> …line 94", "> line 99"));
+        let told = said(&result("é".repeat(2_000)));
+        assert_eq!(told[1].chars().count(), 503, "{told:?}");
         assert_eq!(said(&StreamResult::default()), ["Its harness says that it succeeded."]);
     }
 

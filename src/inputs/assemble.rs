@@ -1,7 +1,7 @@
 //! Assembles the desired state: declarations, prompts and secrets become launches.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -310,9 +310,9 @@ fn declare(
         let changed = spec.harness.changed_variables(spec.interactive, launch.prompt.is_some());
         let mut taken_away = Vec::new();
         for (name, value) in changed {
-            if !launch.environment.contains_key(&name) {
-                taken_away.extend(value.is_none().then(|| name.clone()));
-                launch.environment.insert(name, SecretBytes::from(value.unwrap_or_default().as_str()));
+            if let btree_map::Entry::Vacant(unset) = launch.environment.entry(name) {
+                taken_away.extend(value.is_none().then(|| unset.key().clone()));
+                unset.insert(SecretBytes::from(value.unwrap_or_default().as_str()));
             }
         }
         launch.fingerprint = marker.marker.fingerprint(&launch);

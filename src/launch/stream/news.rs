@@ -159,7 +159,9 @@ mod tests {
     /// What is reported once these were taken.
     fn reported(facts: Vec<Fact>) -> (News, Vec<FromLauncher>) {
         let mut news = News::default();
-        facts.into_iter().for_each(|fact| news.take(fact, SystemTime::now()));
+        for fact in facts {
+            news.take(fact, SystemTime::now());
+        }
         let said = news.report(Instant::now());
         (news, said)
     }
