@@ -578,7 +578,7 @@ impl Holds {
         }
     }
 
-    /// When one of these agents of a held group tries next if nothing happens before. In the past if one is trying.
+    /// When one of these agents of a held group tries next if nothing happens before. In the past if one is trying, or may try at once.
     pub fn next_try_at<'a>(&self, group: &Group, agents: impl Iterator<Item = &'a Key>) -> Option<Timestamp> {
         match self.credentials.get(group)? {
             Credential::Bad(held) | Credential::Trial { held, canary: None, from: Opening::OwnEnd } => {

@@ -304,7 +304,7 @@ fn the_next_try_that_is_told_is_the_one_that_is_made() {
     assert_eq!(told(&holds, &["a", "b"]), Some(RETRY.as_secs()));
     for seconds in [3, 6] {
         assert!(holds.login_changed(&group(), at(seconds)));
-        assert_eq!(told(&holds, &["a", "b"]), Some(seconds));
+        assert!(told(&holds, &["a", "b"]).is_some_and(|at| at <= seconds), "whoever can start may");
         holds.launched(&group(), &key("b"), at(seconds));
         assert_eq!(told(&holds, &["a", "b"]), Some(seconds), "it is trying");
         holds.failed(&group(), &key("b"), login(), retry, at(seconds + 1));
