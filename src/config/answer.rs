@@ -1,12 +1,9 @@
 //! An answer of an operator, as a file: TOML text in, what an agent is told out.
 
-use toml::de::DeTable;
-
-use super::drop_in::said;
+use super::drop_in::{document, text_of};
 use super::fields::Fields;
 use super::position::Places;
 use crate::agent::approval::MOST_OF_WHY;
-use crate::text::printable::without_byte_order_mark;
 
 /// The largest answer that is read, in bytes.
 pub const MAX_SIZE: u64 = 4 << 10;
@@ -27,13 +24,9 @@ pub struct Answer {
 /// What is wrong with it, and what would be right: `line:column: problem; remedy`, one per line.
 pub fn parse(text: &[u8]) -> Result<Answer, String> {
     const RIGHT: &str = "write `answer = \"allow\"` or `answer = \"deny\"`";
-    let text = std::str::from_utf8(without_byte_order_mark(text))
-        .map_err(|_| "the file is not text in UTF-8; save it as UTF-8".to_owned())?;
+    let text = text_of(text)?;
     let places = Places::new(text);
-    let document = DeTable::parse(text).map_err(|error| {
-        let at = error.span().map_or(0, |span| span.start);
-        said(&places, at, &format!("the file is not valid TOML: {}", error.message()))
-    })?;
+    let document = document(text, &places)?;
     let mut fields = Fields::new(document.get_ref(), 0, &places);
     fields.only(&["answer", "why"], "an answer has `answer` and `why`, and nothing else");
     let allow = fields.word("answer", "no answer is", &[("allow", true), ("deny", false)]);

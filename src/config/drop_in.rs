@@ -2,6 +2,7 @@
 //!
 //! Nothing but these few keys may be in it: members of a group write it, and must not choose commands or users.
 
+use toml::Spanned;
 use toml::de::DeTable;
 
 use super::agents::generation;
@@ -39,17 +40,9 @@ pub enum Scope {
 ///
 /// What is wrong with it, and what would be right: `line:column: problem; remedy`, one per line.
 pub fn parse(text: &[u8], scope: Scope) -> Result<DropIn, String> {
-    let text = without_byte_order_mark(text);
-    let not_text = |error: std::str::Utf8Error| {
-        let valid = text.utf8_chunks().next().map_or("", |chunk| chunk.valid());
-        said(&Places::new(valid), error.valid_up_to(), "the file is not text in UTF-8; save it as UTF-8")
-    };
-    let text = std::str::from_utf8(text).map_err(not_text)?;
+    let text = text_of(text)?;
     let places = Places::new(text);
-    let document = DeTable::parse(text).map_err(|error| {
-        let at = error.span().map_or(0, |span| span.start);
-        said(&places, at, &format!("the file is not valid TOML: {}", error.message()))
-    })?;
+    let document = document(text, &places)?;
     let mut fields = Fields::new(document.get_ref(), 0, &places);
     let drop_in = match scope {
         Scope::Agent => {
@@ -71,7 +64,24 @@ pub fn parse(text: &[u8], scope: Scope) -> Result<DropIn, String> {
     }
 }
 
-pub(super) fn said(places: &Places<'_>, at: usize, message: &str) -> String {
+/// The text of a small file that operators write.
+pub(super) fn text_of(content: &[u8]) -> Result<&str, String> {
+    let content = without_byte_order_mark(content);
+    std::str::from_utf8(content).map_err(|error| {
+        let valid = content.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+        said(&Places::new(valid), error.valid_up_to(), "the file is not text in UTF-8; save it as UTF-8")
+    })
+}
+
+/// The TOML of such a file.
+pub(super) fn document<'a>(text: &'a str, places: &Places<'_>) -> Result<Spanned<DeTable<'a>>, String> {
+    DeTable::parse(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        said(places, at, &format!("the file is not valid TOML: {}", error.message()))
+    })
+}
+
+fn said(places: &Places<'_>, at: usize, message: &str) -> String {
     let finding: Finding = places.finding(at, Severity::Error, message);
     tell([&finding])
 }

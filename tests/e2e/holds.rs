@@ -90,7 +90,7 @@ fn sixty_agents_on_a_dead_credential_are_launched_twice_in_ten_minutes() {
     wait_for_starts(&daemon, 5, Duration::from_mins(11));
     let times: Vec<f64> = starts_with_times(&daemon).iter().map(|(_, time)| *time).collect();
     let after: Vec<f64> = times.iter().map(|time| time - times[0]).collect();
-    println!("60 agents on a dead credential started after {after:.1?} s");
+    eprintln!("60 agents on a dead credential started after {after:.1?} s");
     // Two of them in any ten minutes since the hold began.
     assert!(times[3] - times[1] > 599.0 && times[4] - times[2] > 599.0, "{after:?}");
     stays_at(&daemon, 5);
@@ -116,7 +116,7 @@ fn sixty_agents_on_a_dead_credential_are_not_launched_again_and_again() {
     wait_for_starts(&daemon, 63, Duration::from_mins(2));
     let times: Vec<f64> = starts_with_times(&daemon)[3..].iter().map(|(_, time)| *time).collect();
     let alone = times[1] - times[0];
-    println!("the first of 60 was alone for {alone:.1} s, the last started {:.1} s after it", times[59] - times[0]);
+    eprintln!("the first of 60 was alone for {alone:.1} s, the last started {:.1} s after it", times[59] - times[0]);
     // Less than the ten seconds between their launches: the login of the first may have taken long.
     assert!(alone > 5.0, "{times:?}");
     assert!(daemon.agents().iter().all(|agent| agent.restarts == 0));
@@ -133,17 +133,16 @@ fn after_a_quota_one_agent_tries_first_and_the_others_follow_its_success() {
          until [ -e go ]; do sleep 0.1; done"
     );
     let harness = HARNESS.replace("resets .*", "resets (?P<at>.*)");
-    let entries: String = (0..5)
-        .map(|number| {
-            format!(
-                "[[agents]]\nname = \"q{number}\"\nharness = \"fake\"\nworkdir = \"@WORK\"\n\
-                 command = [\"sh\", \"-c\", '''{script}''', \"q{number}\"]\n"
-            )
-        })
-        .collect();
+    let entries = (0..5).map(|number| {
+        format!(
+            "[[agents]]\nname = \"q{number}\"\nharness = \"fake\"\nworkdir = \"@WORK\"\n\
+             command = [\"sh\", \"-c\", '''{script}''', \"q{number}\"]\n"
+        )
+    });
+    let entries: Vec<String> = entries.collect();
     fs::write(setup.work("spent"), "").unwrap();
     setup.secret("API_KEY", "0123456789");
-    let daemon = setup.start(&format!("{harness}{entries}"));
+    let daemon = setup.start(&format!("{harness}{}", entries.concat()));
     let held = daemon.wait("a hold", || holds(&daemon).pop());
     assert_eq!((held.hold.kind, starts(&daemon).len()), (HoldKind::Quota, 1), "{held:?}");
     // Five seconds are taken for a minute.
@@ -155,7 +154,7 @@ fn after_a_quota_one_agent_tries_first_and_the_others_follow_its_success() {
     wait_for_starts(&daemon, 2, Duration::from_mins(3));
     let tried = starts_with_times(&daemon)[1].1;
     let next = held.next_try_at.0.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
-    println!("a quota of {length} s: the canary started {:.1} s after the time that was told", tried - next);
+    eprintln!("a quota of {length} s: the canary started {:.1} s after the time that was told", tried - next);
     assert!(tried >= next - 0.1, "{tried} {next}");
     stays_at(&daemon, 2);
     assert_eq!(daemon.agents().iter().filter(|agent| agent.running).count(), 1);

@@ -131,9 +131,6 @@ fn cost_of_a_round(agents: usize) -> Option<BTreeMap<String, usize>> {
             by_name.entry(call.name.clone()).or_insert_with(|| vec![0; rounds.len()])[at] += 1;
         }
     }
-    let mut totals: Vec<usize> = rounds.iter().map(Vec::len).collect();
-    totals.sort_unstable();
-    println!("calls in a round with {agents} agents: {totals:?}");
     let median = |mut counts: Vec<usize>| {
         counts.sort_unstable();
         counts[counts.len() / 2]
