@@ -166,7 +166,7 @@ pub enum Command {
     Approve(Asking<approve::Approve>),
     /// Deny what agents ask
     ///
-    /// The agent is told so, and who says so, and goes on without it.
+    /// The agent learns that, and who says so, and goes on without it.
     #[command(after_long_help = manual::help("deny"))]
     Deny(Asking<approve::Deny>),
     /// End a hold: let the agents that share a credential try it again

@@ -1,4 +1,4 @@
-//! Approvals: what an agent asks whether it may do, who answers, and what is told. Pure.
+//! Approvals: what an agent asks whether it may do, who answers, and what is passed on. Pure.
 //!
 //! ```text
 //! harness ── runs ──▶ agentd tell --ask ──▶ launcher ──▶ daemon ──▶ API: agentd approve, agentd deny
@@ -143,7 +143,7 @@ pub struct Word {
     pub allow: bool,
     /// Who says so.
     pub who: String,
-    /// What the agent is told about it.
+    /// What the agent learns of it.
     pub why: Option<String>,
 }
 
@@ -156,7 +156,7 @@ impl Word {
     }
 }
 
-/// What an attempt is told.
+/// What is passed on to an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
     /// Which question.
@@ -572,7 +572,7 @@ mod tests {
                     match outcome {
                         Outcome::Tell(it) => {
                             let before = told.insert(it.number, it.allow);
-                            // A lost answer is told again, and a question that comes back after its end is denied.
+                            // A lost answer is sent again, and a question that comes back after its end is denied.
                             prop_assert!(before.is_none_or(|before| before == it.allow || !it.allow));
                         }
                         Outcome::News(it) => if let Some(decision) = it.decision {

@@ -1,6 +1,6 @@
 //! Conversations: which one the next attempt of an agent is in, and what follows if that does not work. Pure.
 //!
-//! A harness keeps what it was told and what it did under an id. For some harnesses agentd [chooses](SessionWords::new) the id, others
+//! A harness keeps what it heard and did under an id. For some harnesses agentd [chooses](SessionWords::new) the id, others
 //! report theirs. An attempt [resumes](Plan::Resume) the conversation of the one before, if something is kept of that: its launcher
 //! looks for the proof, and says what it [took](Taken). An id that does not work is given up at once, so that no restart fails for it
 //! again:
@@ -21,7 +21,7 @@ use crate::wire::exit_status::ExitStatus;
 /// How soon an attempt has ended that ended because its conversation could not be resumed.
 pub const AT_ONCE: Duration = Duration::from_secs(15);
 
-/// What a resumed attempt is told if the entry does not say.
+/// What a resumed attempt gets if the entry does not say.
 pub const RESUME_PROMPT: &str = "Continue where you left off.";
 
 /// Stands for the id in a command line. No argument can contain it, so nothing that an entry says is taken for it.
@@ -62,7 +62,7 @@ impl Resume {
 #[serde(try_from = "String")]
 pub struct SessionId(String);
 
-/// The text is no id of a conversation.
+/// The text is not an id of a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not the id of a conversation: it has 1 to {} letters, digits, `-`, `_` or `.`, and begins with a letter or digit",
@@ -123,7 +123,7 @@ impl Line {
     }
 }
 
-/// How a harness is told which conversation it is in.
+/// How a harness learns which conversation it is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionWords {
     /// Begins one under an id of agentd's choice; `None` if the harness chooses.
@@ -245,7 +245,7 @@ pub struct Conversation {
 /// What the next attempt is, as far as its conversation depends on that.
 #[derive(Debug)]
 pub struct Ask<'a> {
-    /// How its harness is told.
+    /// How its harness learns of it.
     pub words: &'a SessionWords,
     /// Which attempts share one.
     pub resume: Resume,

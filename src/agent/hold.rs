@@ -149,7 +149,7 @@ pub struct Held {
     pub since: Timestamp,
     /// When it ends, or for a login when one agent tries it again.
     pub until: Timestamp,
-    /// When the agent that this is told may try. Those of a quota do not all come at once.
+    /// When the agent that asks may try. Those of a quota do not all come at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_until: Option<Timestamp>,
     /// What the harness said.
@@ -629,7 +629,7 @@ impl Held {
         Self { own_until: Some(self.next_try(self.until_for(key))), ..self.clone() }
     }
 
-    /// When the agent that this is told may try.
+    /// When the agent that asks may try.
     pub fn end(&self) -> Timestamp {
         self.own_until.unwrap_or(self.until)
     }

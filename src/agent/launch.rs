@@ -59,7 +59,7 @@ pub struct Launch {
     pub packages: Vec<Package>,
     /// How long these may take to be built. A change of this alone launches nothing.
     pub packages_timeout: Duration,
-    /// How the harness is told which conversation it is in, if attempts share one. Only whether it is told is in the fingerprint.
+    /// How the harness learns which conversation it is in, if attempts share one. Only whether it does is in the fingerprint.
     pub session_words: Option<Arc<SessionWords>>,
     /// The form of its machine-readable output, which then goes to a pipe instead of its terminal.
     pub stream: Option<StreamKind>,

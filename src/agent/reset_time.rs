@@ -18,14 +18,14 @@ pub const LONGEST: Duration = Duration::from_hours(8 * 24);
 /// A time of day this long ago has passed, and is not meant for tomorrow.
 const JUST_PASSED: Duration = Duration::from_hours(1);
 
-/// A time is told in whole minutes, rounded down, so one that is no longer past than this may be yet to come.
+/// A time comes in whole minutes, rounded down, so one that is no longer past than this may be yet to come.
 const ROUNDED: Duration = Duration::from_mins(2);
 
 /// How much of a text is looked at, in bytes.
 const MOST_TEXT: usize = 1024;
 
 /// Reads the time of a reset, in seconds since 1970. `now` is in seconds since 1970, too; `zone` is that of the harness, for texts that
-/// name none. `None` if the text holds no time, or one that has passed. A time of day is told in minutes: the present one is near.
+/// name none. `None` if the text holds no time, or one that has passed. A time of day comes in minutes: the present one is near.
 ///
 /// | text | meaning |
 /// |---|---|
@@ -171,7 +171,7 @@ fn time_of_day(word: &str, next: Option<&String>) -> Option<Time> {
     let hour: i8 = parts.next()?.parse().ok()?;
     let minute: Option<i8> = parts.next().map(str::parse).transpose().ok()?;
     let second: Option<i8> = parts.next().map(str::parse).transpose().ok()?;
-    // A number alone is no time.
+    // A number alone is not a time.
     if parts.next().is_some() || (half.is_none() && minute.is_none()) {
         return None;
     }

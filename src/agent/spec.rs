@@ -36,7 +36,7 @@ pub struct AgentSpec {
     pub prompt: Option<Prompt>,
     /// Whether it stays at its terminal when it has done what the prompt says; `None` is as the preset has always been.
     pub interactive: Option<bool>,
-    /// What it is told instead when it resumes a conversation.
+    /// What it gets instead when it resumes a conversation.
     pub resume_prompt: String,
     /// Whether it prints a machine-readable stream, which is read.
     pub results: bool,

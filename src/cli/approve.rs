@@ -41,7 +41,7 @@ pub struct Deny {
     /// What is answered: the id of the question, or its beginning
     #[arg(required = true, value_name = "ID", value_parser = id, add = complete::questions())]
     pub ids: Vec<String>,
-    /// What the agent is told about it
+    /// What the agent learns of it
     #[arg(long, value_name = "TEXT", value_parser = why)]
     pub why: Option<String>,
     /// Where to write.

@@ -380,7 +380,7 @@ pub(super) mod tests {
             next_try_at: in_hours(50),
         };
         let day = clock(in_hours(50));
-        assert!(day.contains(' '), "another day is told with its date: {day}");
+        assert!(day.contains(' '), "another day is shown with its date: {day}");
         let cases = [
             (HoldKind::Quota, Some(in_hours(50)), format!("quota of KEY-1 exhausted until {day} (2 agents held)")),
             (HoldKind::Quota, None, "quota of KEY-1 exhausted (2 agents held)".to_owned()),

@@ -139,7 +139,7 @@ pub(super) fn activity(agent: &AgentStatus, now: SystemTime) -> Option<String> {
     Some(format!("{status} {}", words(now.duration_since(*since).unwrap_or_default())))
 }
 
-/// What an agent wants to do, on one line. A long run of blanks is told, because what follows it would be out of sight.
+/// What an agent wants to do, on one line. A long run of blanks is counted, because what follows it would be out of sight.
 pub(super) fn wish(approval: &Approval) -> String {
     const MOST_BLANKS: usize = 8;
     let (Approval { tool, command, cut, .. }, mut shown) = (approval, String::new());

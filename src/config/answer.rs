@@ -1,4 +1,4 @@
-//! An answer of an operator, as a file: TOML text in, what an agent is told out.
+//! An answer of an operator, as a file: TOML text in, what an agent learns out.
 
 use super::drop_in::{document, text_of};
 use super::fields::Fields;
@@ -13,7 +13,7 @@ pub const MAX_SIZE: u64 = 4 << 10;
 pub struct Answer {
     /// Whether the agent may.
     pub allow: bool,
-    /// What the agent is told about it.
+    /// What the agent learns of it.
     pub why: Option<String>,
 }
 

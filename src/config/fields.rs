@@ -552,7 +552,7 @@ impl<'a> Fields<'a> {
             let (Some((at, pattern)), Some((then_at, then))) = (text("match"), text("then")) else {
                 fields.error(
                     at,
-                    format!("a rule in `{key}` lacks `match` or `then`, or one of them is no string; {RIGHT}"),
+                    format!("a rule in `{key}` lacks `match` or `then`, or one of them is not a string; {RIGHT}"),
                 );
                 return None;
             };
@@ -560,7 +560,7 @@ impl<'a> Fields<'a> {
                 0..=LONGEST_PATTERN => Ok(()),
                 _ => Err(format!("it has more than {LONGEST_PATTERN} bytes")),
             }) {
-                fields.error(at, format!("`match` of a rule in `{key}` is no regular expression: {fault}"));
+                fields.error(at, format!("`match` of a rule in `{key}` is not a regular expression: {fault}"));
                 return None;
             }
             let Some(&(_, then)) = Then::WORDS.iter().find(|(word, _)| *word == then) else {

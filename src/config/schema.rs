@@ -113,13 +113,13 @@ fn program_fields() -> Value {
         "resume_prompt": with_default(
             json!({ "type": "string", "maxLength": MAX_ARGUMENT }),
             json!(RESUME_PROMPT),
-            "what a resumed attempt is told in place of the prompt; see [Conversations](conversations.md)",
+            "what a resumed attempt gets in place of the prompt; see [Conversations](conversations.md)",
         ),
         "approval": described(
             json!({ "type": "string", "enum": ["readonly", "edits", "everything", "ask", ""] }),
             "what the harness may do without asking: `readonly`, `edits` (change files), `everything`; or `ask`: an operator answers; see [Approvals](approvals.md)",
         ),
-        "approval_timeout": with_default(duration("*"), json!("10m"), "how long an answer to what the agent asks may take; then it is no"),
+        "approval_timeout": with_default(duration("*"), json!("10m"), "how long an answer to what the agent asks may take; then it is denied"),
         "approval_rules": with_default(
             approval_rules(),
             json!([]),

@@ -1,6 +1,6 @@
 //! Rules: finds what a harness's words mean in what an agent printed, with the agent user's rights.
 //!
-//! Everything is bounded: the number of rules, the size of each, the text, and what is told of it. The engine takes time in proportion
+//! Everything is bounded: the number of rules, the size of each, the text, and what is passed on of it. The engine takes time in proportion
 //! to the text. A pattern that is none finds nothing; the jcard's check says so.
 
 use jiff::tz::TimeZone;
@@ -15,7 +15,7 @@ use crate::text::ansi::State;
 /// How much of the end of a text is looked at.
 const MOST_TEXT: usize = 32 << 10;
 
-/// The most characters of anything that is told.
+/// The most characters of anything that is passed on.
 const MOST_TOLD: usize = 256;
 
 /// What the first rule that matches has found, in its last match. `now`, in seconds since 1970, is what times in the text are read from.

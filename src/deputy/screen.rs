@@ -16,10 +16,10 @@ pub const LINES: usize = 30;
 /// The longest line that is looked at, in bytes.
 const MOST_OF_LINE: usize = 2000;
 
-/// The longest part of a screen that is told, in characters.
+/// The longest part of a screen that is passed on, in characters.
 const MOST_TOLD: usize = 256;
 
-/// The longest address that is told, in characters. Those of logins have more than 400.
+/// The longest address that is passed on, in characters. Those of logins have more than 400.
 const MOST_OF_URL: usize = 500;
 
 /// By how many characters a line that a harness has wrapped may be shorter than the longest one: the frame around a text.
@@ -73,7 +73,9 @@ pub fn read(text: &str, rules: &[Rule]) -> Reading {
                     captures.map(|captures| Found { rule: at, means: rule.means, matched: of(&captures, &text) });
                 reading.found = reading.found.or(found);
             }
-            Err(error) => reading.faults.push(format!("the rule {:?} is no regular expression: {error}", rule.pattern)),
+            Err(error) => {
+                reading.faults.push(format!("the rule {:?} is not a regular expression: {error}", rule.pattern))
+            }
         }
     }
     reading
@@ -204,7 +206,7 @@ mod tests {
         let rules = [rule(Place::Screen, "(", Meaning::Idle), rule(Place::Screen, "a", Meaning::Blocked)];
         let reading = read("a", &rules);
         assert_eq!(reading.found.unwrap().rule, 1);
-        assert!(reading.faults[0].starts_with("the rule \"(\" is no regular expression"), "{:?}", reading.faults);
+        assert!(reading.faults[0].starts_with("the rule \"(\" is not a regular expression"), "{:?}", reading.faults);
         assert!(compiled("((a{99}){99}){99}").is_err());
     }
 

@@ -327,7 +327,7 @@ mod tests {
         let todo = judge(&mut known, answers.read(), &open(&["ffffffff"]), now);
         assert_eq!((todo.tell.len(), todo.remove.len(), todo.warnings.len()), (0, 0, 7));
         let todo = judge(&mut known, answers.read(), &open(&[]), now + REFUSED);
-        assert_eq!((todo.remove.len(), todo.warnings.len()), (7, 0), "each is told once");
+        assert_eq!((todo.remove.len(), todo.warnings.len()), (7, 0), "each is reported once");
         assert!(is_due_soon(&known, now + REFUSED) && !is_due_soon(&known, now + REFUSED + SOON));
         answers.remove(&todo.remove);
         let left: Vec<_> = fs::read_dir(answers.directory()).unwrap().map(|it| it.unwrap().file_name()).collect();

@@ -351,7 +351,7 @@ fn hooks(spec: &AgentSpec, args: &[String], has_prompt: bool) -> Option<Hooks> {
     })
 }
 
-/// How the harness is told which conversation it is in, if attempts share one.
+/// How the harness learns which conversation it is in, if attempts share one.
 fn session_words(
     spec: &AgentSpec,
     (command, args): (&[String], &[String]),

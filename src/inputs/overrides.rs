@@ -226,7 +226,7 @@ fn take_release(folder: &OwnedFd, name: &OsStr, of: &str, operators: &Operators)
         look => look.map_err(|error| format!("it cannot be examined: {error}"))?,
     };
     if SFlag::from_bits_truncate(look.mode) & SFlag::S_IFMT != SFlag::S_IFREG {
-        return Err("it is no regular file".to_owned());
+        return Err("it is not a regular file".to_owned());
     }
     let (file, metadata) = regular_file::open_in(folder, name).map_err(|error| error.to_string())?;
     if metadata.nlink() != 1 {

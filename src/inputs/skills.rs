@@ -104,7 +104,7 @@ fn one(path: &Path) -> Result<Skill, String> {
     let opened = open(path)?;
     let (text, _) = regular_file::read_in(&opened, OsStr::new(FILE), LARGEST)
         .map_err(|error| format!("{}: {error}", path.join(FILE).display()))?;
-    let text = std::str::from_utf8(&text).map_err(|_| format!("{} is no text", path.join(FILE).display()))?;
+    let text = std::str::from_utf8(&text).map_err(|_| format!("{} is not text", path.join(FILE).display()))?;
     judge(name, text).map_err(|error| format!("{}: {error}", path.join(FILE).display()))?;
     let folder = real(&opened, path)?;
     measure(&folder, &mut 0).map_err(|error| format!("{shown}: {error}"))?;

@@ -1,6 +1,6 @@
 //! The command that a hook runs to ask whether the harness may use a tool: it waits for the answer, and prints it.
 //!
-//! Whatever happens, it prints an answer within its time, and without one of the launcher the answer is no. It runs as the agent user,
+//! Whatever happens, it prints an answer within its time, and without one of the launcher it denies. It runs as the agent user,
 //! who may replace it: it is a courtesy, and no boundary. Rules are matched here, over what the agent says, and nowhere else.
 
 use std::env;

@@ -47,7 +47,7 @@ pub struct Reply {
 pub struct Asks {
     timeout: Duration,
     open: VecDeque<Open>,
-    /// Ends that no daemon was told of, of questions that one was told of.
+    /// Ends that no daemon knows of, of questions that one knows of.
     unsaid: VecDeque<FromLauncher>,
 }
 
@@ -264,7 +264,7 @@ mod tests {
         asks.begin_again();
         assert_eq!(asked(&mut asks), one, "with the same number");
         assert_ne!(one.number, two.number);
-        assert!(asks.take().is_none(), "what was withdrawn is no question");
+        assert!(asks.take().is_none(), "what was withdrawn is not a question");
     }
 
     #[test]
@@ -272,7 +272,7 @@ mod tests {
         let mut asks = Asks::new(TIMEOUT);
         let callers: Vec<_> = (0..=MOST_PENDING).map(|_| ask(&mut asks, "ls")).collect();
         assert_eq!(asks.interest().count(), MOST_PENDING);
-        assert!(asks.unsaid.is_empty(), "nobody was told of the first one");
+        assert!(asks.unsaid.is_empty(), "nobody knows of the first one");
         asks.look(Instant::now());
         assert_eq!(asks.interest().count(), MOST_PENDING);
         asks.look(Instant::now() + TIMEOUT);

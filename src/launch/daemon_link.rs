@@ -22,7 +22,7 @@ use crate::sys::{fd, fd_passing, memory, poll, unix_socket};
 /// How long a daemon may take to take in a message.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The shortest time between two conversations that the daemon is told of.
+/// The shortest time between two conversations that the daemon learns of.
 const MOVE_PAUSE: Duration = Duration::from_millis(500);
 
 /// How often to look for the next daemon. The API must be correct within a second of a daemon's start.
@@ -202,7 +202,7 @@ impl DaemonLink {
         self.hears_reports
     }
 
-    /// The harness is in this conversation. Only if its work said something about conversations, the daemon is told, and not too often.
+    /// The harness is in this conversation. The daemon learns of it only if its work said something about conversations, and not too often.
     pub(super) fn is_in(&mut self, id: &SessionId, now: Instant) {
         if self.move_due(Some(id)).is_none_or(|at| at > now) {
             return;

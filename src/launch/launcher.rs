@@ -881,7 +881,7 @@ fn tell_result(terminal: &mut Terminal, daemon: &mut DaemonLink) {
     }
 }
 
-/// How the harness ended, as its stream is told.
+/// How the harness ended, for its stream.
 fn as_status(ending: &Ending) -> ExitStatus {
     match ending {
         Ending::Code(code) => ExitStatus::of_code(*code),

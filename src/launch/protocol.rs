@@ -46,7 +46,7 @@ const MOST_JSON_OF_HELLO: usize = 12 << 10;
 /// How many tools a `Hello` names whose use was denied.
 const MOST_DENIED_OF_HELLO: usize = 4;
 
-/// How much of the last output of an attempt is told.
+/// How much of the last output of an attempt is passed on.
 pub const TAIL: usize = 8 << 10;
 
 /// The longest message to a launcher: arguments and environment may take about 6 MiB in all (`execve(2)`).
@@ -507,7 +507,7 @@ mod tests {
             system_time: Duration::MAX,
             max_rss: i64::MAX,
             printed: Some(true),
-            // As numbers, because it is no text.
+            // As numbers, because it is not text.
             tail: Some(SecretBytes::from(vec![0xff; TAIL])),
         };
         let hello = FromLauncher::Hello {

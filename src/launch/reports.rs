@@ -286,7 +286,7 @@ mod tests {
             })
             .collect();
         assert_eq!(taken, ["Printing"]);
-        // A key or two are no work.
+        // A key or two are not work.
         assert_eq!(told.taken(22_000), ["Quiet"]);
         told.printed(30_000);
         assert_eq!(told.taken(32_000), ["Quiet"]);

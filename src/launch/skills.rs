@@ -126,7 +126,7 @@ fn make_folder(path: &Path) -> io::Result<()> {
 
 /// Makes these the links of an agent in a folder of its harness. Returns the names of those whose place is taken.
 ///
-/// The list names a link before it is made, and until it is removed: one that is in no list would stay for ever.
+/// The list names a link before it is made, and until it is removed: one that is not in the list would stay forever.
 fn link(folder: &Path, agent: &str, skills: &[Skill]) -> io::Result<Vec<String>> {
     if !skills.is_empty() {
         DirBuilder::new().recursive(true).mode(0o755).create(folder)?;

@@ -302,7 +302,7 @@ struct Run<T> {
     earliest: Duration,
     /// The conversation that its harness is in, as far as it has said so.
     conversation: Option<String>,
-    /// What its harness has said of its work, until its end is told.
+    /// What its harness has said of its work, until its end is reported.
     result: Option<Box<StreamResult>>,
     /// What it has said of its credential. It counts if the attempt fails.
     held: Option<Held>,

@@ -51,7 +51,7 @@ impl Supervisor {
     }
 }
 
-/// What of a rotation is worth an event. Whose turn it is changes with each agent of a roll, and is told by the events of that agent.
+/// What of a rotation is worth an event. Whose turn it is changes with each agent of a roll, and the events of that agent say it.
 fn what_matters(rotation: Option<&PendingRotation>) -> Option<(&RotationCause, &[String], Time)> {
     rotation.map(|rotation| (&rotation.cause, &rotation.secrets[..], rotation.since))
 }

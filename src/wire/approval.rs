@@ -45,21 +45,21 @@ pub struct Approval {
 /// What came of a question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Decision {
-    /// What the agent was told.
+    /// What the agent learned.
     pub answer: Answer,
     /// What decided it.
     pub by: Decider,
     /// Who answered: the owner of the file, which is advisory within the group of operators.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub who: Option<String>,
-    /// What the agent was told about it.
+    /// What the agent learned of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// When.
     pub at: Time,
 }
 
-/// What an agent is told.
+/// What is passed on to an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {

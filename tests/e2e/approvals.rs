@@ -55,7 +55,7 @@ fn decided(setup: &Setup) -> (Answer, Decider, Option<String>) {
     })
 }
 
-/// What the harness was told, once it is as many lines.
+/// What the harness heard, once it is as many lines.
 fn told(setup: &Setup, count: usize) -> Vec<String> {
     setup.wait("the answers", || Some(setup.lines("answers")).filter(|lines| lines.len() >= count))
 }

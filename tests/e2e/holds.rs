@@ -154,7 +154,7 @@ fn after_a_quota_one_agent_tries_first_and_the_others_follow_its_success() {
     wait_for_starts(&daemon, 2, Duration::from_mins(3));
     let tried = starts_with_times(&daemon)[1].1;
     let next = held.next_try_at.0.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
-    eprintln!("a quota of {length} s: the canary started {:.1} s after the time that was told", tried - next);
+    eprintln!("a quota of {length} s: the canary started {:.1} s after the time that was shown", tried - next);
     assert!(tried >= next - 0.1, "{tried} {next}");
     stays_at(&daemon, 2);
     assert_eq!(daemon.agents().iter().filter(|agent| agent.running).count(), 1);
@@ -170,7 +170,7 @@ fn after_a_quota_one_agent_tries_first_and_the_others_follow_its_success() {
 
 #[test]
 fn a_changed_login_file_ends_the_hold_of_a_login() {
-    // The file is in the home of the agent user, which is no person's.
+    // The file is in the home of the agent user, which belongs to no person.
     if !root() {
         return;
     }

@@ -152,7 +152,7 @@ fn the_table_of_the_jcard_changes_a_preset_and_adds_a_harness() {
     let [changed, added] = ["changed", "added"].map(|name| daemon.wait_for_state(name, State::Running));
     assert_eq!(added.harness.as_deref(), Some("mine"));
 
-    // Another word of one harness relaunches its agents alone, and what is no part of a command line nobody's.
+    // Another word of one harness relaunches its agents alone, and what is not part of a command line relaunches none.
     let table = TABLE.replace("edit\"]", "all\"]\nasks = false")
         + "[[harnesses.mine.rules]]\non = \"exit\"\nmatch = \"x\"\nmeans = \"quota\"\n\n";
     daemon.edit_jcard(&(table + &entries));
@@ -165,7 +165,7 @@ fn the_table_of_the_jcard_changes_a_preset_and_adds_a_harness() {
     daemon.edit_jcard(&(table + &entries));
     assert_given(&daemon, "changed", "claude-next --may edit -x -p do it\n");
     let wrong = daemon.wait("the error of the harness", || daemon.agent("added").filter(|agent| agent.error.is_some()));
-    assert!(wrong.error.unwrap().contains(":11:9: `match` is no regular expression: "));
+    assert!(wrong.error.unwrap().contains(":11:9: `match` is not a regular expression: "));
     assert_eq!(wrong.pid, added.pid, "what runs goes on");
 }
 

@@ -16,7 +16,7 @@ Behavior: the first path element of the base URL, so that agents beside each oth
   `SAY[text]` is the answer.
 
 A credential decides before any mode: one with `dead` in it is refused as in mode `401`, and one with `spent` in it has no quota left as in
-mode `quota`, from its first request on for --spent seconds; the reset that is told is that moment.
+mode `quota`, from its first request on for --spent seconds; the reset that it names is that moment.
 
 Modes
   ok        a short streamed answer                       slow      streams a word each second, 60 of them

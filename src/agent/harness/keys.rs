@@ -194,7 +194,7 @@ impl Reader {
                     let right = format!("write for example {name} = \"${{HOME}}/.agents/skills\"");
                     self.ignore(
                         value.span().start,
-                        format!("`{name}` is no folder of the home, and is ignored; {right}"),
+                        format!("`{name}` is not a folder of the home, and is ignored; {right}"),
                     );
                 }
             }
@@ -360,7 +360,7 @@ impl Reader {
                         approvals.0.insert(approval, words);
                     }
                 }
-                None => self.ignore(at, format!("{} is no `approval`, and is ignored; {right}", quoted(key))),
+                None => self.ignore(at, format!("{} is not an `approval`, and is ignored; {right}", quoted(key))),
             }
         }
     }
@@ -407,7 +407,7 @@ impl Reader {
         if let Err(why) = pattern_fault(text) {
             self.refuse(
                 pattern.span().start,
-                format!("`match` is no regular expression: {why}; fix it, or remove the rule"),
+                format!("`match` is not a regular expression: {why}; fix it, or remove the rule"),
             );
             return None;
         }
@@ -624,7 +624,7 @@ mod tests {
     #[case("stream = \"json\"", "`stream` cannot be \"json\", and is ignored; write one of \"claude\"", false)]
     #[case("trust = false", "`trust` is a boolean, and is ignored; write one of \"status\"", false)]
     #[case("approval = []", "`approval` is an array, and is ignored; write a table of arrays", false)]
-    #[case("approval.all = []", "\"all\" is no `approval`, and is ignored", false)]
+    #[case("approval.all = []", "\"all\" is not an `approval`, and is ignored", false)]
     #[case("variables = { \"A B\" = \"\" }", "\"A B\" is not a valid name of a variable, and is ignored", false)]
     #[case("rules = 1", "`rules` is an integer, and is ignored; write [[rules]]", false)]
     #[case("rules = [{}]", "a rule without `on` is ignored", false)]
@@ -632,15 +632,15 @@ mod tests {
     #[case("binary = [\"x\"]", "`binary` is an array; write the name", true)]
     #[case("prompt = [\"-p\"]", "`prompt` has no place for what it must hold; end it", true)]
     #[case("alone = [\"${PROMPT}\"]", "`alone` has no place for `args`; end it", true)]
-    #[case("[[rules]]\non = \"exit\"\nmatch = \"(\"\nmeans = \"login\"", "`match` is no regular expression: ", true)]
+    #[case("[[rules]]\non = \"exit\"\nmatch = \"(\"\nmeans = \"login\"", "`match` is not a regular expression: ", true)]
     #[case(
         "[[rules]]\non = \"exit\"\nmatch = \"\"\nmeans = \"login\"",
-        "`match` is no regular expression: it is em",
+        "`match` is not a regular expression: it is em",
         true
     )]
     #[case(
         "[[rules]]\non = \"exit\"\nmatch = \"(a{1000}){1000}\"\nmeans = \"login\"",
-        "`match` is no regular expression: ",
+        "`match` is not a regular expression: ",
         true
     )]
     fn a_mistake_is_told_and_spoils_only_what_cannot_do_without(

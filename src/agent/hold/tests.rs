@@ -100,7 +100,7 @@ fn a_canary_that_fails_in_the_same_way_renews_the_hold() {
     let now = holds.held(&group()).unwrap();
     assert_eq!((now.since, now.until), (at(0), at(7205)));
     assert!(!may_start(&holds, "a", 7204));
-    assert_eq!(holds.take_news().len(), 2, "it is told again");
+    assert_eq!(holds.take_news().len(), 2, "it is reported again");
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn two_canaries_at_most_are_launched_in_ten_minutes() {
     assert!(may_start(&holds, "c", 610));
     holds.take_changed();
     holds.time_passed(at(610));
-    assert!(holds.take_changed(), "those that wait are told");
+    assert!(holds.take_changed(), "those that wait learn of it");
     assert_eq!(holds.due(), None, "once");
 }
 
@@ -472,7 +472,7 @@ proptest! {
         let mut holds = Holds::default();
         holds.count([(group(), NAMES.len())].into());
         let (mut now, mut runs, mut in_hold): (u64, [bool; 6], Vec<u64>) = (0, [false; 6], Vec::new());
-        // What each of them was told last.
+        // What each of them learned last.
         let mut told: [Option<Bar>; 6] = [const { None }; 6];
         for step in steps {
             match step {

@@ -370,7 +370,7 @@ pub enum Effect {
     Answer {
         /// In which attempt.
         attempt: Attempt,
-        /// What is told.
+        /// What is passed on.
         told: Told,
     },
     /// There is a question, or something came of it.

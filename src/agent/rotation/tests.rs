@@ -226,6 +226,6 @@ proptest! {
             }
         }
         let waits = members.values().filter(|member| member.pending.is_some()).count();
-        prop_assert!(has_failed || waits == 0, "{waits} wait for ever");
+        prop_assert!(has_failed || waits == 0, "{waits} wait forever");
     }
 }

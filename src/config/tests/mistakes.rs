@@ -171,7 +171,7 @@ fn answer(lines: &str) -> String {
 #[case::too_much_time_for_an_answer("approval_timeout = \"8d\"", "3:20: error: `approval_timeout` is too large")]
 #[case::rule_that_is_no_expression(
     "approval_rules = [{ match = \"(\", then = \"ask\" }]",
-    "3:29: error: `match` of a rule in `approval_rules` is no regular expression: "
+    "3:29: error: `match` of a rule in `approval_rules` is not a regular expression: "
 )]
 #[case::rule_that_does_something_else(
     "approval_rules = [{ match = \"ls\", then = \"run\" }]",
@@ -319,11 +319,11 @@ fn in_an_entry_is_answered_with_its_place_and_remedy(#[case] lines: &str, #[case
 )]
 #[case::harness_folder_elsewhere(
     "[harnesses.codex]\nskills_dir = \"/etc/skills\"\n[agent]\nharness = \"codex\"\n",
-    "2:14: warning: `skills_dir` is no folder of the home, and is ignored; write for example skills_dir = \"${HOME}/"
+    "2:14: warning: `skills_dir` is not a folder of the home, and is ignored; write for example skills_dir = \"${HOME}/"
 )]
 #[case::harness_path_elsewhere(
     "[harnesses.codex]\nlogin_files = [\".codex/auth.json\", \"../x\"]\n[agent]\nharness = \"codex\"\n",
-    "2:36: warning: \"../x\" in `login_files` is no path below the home, and is ignored; write for example \".agents\""
+    "2:36: warning: \"../x\" in `login_files` is not a path below the home, and is ignored; write for example \".agents\""
 )]
 #[case::harness_variable(
     "[harnesses.codex]\nauth = [\"A B\"]\n[agent]\nharness = \"codex\"\n",
@@ -335,11 +335,11 @@ fn in_an_entry_is_answered_with_its_place_and_remedy(#[case] lines: &str, #[case
 )]
 #[case::rule_that_is_no_regular_expression(
     "[agent]\nharness = \"codex\"\n[[harnesses.codex.rules]]\non = \"exit\"\nmatch = \"(\"\nmeans = \"login\"\n",
-    "5:9: error: `match` is no regular expression: "
+    "5:9: error: `match` is not a regular expression: "
 )]
 #[case::rule_of_a_harness_that_nobody_uses(
     "[agent]\nharness = \"codex\"\n[[harnesses.pi.rules]]\non = \"exit\"\nmatch = \"(\"\nmeans = \"login\"\n",
-    "5:9: warning: `match` is no regular expression: "
+    "5:9: warning: `match` is not a regular expression: "
 )]
 #[case::binary_of_nothing(
     "[agent]\nharness = \"codex\"\n[harnesses.codex]\nbinary = \"\"\n",
@@ -347,7 +347,7 @@ fn in_an_entry_is_answered_with_its_place_and_remedy(#[case] lines: &str, #[case
 )]
 #[case::rule_of_a_harness_that_is_no_regular_expression_behind_others(
     "[agent]\nharness = \"mine\"\n[harnesses.mine]\nbinary = \"x\"\nrules = [{ on = \"exit\", match = \"a\", means = \"login\" }, { on = \"screen\", match = \"a{\", means = \"idle\" }]\n",
-    "5:82: error: `match` is no regular expression: "
+    "5:82: error: `match` is not a regular expression: "
 )]
 #[case::binary_of_spaces(
     "[agent]\nharness = \"claude-code\"\n[harnesses.claude-code]\nbinary = \"  \"\n",

@@ -264,7 +264,7 @@ pub(super) fn plan(sandbox: &Sandbox, facts: &Facts) -> Plan {
     plan
 }
 
-/// Where each skill is in a sandbox with this home: in a folder that it is told of, and where its harness looks.
+/// Where each skill is in a sandbox with this home: in a folder that it learns of, and where its harness looks.
 pub(super) fn skills(taught: &Taught, home: &Path) -> Vec<(PathBuf, PathBuf)> {
     let folders = [Some(PathBuf::from(SKILLS)), taught.folder.as_ref().map(|below| home.join(below))];
     let folders: Vec<PathBuf> = folders.into_iter().flatten().collect();

@@ -259,7 +259,7 @@ impl Reader {
             }
             None => {}
         }
-        // What an API error is told with comes from no model.
+        // The words of an API error come from no model.
         if message.model.text() != "<synthetic>" {
             report.uses_model(message.model.text());
         }

@@ -12,7 +12,7 @@ const MOST_ELEMENTS: usize = 256;
 
 /// Reads a line.
 ///
-/// A harness of JavaScript may cut a text within a character. It writes half of it then, as `\ud83d`, which is no text for others. What
+/// A harness of JavaScript may cut a text within a character. It writes half of it then, as `\ud83d`, which is not text for others. What
 /// is cut is read as a character that stands for an unknown one: a result must not be lost for that.
 pub(super) fn read<T: for<'de> Deserialize<'de>>(line: &[u8]) -> Option<T> {
     serde_json::from_slice(line).ok().or_else(|| serde_json::from_slice(&without_halves(line)?).ok())

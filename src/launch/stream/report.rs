@@ -11,7 +11,7 @@ const MOST_DENIED: usize = 32;
 /// How much of what a tool is to do is shown, in bytes.
 const MOST_OF_TOOL: usize = 200;
 
-/// How many facts about limits an attempt may state: a harness that says another one each time is not believed for ever.
+/// How many facts about limits an attempt may state: a harness that says another one each time is not believed forever.
 const MOST_LIMITS: u32 = 100;
 
 /// What was said.

@@ -147,6 +147,6 @@ fn an_early_failure_speaks_against_the_new_values_and_a_run_for_them() {
         "its harness took its time to give up"
     );
     let mut life = renewed();
-    life.not_started(2, failed("it is no program"));
-    assert_eq!(verdict(&life), (false, Some("it is no program".to_owned())));
+    life.not_started(2, failed("it is not a program"));
+    assert_eq!(verdict(&life), (false, Some("it is not a program".to_owned())));
 }
