@@ -154,9 +154,9 @@ pub enum Command {
     /// End the pause: agents start again
     #[command(after_long_help = manual::help("unpause"))]
     Unpause(Asking<operate::Pause>),
-    /// List what agents ask whether they may do it
+    /// List the questions of agents that wait for an answer
     ///
-    /// Agents ask that are declared with `approval = "ask"`.
+    /// An agent with `approval = "ask"` asks before it does what its harness would ask a person about.
     #[command(after_long_help = manual::help("approvals"))]
     Approvals(Asking<NoOptions>),
     /// Allow what agents ask

@@ -229,7 +229,7 @@ impl Why {
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Busy => f.write_str("the agent is not known to be idle"),
+            Self::Busy => f.write_str("its harness has not said that it is idle"),
             Self::NextStart => f.write_str("the agent gets the new values at its next start"),
             Self::FilesReplaced => {
                 f.write_str("the files have the new values; the variables get them at the agent's next start")

@@ -115,7 +115,7 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
         ),
         Route::Approvals => get(
             "approvals",
-            "What agents ask whether they may do it, and what came of that",
+            "The questions of agents that wait for an answer, and what came of earlier ones",
             &json!({ "200": answer("What waits for an answer, and what was decided.", &json_of::<Approvals>(types)) }),
         ),
         Route::Holds => get(

@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Which questions.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Approve {
-    /// What is answered: the id of the question, or its beginning
+    /// The id of the question, or its beginning
     #[arg(required = true, value_name = "ID", value_parser = id, add = complete::questions())]
     pub ids: Vec<String>,
     /// Where to write.
@@ -38,7 +38,7 @@ pub struct Approve {
 /// Which questions, and why.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Deny {
-    /// What is answered: the id of the question, or its beginning
+    /// The id of the question, or its beginning
     #[arg(required = true, value_name = "ID", value_parser = id, add = complete::questions())]
     pub ids: Vec<String>,
     /// What the agent learns of it

@@ -60,7 +60,7 @@ pub struct Arguments {
     /// With --here, the secrets, one file each [default: those of the daemon]
     #[arg(long, value_name = "DIR", value_parser = super::path(), requires = "here")]
     pub secret_dir: Option<PathBuf>,
-    /// Tell which rule for screens matches this text, such as one that tmux capture-pane -p has printed; - is standard input
+    /// Say which rule for screens matches this text, such as what tmux capture-pane -p has printed; - is standard input
     #[arg(long, value_name = "FILE", value_parser = super::path_or_stdin(), conflicts_with_all = ["files", "here", "strict"])]
     pub screen: Option<PathBuf>,
     /// With --screen, the harness whose rules are tried [default: all]

@@ -17,6 +17,7 @@ use crate::wire::activity::Activity;
 use crate::wire::approval::{Approval, Decision};
 use crate::wire::conversation::Conversation;
 use crate::wire::events::{Change, Course, Event, Since, Subject, What};
+use crate::wire::hold::HoldKind;
 use crate::wire::reason::LaunchReason;
 use crate::wire::status::{AgentStatus, State};
 
@@ -177,9 +178,13 @@ fn words(what: &What) -> String {
         What::Hold { hold, agents } => {
             let held = if *agents == 1 { "1 agent held".to_owned() } else { format!("{agents} agents held") };
             let until = hold.until.map_or_else(String::new, |until| format!(" until {until}"));
-            format!("the {} of {} does not work{until} ({held}): {}", hold.kind, hold.group, hold.evidence)
+            let how = match hold.kind {
+                HoldKind::Login => "does not work",
+                HoldKind::Quota => "is exhausted",
+            };
+            format!("the {} of {} {how}{until} ({held}): {}", hold.kind, hold.group, hold.evidence)
         }
-        What::Released { group, kind, .. } => format!("the {kind} of {group} works again: its agents start"),
+        What::Released { group, kind, .. } => format!("the {kind} hold of {group} is over"),
         What::Activity { previous, activity, .. } => {
             let now = activity.as_ref().map_or_else(|| "unknown".to_owned(), doing);
             previous.map_or_else(|| now.clone(), |previous| format!("{previous} → {now}"))

@@ -291,7 +291,10 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
             };
             push(what, agent.next_start_at);
         }
-        State::Waiting => push("It starts as soon as nothing is missing", None),
+        State::Waiting => match agent.waiting_for.iter().find_map(held_until) {
+            Some(until) => push("An agent that shares its credential tries it again", Some(until)),
+            None => push("It starts as soon as nothing is missing", None),
+        },
         State::Starting => push("Its harness starts any moment", None),
         State::Running if !agent.approvals.is_empty() => {
             push("What it asks is denied", agent.approvals.iter().map(|approval| approval.deadline).min());
@@ -326,13 +329,19 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
         State::Exited | State::Invalid => push("Nothing, until you change something", None),
     }
     if let Some(rotation) = &agent.rotation {
-        let what = format!("New values of {} wait: {}", rotation.secrets.join(", "), rotation.why);
+        let at_the_latest = if rotation.until.is_some() { "; the agent gets them" } else { "" };
+        let what = format!("New values of {} wait: {}{at_the_latest}", rotation.secrets.join(", "), rotation.why);
         push(&what, rotation.until);
     }
     if agent.timeout_at.is_some() {
         push("Its `timeout` passes: agentd stops it for good", agent.timeout_at);
     }
     next
+}
+
+/// When a hold that keeps it from starting lets somebody try.
+fn held_until(cause: &WaitingFor) -> Option<Time> {
+    if let WaitingFor::Hold { until, .. } = cause { Some(*until) } else { None }
 }
 
 const SILENT: &str =
@@ -373,6 +382,11 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
         }
         State::Backoff if agent.error.is_some() => {
             vec!["Fix the error above; agentd tries again by itself.".into()]
+        }
+        State::Backoff if agent.hold.is_some() => {
+            let group =
+                agent.hold.iter().map(|hold| format!("Let its group try at once: agentd release {}.", hold.group));
+            group.chain([format!("Stop it: agentd stop {name}.")]).collect()
         }
         State::Backoff => vec![
             format!("Start it at once: agentd start {name}. Or stop it: agentd stop {name}."),
@@ -630,7 +644,8 @@ fn said(result: &StreamResult) -> Vec<String> {
         (false, false) => "Its harness says that it succeeded",
     };
     let parts = [
-        subtype.clone(),
+        // `success` says nothing more, and may contradict the rest.
+        subtype.clone().filter(|word| word != "success"),
         turns.map(|turns| format!("{turns} {}", if turns == 1 { "turn" } else { "turns" })),
         duration_api_ms.map(|ms| format!("{} for its model", words(Duration::from_millis(ms)))),
         model.clone(),

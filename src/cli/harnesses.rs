@@ -57,7 +57,7 @@ pub fn run(arguments: &Arguments, file: &Path) -> ExitCode {
     }
     let near = nearest(name, harnesses.iter().map(|harness| &*harness.name));
     let right = near.map_or_else(|| "agentd harnesses lists all".to_owned(), |near| format!("did you mean {near}?"));
-    complain(UNKNOWN, &format!("there is no harness {}; {right}", escaped(name)))
+    complain(UNKNOWN, &format!("unknown harness {}; {right}", escaped(name)))
 }
 
 /// The table that the jcard gives; what agentd comes with if there is no jcard, and none was named.

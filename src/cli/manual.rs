@@ -115,6 +115,7 @@ const ANSWER_LOST: (&str, &str) =
     ("1", "it could not be written, agentd has not taken it within 3 s, or something else was answered before");
 const NOT_ALLOWED: (&str, &str) =
     ("4", "there is no such agent, agentd does not answer, or you are not allowed to do it");
+const NOT_ASKED: (&str, &str) = ("4", "no agent asks this, agentd does not answer, or you are not allowed to do it");
 
 /// The topics of the daemon and of all commands.
 pub const TOPICS: [Topic; 27] = [
@@ -135,7 +136,7 @@ pub const TOPICS: [Topic; 27] = [
         verb: "check",
         exit: &[
             ("0", "the jcard has no error, and with --strict no warning"),
-            ("1", "it has one, or it cannot be read"),
+            ("1", "it has one, or it cannot be read; with --screen, no rule matches"),
             USAGE,
         ],
         examples: &[
@@ -143,6 +144,10 @@ pub const TOPICS: [Topic; 27] = [
             ("agentd check --strict ./jcard.toml", "Check a file before it is installed, as in CI"),
             ("agentd check --here", "Also look for programs, workdirs, prompt files and secrets on this machine"),
             ("agentd check -", "Check what comes from standard input"),
+            (
+                "agentd check --screen screen.txt --harness codex",
+                "Say which rule of a harness matches a screen that was saved",
+            ),
         ],
     },
     Topic {
@@ -159,12 +164,7 @@ pub const TOPICS: [Topic; 27] = [
     },
     Topic {
         verb: "harnesses",
-        exit: &[
-            ("0", "it was printed"),
-            ("1", "the jcard cannot be read"),
-            USAGE,
-            ("4", "there is no harness of that name"),
-        ],
+        exit: &[("0", "it was printed"), ("1", "the jcard cannot be read"), USAGE, ("4", "no harness has that name")],
         examples: &[
             ("agentd harnesses", "List every harness that an entry can name"),
             ("agentd harnesses codex", "Print what is known of codex, to paste into a jcard and change"),
@@ -213,6 +213,7 @@ pub const TOPICS: [Topic; 27] = [
                 "Wait at most two hours, and exit with the agent's exit status",
             ),
             ("agentd wait --for running,backoff writer", "Wait until it has been started, successfully or not"),
+            ("agentd wait --for blocked fixer", "Wait until it asks a question that a person must answer"),
         ],
     },
     Topic {
@@ -287,12 +288,12 @@ pub const TOPICS: [Topic; 27] = [
     },
     Topic {
         verb: "approvals",
-        exit: &[("0", "printed"), NOT_ALLOWED, USAGE],
-        examples: &[("agentd approvals", "List what agents ask whether they may do it")],
+        exit: &[("0", "it was printed"), USAGE, ("4", "agentd does not answer, or you are not allowed to ask")],
+        examples: &[("agentd approvals", "List the questions that wait for an answer, with the ids to answer them by")],
     },
     Topic {
         verb: "approve",
-        exit: &[("0", "the agent was told"), ANSWER_LOST, NOT_ALLOWED, USAGE],
+        exit: &[("0", "the agent was told"), ANSWER_LOST, NOT_ASKED, USAGE],
         examples: &[
             ("agentd approve k7q2m4xd", "Allow what an agent asks"),
             ("agentd approve k7", "The same, if no other question begins like this"),
@@ -300,7 +301,7 @@ pub const TOPICS: [Topic; 27] = [
     },
     Topic {
         verb: "deny",
-        exit: &[("0", "the agent was told"), ANSWER_LOST, NOT_ALLOWED, USAGE],
+        exit: &[("0", "the agent was told"), ANSWER_LOST, NOT_ASKED, USAGE],
         examples: &[
             ("agentd deny k7q2m4xd", "Deny what an agent asks"),
             ("agentd deny k7q2m4xd --why 'Push to the fork.'", "Deny it, and tell the agent why"),
@@ -314,10 +315,10 @@ pub const TOPICS: [Topic; 27] = [
             ("4", "agentd does not answer, or you are not allowed to do it"),
             USAGE,
         ],
-        examples: &[(
-            "agentd release reviewer",
-            "Let an agent of its group try the credential again, and then the others",
-        )],
+        examples: &[
+            ("agentd release reviewer", "Let an agent of its group try the credential again, and then the others"),
+            ("agentd release claude-code@agent", "The same, by the name of the group"),
+        ],
     },
     Topic {
         verb: "attach",

@@ -119,7 +119,7 @@ fn program_fields() -> Value {
             json!({ "type": "string", "enum": ["readonly", "edits", "everything", "ask", ""] }),
             "what the harness may do without asking: `readonly`, `edits` (change files), `everything`; or `ask`: an operator answers; see [Approvals](approvals.md)",
         ),
-        "approval_timeout": with_default(duration("*"), json!("10m"), "how long an answer to what the agent asks may take; then it is denied"),
+        "approval_timeout": with_default(duration("*"), json!("10m"), "how long an operator may take to answer a question of the agent; then agentd denies"),
         "approval_rules": with_default(
             approval_rules(),
             json!([]),

@@ -47,7 +47,7 @@ pub(super) fn run(file: &Path, harness: Option<&str>, jcard: &Path, arguments: &
     let meant: Vec<&Arc<Harness>> = all.iter().filter(|it| harness.is_none_or(|name| *it.name == *name)).collect();
     if meant.is_empty() {
         let name = escaped(harness.unwrap_or_default());
-        return complain(BAD, &format!("there is no harness {name}; agentd harnesses lists all"));
+        return complain(BAD, &format!("unknown harness {name}; agentd harnesses lists all"));
     }
     let lines: Vec<Line> = meant.into_iter().filter_map(|harness| line(harness, &text)).collect();
     let status = if lines.is_empty() { BAD } else { GOOD };
