@@ -1,6 +1,6 @@
 //! What one jcard would change of what another declares, found out by the same decisions that the daemon makes: pure.
 //!
-//! Neither secrets nor prompt files are read: the same ones are assumed to stay as they are.
+//! Secrets, prompt files and skills are not read: the same ones are assumed to stay as they are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,6 +12,7 @@ use crate::agent::declaration::{Desired, DesiredAgent};
 use crate::agent::reconcile::{Action, Held, HeldAgent, InForce, Place, Wanted, plan};
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::{Seen, SeenPrompt, SeenWorkdir};
+use crate::agent::skills::Skill;
 use crate::agent::user::UserName;
 use crate::config::Config;
 use crate::state::key::{self, Key};
@@ -91,12 +92,19 @@ fn listed_secrets(configs: [&Config; 2]) -> Secrets {
     Secrets { values, unnamed: BTreeMap::new(), is_complete: true }
 }
 
-/// The view of an agent user who finds everything. A prompt file holds its own path: another file is another prompt.
+/// The view of an agent user who finds everything. A prompt file holds its own path: another file is another prompt. Likewise each path
+/// to skills leads to one skill, whose name is the path.
 fn all_there(config: &Config, context: &DeclarationContext) -> Views {
     let users = named_users(config, &context.account);
     let standings: Standings = users.into_iter().map(|user| (user.clone(), fit(&user))).collect();
-    let mut views = Views::default();
-    for (user, paths) in paths(config, folder_of(&context.file), &context.account, &standings) {
+    let folder = folder_of(&context.file);
+    let specs = config.entries.iter().filter_map(|entry| entry.spec.as_ref().ok());
+    let skills = specs.flat_map(|spec| &spec.skills).map(|path| {
+        let skill = Skill { name: path.clone(), folder: folder.join(path) };
+        (path.clone(), Ok(vec![skill]))
+    });
+    let mut views = Views { skills: skills.collect(), ..Views::default() };
+    for (user, paths) in paths(config, folder, &context.account, &standings) {
         let seen = seen_by_one(paths);
         match user {
             None => views.own = seen,
@@ -210,6 +218,9 @@ mod tests {
     #[case::policy("", "restart = \"always\"\nmemory = \"1GiB\"", &["change a: memory and restart changed"])]
     #[case::both("", "restart = \"always\"\nprompt = \"p\"", &["restart a: prompt and restart changed"])]
     #[case::wrong("", "restart = \"sometimes\"", &["keep a"])]
+    #[case::skills("", "skills = [\"s/*\"]", &["restart a: skills changed"])]
+    #[case::no_skills("skills = [\"s/*\"]", "", &["restart a: skills changed"])]
+    #[case::policy_beside_skills("skills = [\"s\"]", "skills = [\"s\"]\nhold = \"fail\"", &["change a: hold changed"])]
     #[case::home("command = \"~/x\"", "command = \"~/y\"", &["restart a: command changed"])]
     fn an_edit_has_its_effect_and_the_fields_are_named(
         #[case] now: &str,
