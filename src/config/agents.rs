@@ -374,7 +374,7 @@ fn read_asking(
     }
     if kind.sandbox().is_some_and(|sandbox| sandbox.engine == Engine::Runsc) {
         let right = "write `sandbox = \"bwrap\"` or \"crun\", or another `approval`";
-        fields.error(at, format!("nothing in a sandbox with a kernel of its own can ask; {right}"));
+        fields.error(at, format!("an agent in a sandbox of runsc cannot ask; {right}"));
         return None;
     }
     Some(Asking { timeout: timeout.unwrap_or(approval::TIMEOUT), rules })

@@ -564,7 +564,7 @@ impl<'a> Fields<'a> {
                 return None;
             }
             let Some(&(_, then)) = Then::WORDS.iter().find(|(word, _)| *word == then) else {
-                fields.error(then_at, format!("{} is nothing that a rule can do; {RIGHT}", quoted(then)));
+                fields.error(then_at, format!("a rule cannot do {}; {RIGHT}", quoted(then)));
                 return None;
             };
             Some(Rule { pattern: pattern.to_owned(), then })

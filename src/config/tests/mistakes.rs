@@ -175,7 +175,7 @@ fn answer(lines: &str) -> String {
 )]
 #[case::rule_that_does_something_else(
     "approval_rules = [{ match = \"ls\", then = \"run\" }]",
-    "3:42: error: \"run\" is nothing that a rule can do; write { match = "
+    "3:42: error: a rule cannot do \"run\"; write { match = "
 )]
 #[case::rule_without_a_match(
     "approval_rules = [{ then = \"ask\" }]",
