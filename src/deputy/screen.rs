@@ -74,7 +74,7 @@ pub fn read(text: &str, rules: &[Rule]) -> Reading {
                 reading.found = reading.found.or(found);
             }
             Err(error) => {
-                reading.faults.push(format!("the rule {:?} is not a regular expression: {error}", rule.pattern))
+                reading.faults.push(format!("the rule {:?} is not a regular expression: {error}", rule.pattern));
             }
         }
     }
