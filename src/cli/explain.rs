@@ -944,6 +944,23 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     }
 
     #[test]
+    fn a_held_agent_is_released_and_not_started() {
+        let hold =
+            json!({ "kind": "quota", "since": at(0), "until": at(30), "evidence": "limit", "group": "KEY-1a2b3c" });
+        let changes = explain(&agent("backoff", &json!({ "hold": hold, "next_start_at": at(30) })), Vec::new()).changes;
+        assert_eq!(changes, ["Let its group try at once: agentd release KEY-1a2b3c.", "Stop it: agentd stop a."]);
+    }
+
+    #[test]
+    fn a_login_that_does_not_work_is_tried_again_at_a_time() {
+        let cause =
+            json!({ "kind": "hold", "group": "KEY-1a2b3c", "hold": "login", "until": at(30), "evidence": "401" });
+        let next = explain(&agent("waiting", &json!({ "waiting_for": [cause] })), Vec::new()).next;
+        assert_eq!(next[0].what, "An agent that shares its credential tries it again");
+        assert_eq!(next[0].at.map(|at| at.to_string()), Some(at(30)));
+    }
+
+    #[test]
     fn each_mistake_of_an_invalid_entry_is_to_be_fixed() {
         let error = "/etc/j.toml:3:1: `harness` is missing; write one\n/etc/j.toml:4:1: `restart` is unknown";
         let agent = agent("invalid", &json!({ "error": error, "reason": "its entry is wrong" }));

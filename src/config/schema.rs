@@ -515,9 +515,11 @@ pub(super) mod tests {
         assert_ne!(faults(text), Vec::<String>::new());
     }
 
-    #[test]
-    fn the_schema_accepts_the_example() {
-        assert_eq!(faults(include_str!("../../examples/jcard.toml")), Vec::<String>::new());
+    #[rstest]
+    #[case::quick_start(include_str!("../../examples/jcard.toml"))]
+    #[case::harnesses(include_str!("../../examples/harness.toml"))]
+    fn the_schema_accepts_the_examples(#[case] text: &str) {
+        assert_eq!(faults(text), Vec::<String>::new());
     }
 
     proptest! {

@@ -199,7 +199,7 @@ impl Reader {
                 }
             }
             Slot::Paths(paths) => {
-                let what = "no path below the home, and is ignored; write for example \".agents\"";
+                let what = "not a path below the home, and is ignored; write for example \".agents\"";
                 if let Some(read) = self.those(name, value, is_below, what) {
                     *paths = read;
                 }
