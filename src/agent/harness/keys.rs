@@ -110,7 +110,7 @@ pub static KEYS: &[Key] = &[
     key!("approval", "words for each value of the field `approval`", Approvals, approvals),
     key!("approval_options", "options in `args` that say the same", Words, approval_options),
     key!("approval_details", "options in `args` that permit this and that", Words, approval_details),
-    key!("asks", "whether it asks for permission although nobody is there", Flag, asks),
+    key!("asks", "whether it asks for permission even if nobody can answer", Flag, asks),
     key!("skills_dir", "the folder that it reads skills from", InHome, skills_dir),
     key!("home_keep", "what a sandbox's home is filled with, below the user's home", Paths, home_keep),
     key!("login_files", "the files of its login, below the user's home", Paths, login_files),
