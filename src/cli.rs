@@ -158,7 +158,7 @@ pub enum Command {
     ///
     /// An agent with `approval = "ask"` asks before it does what its harness would ask a person about.
     #[command(after_long_help = manual::help("approvals"))]
-    Approvals(Asking<NoOptions>),
+    Approvals(Asking<approve::List>),
     /// Allow what agents ask
     ///
     /// The answer is a file that the daemon takes. Members of the operators' group may answer without root.
@@ -278,10 +278,6 @@ pub struct Api {
     #[arg(long = "api-socket", value_name = "PATH", value_parser = path())]
     pub socket: Option<PathBuf>,
 }
-
-/// No options.
-#[derive(Clone, Copy, Debug, Default, Args)]
-pub struct NoOptions {}
 
 /// A command that asks the daemon, and the daemon's socket.
 #[derive(Clone, Debug, Args)]
@@ -1018,7 +1014,7 @@ mod tests {
                 "stop" | "restart" => &["now", "wait", "override-dir", "api-socket"],
                 "start" => &["wait", "override-dir", "api-socket"],
                 "pause" | "unpause" => &["all", "override-dir", "api-socket"],
-                "approvals" => &["api-socket"],
+                "approvals" => &["json", "api-socket"],
                 "deny" => &["why", "override-dir", "api-socket"],
                 "approve" | "release" => &["override-dir", "api-socket"],
                 "attach" => ATTACH,

@@ -76,7 +76,7 @@ fn main() -> ExitCode {
         Some(Command::Stop(it)) => operate::run(&arguments, &Order::Stop(it.what.clone()), &here),
         Some(Command::Start(it)) => operate::run(&arguments, &Order::Start(it.what.clone()), &here),
         Some(Command::Restart(it)) => operate::run(&arguments, &Order::Restart(it.what.clone()), &here),
-        Some(Command::Approvals(_)) => approve::list(&arguments, &here),
+        Some(Command::Approvals(asking)) => approve::list(&arguments, &asking.what, &here),
         Some(Command::Approve(it)) => {
             let answer = Answer { allow: true, why: None };
             approve::run(&arguments, &it.what.ids, &answer, &it.what.directory, &here)

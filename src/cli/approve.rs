@@ -24,6 +24,14 @@ const TAKEN: Duration = Duration::from_secs(3);
 /// The pause between two questions.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How the questions are printed.
+#[derive(Clone, Debug, clap::Args)]
+pub struct List {
+    /// Print the same as data, as `GET /v1/approvals` has it
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Which questions.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Approve {
@@ -71,12 +79,16 @@ pub fn run(all: &Whole, ids: &[String], answer: &Answer, directory: &Directory, 
 }
 
 /// Prints what agents ask.
-pub fn list(all: &Whole, here: &Surroundings) -> ExitCode {
+pub fn list(all: &Whole, List { json }: &List, here: &Surroundings) -> ExitCode {
     let work = async {
         let daemon = Daemon::find(all, here, &Directory::default()).await?;
         approvals(&daemon).await
     };
     match block_on(UNKNOWN, work) {
+        Ok(Ok(known)) if *json => match serde_json::to_string(&known) {
+            Ok(text) => print((text + "\n").as_bytes(), 0, FAILED),
+            Err(error) => complain(FAILED, &format!("failed to write what agents ask as JSON: {error}")),
+        },
         Ok(Ok(Approvals { pending, .. })) => {
             let now = SystemTime::now();
             let lines = pending.iter().map(|approval| escaped(&described(approval, now)) + "\n");

@@ -68,6 +68,9 @@ fn an_operator_allows_and_denies_what_an_agent_asks() {
     let daemon = setup().start(&asking(&["git push", "rm -rf x"], ""));
     let asked = question(&daemon);
     assert_eq!((asked.agent.as_str(), asked.tool.as_str(), asked.command.as_str()), ("a", "Bash", "git push"));
+    let (status, data) = by("op", &daemon, &["approvals", "--json"]);
+    let data: Approvals = serde_json::from_str(&data).unwrap();
+    assert_eq!((status, data.pending.len(), &data.pending[0].id), (Some(0), 1, &asked.id));
     let agent = daemon.wait_until("a", "blocked", |agent| agent.activity.is_some());
     let activity = agent.activity.unwrap();
     assert_eq!(activity.status, Doing::Blocked);
