@@ -293,7 +293,7 @@ pub const TOPICS: [Topic; 27] = [
     },
     Topic {
         verb: "approve",
-        exit: &[("0", "the agent was told"), ANSWER_LOST, NOT_ASKED, USAGE],
+        exit: &[("0", "the answer was passed on"), ANSWER_LOST, NOT_ASKED, USAGE],
         examples: &[
             ("agentd approve k7q2m4xd", "Allow what an agent asks"),
             ("agentd approve k7", "The same, if no other question begins like this"),
@@ -301,7 +301,7 @@ pub const TOPICS: [Topic; 27] = [
     },
     Topic {
         verb: "deny",
-        exit: &[("0", "the agent was told"), ANSWER_LOST, NOT_ASKED, USAGE],
+        exit: &[("0", "the answer was passed on"), ANSWER_LOST, NOT_ASKED, USAGE],
         examples: &[
             ("agentd deny k7q2m4xd", "Deny what an agent asks"),
             ("agentd deny k7q2m4xd --why 'Push to the fork.'", "Deny it, and tell the agent why"),

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use hyper::body::Bytes;
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -81,41 +83,50 @@ pub struct Arguments {
 }
 
 /// What can be waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// Declared, but something is missing
-    Waiting,
-    /// The launch is under way
-    Starting,
-    /// The harness process lives
-    Running,
-    /// It is being stopped
-    Stopping,
-    /// Over for now; starts again
-    Backoff,
-    /// Over
-    Exited,
-    /// The entry is wrong and nothing of it ever ran
-    Invalid,
-    /// It runs, and waits for its next task
+    /// The agent is in this state.
+    State(State),
+    /// It runs, and waits for its next task.
     Idle,
-    /// It runs, and asks a question that a person must answer
+    /// It runs, and asks a question that a person must answer.
     Blocked,
-    /// It runs, and is known to work or to wait for its next task
+    /// It runs, and is known to work or to wait for its next task.
     Ready,
+}
+
+impl ValueEnum for Wanted {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self::State(State::Waiting),
+            Self::State(State::Starting),
+            Self::State(State::Running),
+            Self::State(State::Stopping),
+            Self::State(State::Backoff),
+            Self::State(State::Exited),
+            Self::State(State::Invalid),
+            Self::Idle,
+            Self::Blocked,
+            Self::Ready,
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let (name, help) = match self {
+            Self::State(state) => return state.to_possible_value(),
+            Self::Idle => ("idle", "It runs, and waits for its next task"),
+            Self::Blocked => ("blocked", "It runs, and asks a question that a person must answer"),
+            Self::Ready => ("ready", "It runs, and is known to work or to wait for its next task"),
+        };
+        Some(PossibleValue::new(name).help(help))
+    }
 }
 
 impl Wanted {
     fn is_reached(self, agent: &AgentStatus) -> bool {
         let doing = agent.activity.as_ref().map(|activity| activity.status).filter(|_| agent.state == State::Running);
         match self {
-            Self::Waiting => agent.state == State::Waiting,
-            Self::Starting => agent.state == State::Starting,
-            Self::Running => agent.state == State::Running,
-            Self::Stopping => agent.state == State::Stopping,
-            Self::Backoff => agent.state == State::Backoff,
-            Self::Exited => agent.state == State::Exited,
-            Self::Invalid => agent.state == State::Invalid,
+            Self::State(state) => agent.state == state,
             Self::Idle => doing == Some(Doing::Idle),
             Self::Blocked => doing == Some(Doing::Blocked),
             Self::Ready => matches!(doing, Some(Doing::Idle | Doing::Working)),
@@ -128,7 +139,7 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
     if arguments.name.is_none() && arguments.labels.is_empty() {
         return complain(MISUSED, "name the agent to wait for, or write --label");
     }
-    if arguments.exit_code && !arguments.states.contains(&Wanted::Exited) {
+    if arguments.exit_code && !arguments.states.contains(&Wanted::State(State::Exited)) {
         return complain(MISUSED, "--exit-code needs an agent that has exited; leave out --for");
     }
     let waited = match block_on(UNKNOWN, wait_for_all(arguments, socket)) {
@@ -411,14 +422,14 @@ mod tests {
     }
 
     #[rstest]
-    #[case("exited", &[Wanted::Exited], Verdict::Reached)]
-    #[case("running", &[Wanted::Exited], Verdict::NotYet)]
-    #[case("waiting", &[Wanted::Exited], Verdict::NotYet)]
-    #[case("backoff", &[Wanted::Running], Verdict::NotYet)]
-    #[case("exited", &[Wanted::Running], Verdict::Never)]
+    #[case("exited", &[Wanted::State(State::Exited)], Verdict::Reached)]
+    #[case("running", &[Wanted::State(State::Exited)], Verdict::NotYet)]
+    #[case("waiting", &[Wanted::State(State::Exited)], Verdict::NotYet)]
+    #[case("backoff", &[Wanted::State(State::Running)], Verdict::NotYet)]
+    #[case("exited", &[Wanted::State(State::Running)], Verdict::Never)]
     #[case("exited", &[Wanted::Idle], Verdict::Never)]
-    #[case("invalid", &[Wanted::Exited], Verdict::Never)]
-    #[case("invalid", &[Wanted::Running, Wanted::Invalid], Verdict::Reached)]
+    #[case("invalid", &[Wanted::State(State::Exited)], Verdict::Never)]
+    #[case("invalid", &[Wanted::State(State::Running), Wanted::State(State::Invalid)], Verdict::Reached)]
     fn what_will_not_come_by_itself_is_not_waited_for(
         #[case] state: &str,
         #[case] wanted: &[Wanted],

@@ -10,7 +10,7 @@ use agentd::wire::hold::GroupHold;
 use agentd::wire::status::{AgentStatus, Outcome, State};
 
 use crate::sandbox::has;
-use crate::support::{Daemon, Setup, account, give, path, root, run};
+use crate::support::{Daemon, Setup, account, path, root, run};
 
 const START: &str = r#"hook {"hook_event_name":"SessionStart","source":"startup"}"#;
 const ASKS: &str =
@@ -276,9 +276,7 @@ fn hooks_and_screens_of_other_users_are_heard() {
         return;
     }
     let setup = setup();
-    let workdir = setup.path("of-agent2");
-    fs::create_dir(&workdir).unwrap();
-    give(&workdir, &account("agent2"));
+    let workdir = setup.make_workdir_of(&account("agent2"));
     begin(&setup, &[]);
     for name in ["hook", "screen"] {
         setup.put(&workdir.join(name), "");

@@ -8,7 +8,7 @@ use agentd::wire::approval::{Answer, Approval, Approvals, Decider};
 use nix::sys::signal::Signal;
 
 use crate::sandbox::has;
-use crate::support::{Setup, as_user, binary, root, run};
+use crate::support::{Setup, as_user, by, root, run};
 
 /// An agent that asks whether it may run these commands, one after the other.
 fn asking(asks: &[&str], more: &str) -> String {
@@ -26,14 +26,6 @@ fn setup() -> Setup {
     let setup = Setup::new();
     setup.put(&setup.path("bin/asker"), include_str!("asker"));
     setup
-}
-
-fn by(user: &str, setup: &Setup, words: &[&str]) -> (Option<i32>, String) {
-    let socket = setup.api_socket();
-    let mut all = vec![binary().to_str().unwrap()];
-    all.extend(words);
-    all.extend(["--api-socket", socket.to_str().unwrap()]);
-    run(&mut as_user(user, &all))
 }
 
 fn approvals(setup: &Setup) -> Approvals {

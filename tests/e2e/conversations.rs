@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use rstest::rstest;
 
 use super::sandbox::has;
-use super::support::{Daemon, Process, Setup, account, code, give, root};
+use super::support::{Daemon, Process, Setup, account, code, root};
 
 /// A harness that keeps its conversations in its home, and refuses what a real one refuses. It notes its arguments, and ends when it is
 /// told to. With `forgetful` it keeps nothing, with `stale` it resumes nothing.
@@ -269,9 +269,7 @@ fn an_agent_of_another_user_goes_on_in_its_own_home() {
         return;
     }
     let setup = setup();
-    let workdir = setup.path("of-agent2");
-    fs::create_dir(&workdir).unwrap();
-    give(&workdir, &account("agent2"));
+    let workdir = setup.make_workdir_of(&account("agent2"));
     let more = format!("{PROMPT}\nuser = \"agent2\"\nenv = {{ HOME = \"@WORK\" }}");
     let jcard = TABLE.to_owned() + &entry("talker", "restart", &more).replace("@WORK", "@DIR/of-agent2");
     let daemon = setup.start(&jcard);

@@ -12,19 +12,11 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::Value;
 
-use crate::support::{Process, Setup, Who, account, admin_gid, agent, as_user, binary, is_root, owner, root, run};
+use crate::support::{Process, Setup, Who, account, admin_gid, agent, as_user, by, is_root, owner, root, run};
 
 /// A member of the operators' group who asks for this.
 fn op(setup: &Setup, words: &[&str]) -> (Option<i32>, String) {
     by("op", setup, words)
-}
-
-fn by(user: &str, setup: &Setup, words: &[&str]) -> (Option<i32>, String) {
-    let socket = setup.api_socket();
-    let mut all = vec![binary().to_str().unwrap()];
-    all.extend(words);
-    all.extend(["--api-socket", socket.to_str().unwrap()]);
-    run(&mut as_user(user, &all))
 }
 
 /// What must be done and said.

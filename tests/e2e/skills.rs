@@ -123,9 +123,7 @@ fn an_agent_of_its_own_user_finds_links_and_what_is_there_is_left_alone() {
     let folder = user.dir.join(".claude/skills");
     let (code, said) = run(&mut as_user("agent2", &["mkdir", "-p", folder.join("deploy").to_str().unwrap()]));
     assert_eq!(code, Some(0), "{said}");
-    let workdir = setup.path("of-agent2");
-    fs::create_dir(&workdir).unwrap();
-    give(&workdir, &user);
+    setup.make_workdir_of(&user);
     let more = "user = \"agent2\"\nskills = [\"skills/*\"]";
     let entry = agent("a", "sleep inf", more).replace("@WORK", "@DIR/of-agent2");
     let daemon = setup.start(&entry.replace("harness = \"custom\"", "harness = \"claude-code\""));

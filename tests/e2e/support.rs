@@ -98,6 +98,15 @@ pub struct Setup {
     dir: TempDir,
 }
 
+/// How a command of agentd ended that this user gave to the daemon, and what it said.
+pub fn by(user: &str, setup: &Setup, words: &[&str]) -> (Option<i32>, String) {
+    let socket = setup.api_socket();
+    let mut all = vec![binary().to_str().unwrap()];
+    all.extend(words);
+    all.extend(["--api-socket", socket.to_str().unwrap()]);
+    run(&mut as_user(user, &all))
+}
+
 impl Setup {
     /// As root when the tests are, otherwise as an ordinary user.
     pub fn new() -> Self {
@@ -183,6 +192,14 @@ impl Setup {
 
     pub fn path(&self, relative: &str) -> PathBuf {
         if relative.is_empty() { self.dir().to_owned() } else { self.dir().join(relative) }
+    }
+
+    /// Makes a working directory of this user's, `of-USER`.
+    pub fn make_workdir_of(&self, user: &User) -> PathBuf {
+        let workdir = self.path(&format!("of-{}", user.name));
+        fs::create_dir(&workdir).unwrap();
+        give(&workdir, user);
+        workdir
     }
 
     /// A path in the agents' workdir.

@@ -160,6 +160,11 @@ impl Choices {
     }
 }
 
+/// The end of an attempt, of which nothing else is known.
+fn ended(attempt: Attempt, how: ExitStatus, at: Timestamp) -> Event {
+    Event::Ended { attempt, how, at, usage: Usage::default(), result: None, evidence: None }
+}
+
 fn a_declaration() -> impl Strategy<Value = Declaration> {
     any::<u64>().prop_map(|number| Choices(number).declaration())
 }
@@ -402,14 +407,7 @@ impl World {
                 if let Some(in_force) = in_force {
                     in_force.exit = Some(how.clone());
                 }
-                self.tell_news(Event::Ended {
-                    attempt,
-                    how,
-                    at: self.now,
-                    usage: Usage::default(),
-                    result: None,
-                    evidence: None,
-                });
+                self.tell_news(ended(attempt, how, self.now));
             }
             (Way::Goes, phase) => {
                 let is_unreported = phase != Phase::Over && !(phase == Phase::Pending && is_stopping);
@@ -557,26 +555,12 @@ impl World {
                 if let Some(in_force) = in_force {
                     in_force.exit = Some(how.clone());
                 }
-                self.tell_news(Event::Ended {
-                    attempt,
-                    how,
-                    at: self.now,
-                    usage: Usage::default(),
-                    result: None,
-                    evidence: None,
-                });
+                self.tell_news(ended(attempt, how, self.now));
             }
             (Phase::Alive(pid), _) => self.tell(Event::Started { attempt, pid, at: self.now }),
             // It was told before, and is told once more.
             (Phase::Over, None) => {
-                self.tell(Event::Ended {
-                    attempt,
-                    how: code(99),
-                    at: self.now,
-                    usage: Usage::default(),
-                    result: None,
-                    evidence: None,
-                });
+                self.tell(ended(attempt, code(99), self.now));
             }
             (Phase::Over, Some(_)) => self.goes(Way::Goes),
         }
