@@ -4,10 +4,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::mkfifo;
 
@@ -43,6 +45,11 @@ fn while_asking<T>(daemon: &Daemon, work: impl FnOnce() -> T) -> (T, Duration) {
         drop(end);
         (result, asking.join().unwrap())
     })
+}
+
+/// Exchanges the names of two folders in one step.
+fn exchange(one: &Path, other: &Path) {
+    renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE).unwrap();
 }
 
 fn resident(daemon: &Daemon) -> u64 {
@@ -142,18 +149,24 @@ fn a_secrets_directory_of_100_000_files_changes_nothing() {
     let daemon = setup.args(["--settle", "300ms", "--resync", "1s"]).start(&agent("a", "log @WORK/log; sleep inf", ""));
     let pid = daemon.wait_until_running("a");
     let before = resident(&daemon);
-    let file = |number: usize| daemon.path("secrets").join(format!("SECRET_{number}"));
+    let (secrets, others) = (daemon.path("secrets"), daemon.path("others"));
+    let file = |number: usize| secrets.join(format!("SECRET_{number}"));
+    fs::create_dir(&others).unwrap();
+    (0..10_001).for_each(|number| fs::write(others.join(format!("SECRET_{number}")), "x").unwrap());
     let (said, longest) = while_asking(&daemon, || {
-        for number in 0..100_000 {
-            fs::write(file(number), "x").unwrap();
-        }
-        daemon.wait("secrets_error", || daemon.health().secrets_error.filter(|said| said.contains("more than")))
+        // Too many come at once, else a slow machine has the agent run with those that are there so far. The rest come one by one.
+        exchange(&secrets, &others);
+        let said =
+            daemon.wait("secrets_error", || daemon.health().secrets_error.filter(|said| said.contains("more than")));
+        (10_001..100_000).for_each(|number| fs::write(file(number), "x").unwrap());
+        said
     });
     eprintln!("{said}; longest answer {longest:?}, {before} → {} KiB", resident(&daemon));
     assert!(said.contains("more than 10000 files"), "{said}");
     assert!(longest < SOON, "{longest:?}");
     assert!(resident(&daemon) < before + 16 * 1024, "{before} → {} KiB", resident(&daemon));
-    (0..100_000).for_each(|number| fs::remove_file(file(number)).unwrap());
+    assert_eq!(daemon.wait_until_running("a"), pid);
+    exchange(&secrets, &others);
     daemon.secret("KEY", "better");
     daemon.wait("the last state", || {
         let agent = daemon.agent("a").filter(|agent| agent.pid.is_some_and(|new| new != pid))?;
