@@ -20,6 +20,7 @@ pub mod reconcile;
 pub mod reset_time;
 pub mod restart;
 pub mod rotation;
+pub mod run;
 pub mod sandbox;
 pub mod secrets;
 pub mod seen;

@@ -8,6 +8,7 @@ pub mod exit_status;
 pub mod hold;
 pub mod reason;
 pub mod result;
+pub mod run;
 pub mod status;
 pub mod terminal;
 

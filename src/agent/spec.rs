@@ -16,6 +16,7 @@ use crate::agent::hold::{self, OnHold};
 use crate::agent::name::Name;
 use crate::agent::packages::Package;
 use crate::agent::rotation::Rotation;
+use crate::agent::run::Template;
 use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
 use crate::agent::user::UserName;
 use crate::agent::verdict::Terms;
@@ -246,6 +247,10 @@ pub struct Policy {
     /// What of it, and of how the agent is confined, its entry does not say.
     #[serde(default, skip_serializing_if = "ByDefault::is_nothing")]
     pub by_default: ByDefault,
+    /// How its runs are made, if it is a template: then nothing is launched but its runs. Not on record: the next daemon reads the jcard
+    /// before it starts anything.
+    #[serde(skip)]
+    pub template: Option<Arc<Template>>,
 }
 
 /// What an entry leaves to the daemon, so that people can be told where it comes from.
@@ -304,6 +309,7 @@ impl Default for Policy {
             hold: OnHold::Off,
             hold_retry: hold::RETRY,
             by_default: ByDefault::default(),
+            template: None,
         }
     }
 }

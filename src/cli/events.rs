@@ -19,6 +19,7 @@ use crate::wire::conversation::Conversation;
 use crate::wire::events::{Change, Course, Event, Since, Subject, What};
 use crate::wire::hold::HoldKind;
 use crate::wire::reason::LaunchReason;
+use crate::wire::run::{RunChange, RunStatus};
 use crate::wire::status::{AgentStatus, State};
 
 /// Which events, and how.
@@ -194,10 +195,25 @@ fn words(what: &What) -> String {
             let note = note.as_ref().map_or_else(String::new, |note| format!("; {note}"));
             format!("{} conversation {id}{note}", if *resumed { "resumed" } else { "in" })
         }
+        What::Run { change, run, .. } => of_run(*change, run),
         What::Error { about, error, .. } => format!("error{}: {error}", about_what(*about)),
         What::Resolved { about, .. } => format!("error{} resolved", about_what(*about)),
         What::Missed {} => "events were missed; agentd status tells where things stand".to_owned(),
     }
+}
+
+/// What happened to a run, and why or how.
+fn of_run(change: RunChange, run: &RunStatus) -> String {
+    let what = match (change, run.outcome) {
+        (RunChange::Queued, _) => "queued",
+        (RunChange::Taken, _) => "has a place",
+        (RunChange::Refused, _) => "refused",
+        (RunChange::Skipped, _) => "skipped",
+        (RunChange::Missed, _) => "missed",
+        (RunChange::Ended, Some(how)) => outcome(how),
+        (RunChange::Ended, None) => "ended",
+    };
+    run.reason.as_ref().map_or_else(|| what.to_owned(), |why| format!("{what}: {why}"))
 }
 
 fn doing(activity: &Activity) -> String {

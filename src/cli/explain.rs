@@ -412,6 +412,7 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
             }
             // It would only fail again.
             Some(Outcome::Failed) if never_started(agent) => vec![RELAUNCH.into()],
+            Some(Outcome::Cancelled | Outcome::Skipped | Outcome::Refused | Outcome::Interrupted) => Vec::new(),
             Some(Outcome::Failed) | None => vec![
                 again,
                 RELAUNCH.into(),

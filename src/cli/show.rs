@@ -225,6 +225,7 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         rotation,
         hold,
         hold_retry,
+        template: _,
     } = policy;
     let (text, path) = match prompt {
         Some(Prompt::Text(text)) => (json!(text), Value::Null),

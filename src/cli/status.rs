@@ -428,6 +428,8 @@ pub(super) mod tests {
 
     pub(in crate::cli) fn agent(name: &str, state: State) -> AgentStatus {
         AgentStatus {
+            runs: None,
+            next_run_at: None,
             conversation: None,
             name: name.to_owned(),
             running: state == State::Running,

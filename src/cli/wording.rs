@@ -122,6 +122,10 @@ pub(super) fn state_word(agent: &AgentStatus) -> &'static str {
         (State::Exited, Some(Outcome::GaveUp)) => "gave up",
         (State::Exited, Some(Outcome::Failed)) if never_started(agent) => "cannot start",
         (State::Exited, Some(Outcome::Failed)) => "failed",
+        (
+            State::Exited,
+            Some(outcome @ (Outcome::Cancelled | Outcome::Skipped | Outcome::Refused | Outcome::Interrupted)),
+        ) => outcome.word(),
         (State::Exited, None) => "exited",
         (State::Waiting, _) if is_switched_off(agent) => "stopped",
         (State::Waiting, _) => "waiting",
@@ -202,14 +206,14 @@ pub(super) fn never_started(agent: &AgentStatus) -> bool {
 pub(super) fn urgency(agent: &AgentStatus) -> u8 {
     match (agent.state, agent.outcome) {
         (State::Invalid, _) => 0,
-        (State::Exited, Some(Outcome::Failed | Outcome::GaveUp | Outcome::TimedOut) | None) => 1,
+        (State::Exited, Some(Outcome::Completed | Outcome::Cancelled)) => 8,
+        (State::Exited, _) => 1,
         _ if agent.error.is_some() || needs_a_person(agent) => 2,
         (State::Backoff, _) => 3,
         (State::Waiting, _) if is_switched_off(agent) => 7,
         (State::Waiting, _) => 4,
         (State::Starting | State::Stopping, _) => 5,
         (State::Running, _) => 6,
-        (State::Exited, Some(Outcome::Completed)) => 8,
     }
 }
 

@@ -577,6 +577,7 @@ fn read_policy(fields: &mut Fields<'_>, harness: Option<&Harness>) -> Policy {
         hold: read_hold(fields, harness),
         hold_retry: read_hold_retry(fields),
         by_default: default.by_default,
+        template: None,
     }
 }
 

@@ -232,6 +232,7 @@ mod defaults {
                 hold: OnHold::Wait,
                 hold_retry: Duration::from_hours(1),
                 by_default: ByDefault::default(),
+                template: None,
                 rotation: Rotation::default(),
             },
         }
@@ -391,6 +392,7 @@ mod fields {
                     hold: OnHold::Wait,
                     hold_retry: Duration::from_hours(1),
                     by_default: ByDefault::default(),
+                    template: None,
                     rotation: Rotation::default(),
                 },
             }

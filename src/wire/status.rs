@@ -18,6 +18,7 @@ use crate::wire::exit_status::ExitStatus;
 use crate::wire::hold::Hold;
 use crate::wire::reason::{Changes, LaunchReason, StopStage, StoppingBecause, WaitingFor};
 use crate::wire::result::{StreamResult, Tokens};
+use crate::wire::run::TemplateRuns;
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_none_held(holds: &usize) -> bool {
@@ -114,11 +115,28 @@ pub enum Outcome {
     TimedOut,
     /// `max_restarts` restarts were made.
     GaveUp,
+    /// A run: its task was removed before its end.
+    Cancelled,
+    /// A run: something that it was to come after has failed, or the time of a schedule passed without it.
+    Skipped,
+    /// A run: its task was not taken.
+    Refused,
+    /// A run: a stop of agentd or of the machine ended it.
+    Interrupted,
 }
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Self; 4] = [Self::Completed, Self::Failed, Self::TimedOut, Self::GaveUp];
+    pub const ALL: [Self; 8] = [
+        Self::Completed,
+        Self::Failed,
+        Self::TimedOut,
+        Self::GaveUp,
+        Self::Cancelled,
+        Self::Skipped,
+        Self::Refused,
+        Self::Interrupted,
+    ];
 
     /// The word of the API.
     pub fn word(self) -> &'static str {
@@ -127,6 +145,10 @@ impl Outcome {
             Self::Failed => "failed",
             Self::TimedOut => "timed-out",
             Self::GaveUp => "gave-up",
+            Self::Cancelled => "cancelled",
+            Self::Skipped => "skipped",
+            Self::Refused => "refused",
+            Self::Interrupted => "interrupted",
         }
     }
 
@@ -358,6 +380,12 @@ pub struct AgentStatus {
     /// What it can be selected by. A label without a value has an empty one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Its runs, if it is a template: an agent that is started only to do tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<Box<TemplateRuns>>,
+    /// When its schedule makes the next run, if it has one that comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_run_at: Option<Time>,
     /// The harness process, while it lives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,

@@ -113,6 +113,8 @@ pub fn snapshot(agents: Vec<AgentStatus>) -> Snapshot {
 
 pub fn running(name: &str) -> AgentStatus {
     AgentStatus {
+        runs: None,
+        next_run_at: None,
         conversation: None,
         name: name.to_owned(),
         running: true,

@@ -47,7 +47,7 @@ impl Machine {
             name: self.name.to_string(),
             running: pid.is_some(),
             session: match &self.session {
-                Some(Session { name, is_open: true, .. }) => name.to_string(),
+                Some(Session { name, is_open: true, .. }) => name.as_str().to_owned(),
                 Some(Session { is_open: false, .. }) | None => String::new(),
             },
             restarts: life.map_or(0, |life| life.restarts),
@@ -55,6 +55,8 @@ impl Machine {
             state: self.shown_state(),
             since: self.shown_since().map(time),
             reason: Some(reason),
+            runs: None,
+            next_run_at: None,
             outcome: match self.state {
                 State::Exited { outcome } => Some(outcome),
                 _ => None,

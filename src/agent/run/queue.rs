@@ -1,0 +1,1 @@
+//! Which run starts next: pure.
