@@ -493,7 +493,7 @@ impl Machine {
     /// When the declaration's timeout passes, in states that it ends.
     fn timeout_at(&self) -> Option<Timestamp> {
         match self.state {
-            State::Waiting if self.is_disabled() => None,
+            State::Waiting if self.stays_down() => None,
             State::Starting { .. }
             | State::Running { .. }
             | State::Backoff { .. }
@@ -587,7 +587,7 @@ impl Machine {
         }
         let generation = Some(self.orders.generation(&declaration.policy));
         self.life = Some(Life { generation, changed, ..Life::new(declaration, now) });
-        let reason = if self.is_disabled() {
+        let reason = if self.stays_down() {
             self.giver = self.orders.stopped_by();
             StopReason::Disabled
         } else {
@@ -609,7 +609,7 @@ impl Machine {
 
     fn update(&mut self, declaration: Declaration, now: Timestamp, effects: &mut Vec<Effect>) {
         self.entry_error = None;
-        let was_disabled = self.is_disabled();
+        let was_down = self.stays_down();
         let Some(life) = &mut self.life else { return self.declare(declaration, now, effects) };
         life.kind = declaration.kind;
         let limits = declaration.policy.limits;
@@ -631,12 +631,12 @@ impl Machine {
         self.see_cost(now, effects);
         let Some(life) = &mut self.life else { return };
         life.generation.get_or_insert_with(|| self.orders.generation(&life.policy));
-        self.heed(was_disabled, now, effects);
+        self.heed(was_down, now, effects);
         self.read_screen(effects);
-        let is_disabled = self.is_disabled();
+        let stays_down = self.stays_down();
         let Some(life) = &mut self.life else { return };
         match self.state {
-            State::Waiting if is_disabled => {}
+            State::Waiting if stays_down => {}
             // It was to wait for the end of a hold, which is for the policy to say.
             State::Waiting | State::Backoff { .. } if life.next == Some(Next::Released) && life.exit.is_some() => {
                 if life.policy.hold == OnHold::Wait {
@@ -1129,7 +1129,7 @@ impl Machine {
 
     /// Starts the next attempt, or whatever has to come before it.
     fn begin(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        if self.is_disabled() {
+        if self.stays_down() {
             self.state = State::Waiting;
             return;
         }

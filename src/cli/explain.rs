@@ -313,7 +313,12 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
                     push("When nothing of it is left, it has failed for good", None);
                 }
                 Some(StoppingBecause::TimedOut {}) => push("When nothing of it is left, it has exited for good", None),
-                Some(StoppingBecause::Removed {} | StoppingBecause::Shutdown {}) => {
+                Some(
+                    StoppingBecause::Removed {}
+                    | StoppingBecause::Shutdown {}
+                    | StoppingBecause::Cancelled {}
+                    | StoppingBecause::Over {},
+                ) => {
                     push("When nothing of it is left, it is no longer listed", None);
                 }
                 Some(StoppingBecause::Disabled { .. }) => {
@@ -520,6 +525,10 @@ fn supply(agent: &AgentStatus, cause: &WaitingFor) -> String {
              an edit, SIGHUP, or `agentd start {name}`.",
             proxy.path
         ),
+        WaitingFor::Task {} => format!("Give it a task: agentd run {name} \"…\"."),
+        WaitingFor::Place { .. } => {
+            "Wait until a run ends, cancel one (agentd cancel), or raise the `at_once` of its template.".to_owned()
+        }
         WaitingFor::Unread {}
         | WaitingFor::Entry {}
         | WaitingFor::Backoff { .. }

@@ -215,6 +215,10 @@ pub enum Removal {
     Undeclared,
     /// The daemon is being stopped, and its agents with it.
     Shutdown,
+    /// A run: its task was taken back, or is no longer wanted.
+    Cancelled,
+    /// A run: it is over, and its result is kept.
+    Over,
 }
 
 /// Why an attempt is launched.

@@ -4,12 +4,14 @@
 //! life, too. Generations never fall: an override that is gone takes nothing back. A pause keeps whatever waits from starting, and
 //! touches nothing that runs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::life::Next;
 use super::{BackoffReason, Effect, Force, Machine, State, StopReason, Then};
 use crate::agent::hold::{self, Bar, HoldKind, OnHold};
 use crate::agent::orders::Orders;
+use crate::agent::run::Template;
 use crate::agent::verdict::{self, Verdict};
 use crate::sys::clock::Timestamp;
 use crate::wire::exit_status::ExitStatus;
@@ -27,6 +29,21 @@ impl Machine {
         self.life.as_ref().is_some_and(|life| !self.orders.enables(&life.policy))
     }
 
+    /// Whether it is a template, of which only runs are started.
+    pub fn is_template(&self) -> bool {
+        self.template().is_some()
+    }
+
+    /// How its runs are made, if it is a template.
+    pub fn template(&self) -> Option<&Arc<Template>> {
+        self.life.as_ref()?.policy.template.as_ref()
+    }
+
+    /// Whether nothing of it may be launched, whatever else changes.
+    pub(super) fn stays_down(&self) -> bool {
+        self.is_disabled() || self.is_template()
+    }
+
     pub(super) fn is_paused(&self) -> bool {
         self.orders.pause.is_some()
     }
@@ -41,10 +58,10 @@ impl Machine {
     }
 
     pub(super) fn ordered(&mut self, orders: Orders, now: Timestamp, effects: &mut Vec<Effect>) {
-        let (was_disabled, was_paused) = (self.is_disabled(), self.is_paused());
+        let (was_down, was_paused) = (self.stays_down(), self.is_paused());
         self.orders = orders;
-        self.heed(was_disabled, now, effects);
-        let is_held = self.bar.is_some() || self.is_paused() || self.is_disabled();
+        self.heed(was_down, now, effects);
+        let is_held = self.bar.is_some() || self.is_paused() || self.stays_down();
         if was_paused && !is_held && self.waits_to_start() {
             self.go_on(now, effects);
         }
@@ -53,7 +70,7 @@ impl Machine {
     /// Takes in whether, and why, nothing of it may be launched. What runs goes on.
     pub(super) fn barred(&mut self, why: Option<String>, now: Timestamp, effects: &mut Vec<Effect>) {
         let was_barred = std::mem::replace(&mut self.bar, why).is_some();
-        let is_held = self.bar.is_some() || self.is_paused() || self.is_disabled();
+        let is_held = self.bar.is_some() || self.is_paused() || self.stays_down();
         if was_barred && !is_held && self.waits_to_start() {
             self.go_on(now, effects);
         }
@@ -94,7 +111,7 @@ impl Machine {
     pub(super) fn held_by_group(&mut self, hold: Option<Bar>, now: Timestamp, effects: &mut Vec<Effect>) {
         let was_held = self.hold.is_some() || self.life.as_ref().is_some_and(|life| life.held_since.is_some());
         self.hold = hold;
-        let is_free = !(self.bar.is_some() || self.is_paused() || self.is_disabled());
+        let is_free = !(self.bar.is_some() || self.is_paused() || self.stays_down());
         let waits = self.waits_to_start();
         if (was_held || self.hold.is_some()) && is_free && waits {
             self.go_on(now, effects);
@@ -121,7 +138,7 @@ impl Machine {
     /// Keeps account of the time in which its group keeps it from starting.
     pub(super) fn count_hold(&mut self, now: Timestamp) {
         let waits = self.waits_to_start();
-        let is_held = self.hold.is_some() && waits && !self.is_disabled() && !self.is_paused() && self.bar.is_none();
+        let is_held = self.hold.is_some() && waits && !self.stays_down() && !self.is_paused() && self.bar.is_none();
         let Some(life) = &mut self.life else { return };
         if is_held {
             life.held_since.get_or_insert(now);
@@ -138,8 +155,8 @@ impl Machine {
         self.bar.as_deref()
     }
 
-    /// Takes in that the policy or the orders have changed. `was_disabled` is how things stood before.
-    pub(super) fn heed(&mut self, was_disabled: bool, now: Timestamp, effects: &mut Vec<Effect>) {
+    /// Takes in that the policy or the orders have changed. `was_down` is whether it [stayed down](Machine::stays_down) before.
+    pub(super) fn heed(&mut self, was_down: bool, now: Timestamp, effects: &mut Vec<Effect>) {
         let Some(life) = &mut self.life else { return };
         let asked = self.orders.generation(&life.policy);
         // Of a life that an earlier build began, the generation is not known until its entry is read.
@@ -150,10 +167,10 @@ impl Machine {
         if self.removal().is_some() {
             return;
         }
-        if self.is_disabled() {
+        if self.stays_down() {
             self.giver = self.orders.stopped_by();
             self.disable(now, effects);
-        } else if was_disabled {
+        } else if was_down {
             self.giver = self.orders.started_by();
             self.run_again(now, effects);
         } else if has_risen {
@@ -198,7 +215,7 @@ impl Machine {
 
     /// Nothing is left of what was stopped because an operator or the entry said so.
     pub(super) fn stopped_by_order(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        if self.is_disabled() {
+        if self.stays_down() {
             self.wait_with_shell(effects);
         } else {
             self.renew(now);
@@ -257,7 +274,8 @@ impl Machine {
             let giver = self.orders.stopped_by();
             WaitingFor::Enabled { by: giver.by, at: giver.at }
         });
-        enabled.into_iter().chain(self.held())
+        let task = self.is_template().then_some(WaitingFor::Task {});
+        enabled.into_iter().chain(self.held()).chain(task)
     }
 
     /// What keeps anything of it from being launched while it is enabled, as the API shows it.

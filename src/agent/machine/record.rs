@@ -57,6 +57,9 @@ struct Record<'a> {
     /// Whether that is because the daemon is being stopped.
     #[serde(default)]
     shutdown: bool,
+    /// Why a run leaves. Records of earlier builds lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    removal_of_run: Option<Removal>,
     state: StateRecord<'a>,
     attempt: Attempt,
     /// Absent in records of earlier builds.
@@ -256,6 +259,7 @@ impl<'a> Record<'a> {
             declared: machine.life.as_ref().map(LifeRecord::of),
             leaving: removal.is_some(),
             shutdown: removal == Some(Removal::Shutdown),
+            removal_of_run: removal.filter(|it| matches!(it, Removal::Cancelled | Removal::Over)),
             state: StateRecord::of(&machine.state),
             attempt: machine.attempt,
             total: Some(machine.total),
@@ -313,7 +317,7 @@ impl<'a> Record<'a> {
         }
         let removal = match (self.leaving, self.shutdown) {
             (false, _) => None,
-            (true, false) => Some(Removal::Undeclared),
+            (true, false) => Some(self.removal_of_run.unwrap_or(Removal::Undeclared)),
             (true, true) => Some(Removal::Shutdown),
         };
         let is_absent = self

@@ -226,6 +226,8 @@ impl Machine {
             },
             StopReason::Removed(Removal::Undeclared) => StoppingBecause::Removed {},
             StopReason::Removed(Removal::Shutdown) => StoppingBecause::Shutdown {},
+            StopReason::Removed(Removal::Cancelled) => StoppingBecause::Cancelled {},
+            StopReason::Removed(Removal::Over) => StoppingBecause::Over {},
             StopReason::TimedOut => StoppingBecause::TimedOut {},
             StopReason::CostLimit => StoppingBecause::CostLimit {},
             StopReason::Idled => self.life.as_ref().and_then(idled).unwrap_or(StoppingBecause::TimedOut {}),
