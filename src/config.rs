@@ -12,6 +12,7 @@ pub mod drop_in;
 mod fields;
 mod harnesses;
 mod position;
+mod runs;
 mod schema;
 #[cfg(test)]
 mod tests;

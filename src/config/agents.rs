@@ -15,6 +15,7 @@ use super::confinement;
 use super::fields::{Fields, alternatives, described, quoted};
 use super::harnesses::Harnesses;
 use super::position::Places;
+use super::runs;
 use crate::agent::approval::{self, Asking};
 use crate::agent::conversation::{RESUME_PROMPT, Resume};
 use crate::agent::harness::{Approval, Harness, HookKind, Trust};
@@ -577,7 +578,7 @@ fn read_policy(fields: &mut Fields<'_>, harness: Option<&Harness>) -> Policy {
         hold: read_hold(fields, harness),
         hold_retry: read_hold_retry(fields),
         by_default: default.by_default,
-        template: None,
+        template: runs::read(fields, harness).map(Arc::new),
     }
 }
 

@@ -84,6 +84,7 @@ pub(super) const KNOWN: &[&str] = &[
     "hold_retry",
     "extra_packages",
     "extra_packages_timeout",
+    "runs",
 ];
 
 /// The longest part of a name or key that a finding repeats, in characters.
@@ -101,6 +102,21 @@ impl<'a> Fields<'a> {
     /// Begins to read a table. `start` is the offset of the entry's header.
     pub(super) fn new(table: &'a DeTable<'a>, start: usize, places: &'a Places<'a>) -> Self {
         Self { table, start, places, findings: Vec::new() }
+    }
+
+    /// Begins to read a table in the entry. `right` is the remedy for a value that is none.
+    pub(super) fn table(&mut self, key: &str, right: &str) -> Option<Self> {
+        let value = self.value(key)?;
+        let DeValue::Table(table) = value.get_ref() else {
+            self.error(value.span().start, format!("`{key}` is {}; {right}", described(value.get_ref())));
+            return None;
+        };
+        Some(Self::new(table, value.span().start, self.places))
+    }
+
+    /// Takes over what was found in a table of the entry.
+    pub(super) fn absorb(&mut self, table: Self) {
+        self.findings.extend(table.findings);
     }
 
     /// The position of a field's value, or of the entry if it has no such field.
@@ -178,13 +194,18 @@ impl<'a> Fields<'a> {
 
     /// Records warnings about unknown keys.
     pub(super) fn unknown_keys(&mut self) {
+        self.unknown_keys_but(KNOWN);
+    }
+
+    /// Records warnings about keys that are none of these.
+    pub(super) fn unknown_keys_but(&mut self, known: &[&str]) {
         for key in self.table.keys() {
             let (at, key) = (key.span().start, key.get_ref().as_ref());
-            if KNOWN.contains(&key) {
+            if known.contains(&key) {
                 continue;
             }
             let key_quoted = quoted(key);
-            if let Some(near) = nearest(key, KNOWN.iter().copied()) {
+            if let Some(near) = nearest(key, known.iter().copied()) {
                 self.warn(at, format!("unknown key {key_quoted} is ignored; did you mean `{near}`?"));
             } else {
                 self.warn(at, format!("unknown key {key_quoted} is ignored; remove it if no other program reads it"));
