@@ -14,6 +14,7 @@ mod harnesses;
 mod position;
 mod runs;
 mod schema;
+pub mod sidecar;
 #[cfg(test)]
 mod tests;
 

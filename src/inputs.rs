@@ -10,6 +10,7 @@ pub mod comparison;
 pub mod overrides;
 pub mod secrets;
 pub mod skills;
+pub mod spool;
 pub mod users;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,3 +6,4 @@ pub mod key;
 pub mod lock;
 pub mod overrides;
 pub mod record;
+pub mod runs;
