@@ -367,6 +367,9 @@ pub struct Whereabouts {
     /// What operators want of agents, a file each [default: /var/lib/agentd-overrides; without root: $XDG_STATE_HOME/agentd-overrides]
     #[arg(long, value_name = "DIR", value_parser = path())]
     override_dir: Option<PathBuf>,
+    /// The tasks of runs, a folder for each template [default: /var/spool/agentd; without root: $XDG_STATE_HOME/agentd/spool]
+    #[arg(long, value_name = "DIR", value_parser = path())]
+    spool_dir: Option<PathBuf>,
 }
 
 /// The options of the daemon alone.
@@ -402,6 +405,9 @@ pub struct Daemon {
     /// [default: a tenth of the file system, at most 20GiB]
     #[arg(long, value_name = "SIZE", value_parser = log_size)]
     log_total: Option<u64>,
+    /// How many runs of all templates together may be under way at once [default: no limit but that of each template]
+    #[arg(long, value_name = "N", value_parser = runs_at_once)]
+    runs_at_once: Option<u32>,
     /// Also log full command lines with prompts, working directories, names of variables, and the last screen of an agent
     #[arg(long)]
     debug: bool,
@@ -483,6 +489,8 @@ impl Arguments {
             agent_group: whereabouts.agent_group.clone().unwrap_or_else(|| "agentd-agents".to_owned()),
             admin_group,
             override_dir: or(&whereabouts.override_dir, here.overrides()),
+            spool_dir: or(&whereabouts.spool_dir, here.spool()),
+            runs_at_once: daemon.runs_at_once,
             resync: daemon.resync.max(Duration::from_millis(10)),
             settle: daemon.settle,
             login_timeout: daemon.login_timeout,
@@ -509,6 +517,7 @@ impl Whereabouts {
             operator_group,
             agent_group,
             override_dir,
+            spool_dir,
         } = other.clone();
         self.secret_dir = secret_dir.or(self.secret_dir.take());
         self.tmux_socket = tmux_socket.or(self.tmux_socket.take());
@@ -521,6 +530,7 @@ impl Whereabouts {
         self.operator_group = operator_group.or(self.operator_group.take());
         self.agent_group = agent_group.or(self.agent_group.take());
         self.override_dir = override_dir.or(self.override_dir.take());
+        self.spool_dir = spool_dir.or(self.spool_dir.take());
     }
 }
 
@@ -585,6 +595,14 @@ fn log_attempts(text: &str) -> Result<usize, String> {
         Ok(count) if count > 0 => Ok(count),
         Ok(_) | Err(size::Error::OutOfRange) => Err(format!("write a whole number from 1 to {}", usize::MAX)),
         Err(size::Error::Malformed) => Err("write a whole number such as 20".to_owned()),
+    }
+}
+
+fn runs_at_once(text: &str) -> Result<u32, String> {
+    match size::count(text) {
+        Ok(count) if count > 0 => Ok(count),
+        Ok(_) | Err(size::Error::OutOfRange) => Err(format!("write a whole number from 1 to {}", u32::MAX)),
+        Err(size::Error::Malformed) => Err("write a whole number such as 8".to_owned()),
     }
 }
 
@@ -769,13 +787,14 @@ mod tests {
             (settings.state_dir, "/var/lib/agentd"),
             (settings.log_dir, "/var/log/agentd"),
             (settings.override_dir, "/var/lib/agentd-overrides"),
+            (settings.spool_dir, "/var/spool/agentd"),
         ];
         for (path, default) in paths {
             assert_eq!(path, Path::new(default));
         }
         assert_eq!((settings.user, settings.admin_group.as_str()), (None, "admin"));
         assert_eq!((settings.resync, settings.settle), (Duration::from_secs(5), Duration::from_millis(300)));
-        assert_eq!(settings.detail, Detail::Plain);
+        assert_eq!((settings.detail, settings.runs_at_once), (Detail::Plain, None));
     }
 
     #[test]
@@ -795,6 +814,7 @@ mod tests {
             (settings.state_dir, "/s/agentd"),
             (settings.log_dir, "/s/agentd/logs"),
             (settings.override_dir, "/s/agentd-overrides"),
+            (settings.spool_dir, "/s/agentd/spool"),
         ];
         for (path, default) in paths {
             assert_eq!(path, Path::new(default));
@@ -896,6 +916,8 @@ mod tests {
             ("--log-size", "99999999999GiB", "from 64KiB to 18446744073709551615 bytes"),
             ("--log-size", "1KiB", "from 64KiB to"),
             ("--log-attempts", "0", "from 1 to"),
+            ("--runs-at-once", "0", "from 1 to"),
+            ("--runs-at-once", "4294967296", "from 1 to 4294967295"),
             ("--log-attempts", "99999999999999999999999", "from 1 to"),
             ("--settle", "400 years", "from 0 to 292 years"),
         ] {
@@ -954,6 +976,7 @@ mod tests {
         "operator-group",
         "agent-group",
         "override-dir",
+        "spool-dir",
     ];
     const OF_DAEMON: &[&str] = &[
         "await-tmux",
@@ -964,6 +987,7 @@ mod tests {
         "log-size",
         "log-attempts",
         "log-total",
+        "runs-at-once",
         "debug",
     ];
 
@@ -1048,7 +1072,7 @@ mod tests {
                     (true, "default-type") => "=sandboxed",
                     (true, "sandbox") => "=crun",
                     (true, "log-size" | "log-total") => "=1GiB",
-                    (true, "log-attempts") => "=3",
+                    (true, "log-attempts" | "runs-at-once") => "=3",
                     (true, "resync" | "settle" | "login-timeout") => "=1s",
                     (true, _) => "=/x",
                 };
