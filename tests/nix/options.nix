@@ -44,6 +44,7 @@ in
       services = setOf (submodule {
         options = {
           after = listOf types.str;
+          environment = setOf types.unspecified;
           path = listOf types.unspecified;
           requires = listOf types.str;
           serviceConfig = setOf types.unspecified;
