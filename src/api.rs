@@ -16,6 +16,7 @@ mod http;
 mod logs;
 mod metrics;
 mod openapi;
+mod outputs;
 mod query;
 mod routes;
 mod screens;

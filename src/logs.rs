@@ -21,6 +21,7 @@
 pub mod attempt;
 pub mod guard;
 pub mod news;
+pub mod output;
 pub mod reader;
 pub mod renderer;
 pub mod rendering;

@@ -118,6 +118,17 @@ impl Name {
         Self(format!("{}{BETWEEN}{id}", self.0))
     }
 
+    /// Reads the name of an agent, or that of a run as people write it: `AGENT/ID`; also as files have it: `AGENT+ID`.
+    pub fn parse_any(text: &str) -> Result<Self, InvalidName> {
+        match text.split_once(['/', BETWEEN]) {
+            None => text.parse(),
+            Some((agent, id)) => {
+                let id: RunId = id.parse().map_err(|InvalidRunId| InvalidName)?;
+                Ok(Self::try_from(agent)?.of_run(&id))
+            }
+        }
+    }
+
     /// The text as files, sessions and control groups have it. For people, a name [displays](fmt::Display) itself.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -276,5 +287,15 @@ mod tests {
         let recorded = |text: &str| serde_json::from_value::<Name>(text.into());
         assert_eq!(recorded("a+b").unwrap().to_string(), "a/b");
         assert!(recorded("a+b+c").is_err());
+    }
+
+    #[test]
+    fn people_write_a_slash_between_agent_and_id() {
+        for (text, expected) in [("a", Some("a")), ("A/b", Some("A/b")), ("a+B", Some("a/B"))] {
+            assert_eq!(Name::parse_any(text).ok().map(|name| name.to_string()).as_deref(), expected, "{text}");
+        }
+        for text in ["", "/", "a/", "/b", "a/b/c", "a/b+c", "a b/c"] {
+            assert_eq!(Name::parse_any(text), Err(InvalidName), "{text}");
+        }
     }
 }

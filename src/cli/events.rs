@@ -264,6 +264,7 @@ fn about_what(subject: Subject) -> &'static str {
         Subject::State => " with the state directory",
         Subject::Groups => " with the control groups",
         Subject::Overrides => " with the overrides",
+        Subject::Spool => " with the spool",
     }
 }
 

@@ -20,6 +20,7 @@ pub(super) fn faults(health: &Health) -> Vec<String> {
         ("state directory", &health.state_error),
         ("control groups", &health.groups_error),
         ("overrides", &health.override_error),
+        ("spool", &health.spool_error),
     ];
     let named =
         |(what, fault): (&str, &Option<String>)| fault.as_ref().map(|fault| format!("{what}: {}", escaped(fault)));

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +25,7 @@ use crate::agent::name::{Key, Name};
 use crate::logs::attempt::{AttemptId, Files, INDEX, Live, TEXT};
 use crate::sys::safe_path;
 
+use super::output::Output;
 use super::reader::{Log, Readers};
 use super::total::{self, Measured};
 use super::{ATTEMPTS, SIZE, writer};
@@ -34,6 +35,15 @@ use crate::wire::status::LogUse;
 
 /// How many agents that are no longer declared keep their logs.
 const MOST_FORMER: usize = 64;
+
+/// The folder of the folders of an agent's runs, in that of the agent.
+const RUNS: &str = "runs";
+
+/// The record of the end of a run, in its folder.
+const RESULT: &str = "result.json";
+
+/// The most bytes that are read of such a record, which is far shorter.
+const MOST_RESULT: u64 = 1 << 20;
 
 /// How many names are tried for a new file if others are taken.
 const TRIES: u64 = 100;
@@ -242,6 +252,33 @@ impl Store {
         Ok(Some(Log::new(kept, text, open(INDEX)?, self.retention.size, self.readers.clone())))
     }
 
+    /// Opens what a run has printed on one of its outputs; `None` if nothing is kept of it, or it has not begun.
+    pub fn open_output(&self, run: &Key, output: Output) -> Result<Option<Log>, Error> {
+        let Some(file) = self.open_of_run(run, output.name())? else { return Ok(None) };
+        let kept = AttemptId { sequence: 0, attempt: 0 };
+        Ok(Some(Log::new(kept, file, None, self.retention.size, self.readers.clone())))
+    }
+
+    /// The record of the end of a run; `None` if it is not kept.
+    pub fn result(&self, run: &Key) -> Result<Option<Vec<u8>>, Error> {
+        let path = || self.path.join(run.as_str()).join(RESULT);
+        let Some(file) = self.open_of_run(run, RESULT)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        let read = file.take(MOST_RESULT).read_to_end(&mut bytes);
+        read.map_err(|error| PathError::of("read", &path())(error))?;
+        Ok(Some(bytes))
+    }
+
+    fn open_of_run(&self, run: &Key, name: &str) -> Result<Option<File>, Error> {
+        let Some((path, folder)) = self.folder(&run.to_name())? else { return Ok(None) };
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        match openat(&folder, name, flags, Mode::empty()) {
+            Ok(file) => Ok(Some(File::from(file))),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(PathError::new("open", path.join(name), error).into()),
+        }
+    }
+
     /// Removes the logs of agents that are no longer held, except for the [`MOST_FORMER`] that printed last. `held` has the keys
     /// of agents.
     pub fn tidy(&self, held: &BTreeSet<Key>) -> Result<(), Error> {
@@ -394,13 +431,18 @@ impl Store {
     }
 
     fn folder(&self, agent: &Name) -> Result<Option<(PathBuf, OwnedFd)>, Error> {
-        let path = self.path.join(agent.key().as_str());
-        let Some(top) = self.top(false)? else { return Ok(None) };
-        match openat(&top, agent.key().as_str(), FOLDER, Mode::empty()) {
-            Ok(folder) => Ok(Some((path, folder))),
-            Err(Errno::ENOENT) => Ok(None),
-            Err(error) => Err(PathError::new("open", &path, error).into()),
+        let (mut path, key) = (self.path.to_path_buf(), agent.key());
+        let Some(mut folder) = self.top(false)? else { return Ok(None) };
+        let of_run = key.run().map(|(agent, id)| vec![agent.as_str().to_owned(), RUNS.to_owned(), id.to_owned()]);
+        for name in of_run.unwrap_or_else(|| vec![key.as_str().to_owned()]) {
+            path.push(&name);
+            folder = match openat(&folder, name.as_str(), FOLDER, Mode::empty()) {
+                Ok(folder) => folder,
+                Err(Errno::ENOENT) => return Ok(None),
+                Err(error) => return Err(PathError::new("open", &path, error).into()),
+            };
         }
+        Ok(Some((path, folder)))
     }
 
     fn make_folder(&self, agent: &Name) -> Result<(PathBuf, OwnedFd), Error> {

@@ -133,17 +133,20 @@ impl Supervisor {
             state: Some(state_errors.join("\n")).filter(|errors| !errors.is_empty()),
             groups: self.resources.seats.default_seat().containment.groups_error(),
             overrides: self.desired.override_error.clone(),
+            spool: None,
         };
         let restarts = self.agents.values().map(|agent| (agent.machine.name().to_string(), agent.restarts)).collect();
         let facts = Facts { config_read: self.desired.config_read, restarts, ..self.facts.clone() };
         Snapshot::from(Parts {
             agents: statuses,
+            runs: Vec::new(),
             started: self.started,
             errors,
             groups: self.resources.seats.default_seat().containment.groups(),
             histories: self.outlets.histories.of(self.agents.keys()),
             redactions: self.redactions(),
             override_dir: self.desired.override_dir.as_ref().map(|path| path.display().to_string()),
+            spool_dir: None,
             paused: self.desired.overrides.as_deref().and_then(Overrides::pause).cloned(),
             holds: self.shown_holds(),
             rules: self.rules(),

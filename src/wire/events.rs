@@ -257,6 +257,8 @@ pub enum Subject {
     Groups,
     /// The overrides.
     Overrides,
+    /// The spool, where tasks of runs are written.
+    Spool,
 }
 
 impl What {
@@ -334,6 +336,7 @@ impl What {
             (Subject::State, &before.state, &after.state),
             (Subject::Groups, &before.groups, &after.groups),
             (Subject::Overrides, &before.overrides, &after.overrides),
+            (Subject::Spool, &before.spool, &after.spool),
         ];
         let told = subjects
             .into_iter()

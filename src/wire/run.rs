@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::wire::activity::Activity;
 use crate::wire::conversation::Conversation;
 use crate::wire::hold::Hold;
-use crate::wire::reason::WaitingFor;
+use crate::wire::reason::{Changes, WaitingFor};
 use crate::wire::result::{StreamResult, Tokens};
-use crate::wire::status::{Exit, Outcome, State, Time};
+use crate::wire::status::{AgentStatus, Exit, Outcome, State, Time};
 
 /// One run: a bounded life of a template agent with a task. Empty and absent values are left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -101,6 +101,88 @@ pub struct RunStatus {
     /// The tokens of all its attempts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<Tokens>,
+}
+
+impl RunStatus {
+    /// Whether it is over.
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, State::Exited | State::Invalid)
+    }
+
+    /// The run without the text of its result, as the list of runs has it.
+    #[must_use]
+    pub fn without_text(&self) -> Self {
+        let mut run = self.clone();
+        if let Some(result) = &mut run.result {
+            result.text = String::new();
+        }
+        run
+    }
+
+    /// The run as the status of an agent, for what treats both alike.
+    pub fn as_agent(&self) -> AgentStatus {
+        let run = self.clone();
+        AgentStatus {
+            name: run.name,
+            running: run.pid.is_some(),
+            session: run.session,
+            restarts: run.restarts,
+            error: None,
+            state: run.state,
+            since: match run.state {
+                State::Exited | State::Invalid => run.ended_at,
+                State::Running => run.started_at,
+                State::Waiting => Some(run.queued_at),
+                State::Starting | State::Stopping | State::Backoff => None,
+            },
+            reason: run.reason,
+            outcome: run.outcome,
+            harness: run.harness,
+            kind: None,
+            user: run.user,
+            sandbox: None,
+            labels: run.labels,
+            runs: None,
+            next_run_at: None,
+            pid: run.pid,
+            attempt: Some(run.attempts).filter(|&attempts| attempts > 0),
+            declared_at: Some(run.queued_at),
+            started_at: run.started_at,
+            exit: run.exit,
+            next_start_at: None,
+            deadline: None,
+            timeout_at: None,
+            limits_error: None,
+            default_limits_error: None,
+            sandboxed_by_default: false,
+            log_error: None,
+            environment_error: None,
+            activity: run.activity,
+            hooks_unheard: false,
+            conversation: run.conversation,
+            waiting_for: run.waiting_for,
+            stopping_because: None,
+            stop_stage: None,
+            launch_reason: None,
+            attempt_total: None,
+            last_output_at: None,
+            generation: 0,
+            overridden: None,
+            changed: Changes::default(),
+            hold: run.hold,
+            config_generation: None,
+            result: run.result,
+            cost_usd: run.cost_usd,
+            tokens: run.tokens,
+            skills: Vec::new(),
+            secrets: Vec::new(),
+            rotation: None,
+            resources: None,
+            logs: None,
+            history: Vec::new(),
+            approvals: Vec::new(),
+        }
+    }
 }
 
 /// The runs of a template, in brief.

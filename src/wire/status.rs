@@ -158,6 +158,12 @@ impl Outcome {
     }
 }
 
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
 /// How the latest finished attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Exit {
@@ -549,6 +555,12 @@ pub struct Health {
     /// Where overrides are written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub override_dir: Option<String>,
+    /// What is wrong with the spool, where tasks of runs are written, if anything is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spool_error: Option<String>,
+    /// The spool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spool_dir: Option<String>,
     /// The override that lets nothing start, if there is one: `agentd pause --all`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Override>,
@@ -586,6 +598,8 @@ pub enum FaultCode {
     NotFound,
     /// There is no agent of that name.
     NoSuchAgent,
+    /// There is no run of that id, or it is no longer kept.
+    NoSuchRun,
     /// Nothing is kept of what the agent printed, or not of that attempt.
     NothingKept,
     /// The method is neither GET nor HEAD.
@@ -630,6 +644,8 @@ pub struct Errors {
     pub groups: Option<String>,
     /// See [`Health::override_error`].
     pub overrides: Option<String>,
+    /// See [`Health::spool_error`].
+    pub spool: Option<String>,
 }
 
 #[cfg(test)]
