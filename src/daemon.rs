@@ -24,6 +24,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::agent::machine::Machine;
 use crate::agent::name::{Key, Name};
+use crate::agent::run::Order;
 use crate::agent::user::AgentUser;
 use crate::api::{self, Sources};
 use crate::contain::server_scope::ServerScope;
@@ -33,7 +34,7 @@ use crate::inputs::answers::Answers;
 use crate::inputs::assemble::DeclarationContext;
 use crate::inputs::overrides::Release;
 use crate::inputs::users::{Banned, Database, Rules};
-use crate::inputs::{Inputs, News, Nudge, overrides};
+use crate::inputs::{Inputs, News, Nudge, overrides, spool};
 use crate::launch::socket_dir::{self, LaunchSocketKeeper, Names, SocketDir};
 use crate::launch::{listener, program};
 use crate::logs::store::Store;
@@ -44,10 +45,11 @@ use crate::state::conversations::{self, Conversations, Kept};
 use crate::state::history::{self, Histories, History};
 use crate::state::lock::{self, Lock};
 use crate::state::record::{self, Reading, Record, Recorder, Report};
+use crate::state::runs::{self, Keeper, Ledgers, Recorded};
 use crate::supervisor::log_files::StoredLogs;
 use crate::supervisor::pacing::Pace;
 use crate::supervisor::resources::{CLEARINGS, Programs, Resources, Seats};
-use crate::supervisor::{Event, Outlets, Supervisor};
+use crate::supervisor::{Event, Keeping, Outlets, Supervisor};
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;
 use crate::sys::fd;
@@ -408,6 +410,7 @@ async fn serve(
     state_errors.extend(problems.iter().map(ToString::to_string));
     log_errors(&state_errors);
     let reports = events.clone();
+    let record_of_boot = record.clone();
     let recorder = Recorder::new(record, move |report| drop(reports.send(Event::Recorded(report))));
     let notifier = Notifier::from_environment();
     let histories = histories(&settings.state_dir).await;
@@ -422,10 +425,14 @@ async fn serve(
         conversations,
         notifier: notifier.clone(),
     };
-    let mut supervisor = Supervisor::new(resources, outlets, settings.detail, started, state_errors);
+    let (orders, ordered) = mpsc::unbounded_channel();
+    let (keeping, records) = keep_runs(settings, &record_of_boot, orders, &events).await;
+    let mut supervisor = Supervisor::new(resources, outlets, keeping, settings.detail, started, state_errors);
     seat_maker.restore(agents.values().filter_map(Machine::user).cloned().collect(), snapshot.clone()).await;
     // Before any request can arrive.
     supervisor.resume(agents);
+    supervisor.resume_runs(records, Vec::new());
+    follow_spool(settings, &overrides, round.clone(), ordered, events.clone());
 
     let sources = sources(snapshot.clone(), happening, &desks, &store);
     let terminals = Terminals::start(doors.terminal, &sources, store.clone(), &desks, agent_uids)?;
@@ -608,6 +615,50 @@ async fn follow(
         }));
     };
     inputs.follow(nudged, send).await
+}
+
+/// The runs that an earlier daemon had on record, and what keeps them from now on.
+async fn keep_runs(
+    settings: &Settings,
+    record: &Record,
+    orders: mpsc::UnboundedSender<Order>,
+    events: &mpsc::UnboundedSender<Event>,
+) -> (Keeping, Vec<Recorded>) {
+    let state_dir = settings.state_dir.clone();
+    let reading = blocking::run(move || runs::read_all(&state_dir)).await;
+    let runs::Reading { runs, ledgers, problems } = reading.unwrap_or_else(|error| {
+        tracing::error!("failed to read the runs on record: {error}; no task is taken");
+        runs::Reading { runs: Vec::new(), ledgers: Ledgers::unreadable(), problems: Vec::new() }
+    });
+    for problem in problems {
+        tracing::error!("{problem}");
+    }
+    let reports = events.clone();
+    // Fails only when the daemon is ending.
+    let tell = move |kept| drop(reports.send(Event::Kept(kept)));
+    let keeper = Keeper::start(&settings.state_dir, ledgers.clone(), tell);
+    let (boot, at_once) = (record.boot().to_owned(), settings.runs_at_once);
+    let spool_dir = settings.spool_dir.clone();
+    (Keeping { keeper, ledgers, orders, boot, at_once, spool_dir }, runs)
+}
+
+/// Follows the spool, and tells the supervisor.
+fn follow_spool(
+    settings: &Settings,
+    overrides: &overrides::Place,
+    rounds: watch::Receiver<()>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    events: mpsc::UnboundedSender<Event>,
+) {
+    let place = spool::Place {
+        directory: settings.spool_dir.clone(),
+        group: overrides.group,
+        operators: overrides.operators.clone(),
+        settle: settings.settle,
+        resync: settings.resync,
+    };
+    // Fails only when the daemon is ending.
+    tokio::spawn(place.follow(rounds, orders, move |news| drop(events.send(Event::Spool(news)))));
 }
 
 /// Sends what operators answer to the supervisor.

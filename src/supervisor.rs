@@ -16,6 +16,7 @@ pub mod pacing;
 mod publisher;
 pub mod resources;
 mod rotation;
+mod runs;
 mod screens;
 pub mod sessions;
 #[cfg(test)]
@@ -39,6 +40,7 @@ use crate::agent::launch::Launch;
 use crate::agent::machine::{self, Attempt, Effect, LaunchReason, Machine, Removal};
 use crate::agent::name::{Key, Name};
 use crate::agent::reconcile::{Action, Held, HeldAgent, InForce, Wanted, plan};
+use crate::agent::run;
 use crate::agent::spec::Limits;
 use crate::agent::user::{AgentUser, UserName};
 use crate::launch::listener::UnverifiedLauncher;
@@ -50,6 +52,7 @@ use crate::observe::snapshot::Snapshot;
 use crate::state::conversations::Conversations;
 use crate::state::history::Histories;
 use crate::state::record::{Recorder, Report, Version};
+use crate::state::runs::Kept;
 use crate::sys::clock::{Alarm, Timestamp};
 use crate::sys::log::Detail;
 use crate::sys::random;
@@ -59,10 +62,12 @@ use crate::text::screen;
 use crate::wire::activity::Doing;
 use crate::wire::events::{self, Change, What};
 use crate::wire::reason;
+use crate::wire::run::RunStatus;
 use crate::wire::status::{AgentStatus, Errors, PendingRotation, State};
 
 use crate::supervisor::attempt::{Brakes, Command, Start};
 use crate::supervisor::resources::{Resources, Seat};
+pub use crate::supervisor::runs::{Keeping, Runs};
 
 /// An event that the supervisor reacts to.
 #[derive(Debug)]
@@ -110,6 +115,24 @@ pub enum Event {
     },
     /// Control groups have become available, or unavailable.
     Groups,
+    /// Something happens in the spool.
+    Spool(run::News),
+    /// What keeps runs on record reports.
+    Kept(Kept),
+    /// What keeps runs on record is to be asked again.
+    AskAgain {
+        /// About which run.
+        key: Key,
+        /// For what.
+        ask: fn(&Runs, Key),
+    },
+    /// The result of a run is on disk.
+    ResultKept {
+        /// Which run.
+        key: Key,
+        /// With what its files tell.
+        status: Box<RunStatus>,
+    },
     /// A write to the record has succeeded or failed.
     Recorded(Report),
     /// Stop all agents, then the supervisor.
@@ -144,6 +167,7 @@ pub struct Supervisor {
     desired: Desired,
     /// Which credentials do not work.
     holds: Holds,
+    runs: Runs,
     /// Sessions that were found, of agents of which it is not known yet whether they can be of that user: before the first reading of
     /// the inputs, and of nobody's agents as long as not every entry is known.
     found: Vec<(Option<AgentUser>, BTreeSet<Key>)>,
@@ -151,6 +175,8 @@ pub struct Supervisor {
     knows_desired: bool,
     /// What attempts wait to hear once it is on record.
     to_note: Vec<Note>,
+    /// Launches of runs that wait until their machines are on record: what is not on record was not launched.
+    to_launch: Vec<Launching>,
     /// The latest version that was put on record.
     version: Version,
     /// The latest version that the recorder has tried to write.
@@ -194,6 +220,16 @@ struct Note {
     key: Key,
     attempt: Attempt,
     command: Command,
+}
+
+/// A launch that waits for the record.
+#[derive(Debug)]
+struct Launching {
+    /// What must be on record first.
+    version: Version,
+    key: Key,
+    attempt: Attempt,
+    effect: Effect,
 }
 
 /// Where the daemon is heading.
@@ -289,6 +325,7 @@ impl Supervisor {
     pub fn new(
         resources: Resources,
         outlets: Outlets,
+        keeping: Keeping,
         detail: Detail,
         started: Instant,
         state_errors: Vec<String>,
@@ -297,9 +334,11 @@ impl Supervisor {
             agents: BTreeMap::new(),
             desired: Desired::default(),
             holds: Holds::default(),
+            runs: Runs::new(keeping),
             found: Vec::new(),
             knows_desired: false,
             to_note: Vec::new(),
+            to_launch: Vec::new(),
             version: 0,
             recorded: 0,
             untold: None,
@@ -363,7 +402,7 @@ impl Supervisor {
             let due = self.agents.values().filter_map(|agent| agent.machine.due());
             let by = self.untold.as_ref().map(|untold| untold.by);
             let holds = self.holds.due();
-            alarm.set(due.chain(by).chain(self.roll_due).chain(holds).min())?;
+            alarm.set(due.chain(by).chain(self.roll_due).chain(holds).chain(self.runs.due()).min())?;
             // Both arms only wait, so that whichever is cancelled has lost nothing.
             tokio::select! {
                 received = inbox.recv_many(&mut batch, BATCH) => if received == 0 { break },
@@ -382,6 +421,7 @@ impl Supervisor {
         tokio::join!(
             self.outlets.recorder.finish(TO_FINISH),
             self.outlets.histories.finish(TO_FINISH),
+            self.runs.finish(TO_FINISH),
             self.outlets.conversations.finish(TO_FINISH)
         );
         Ok(self.course == Course::Stopping)
@@ -400,13 +440,14 @@ impl Supervisor {
         self.holds.time_passed(Timestamp::now());
         self.roll();
         self.review_holds();
+        self.give_places();
         self.publish();
     }
 
     fn is_over(&self) -> bool {
         match self.course {
             Course::Running => false,
-            Course::Stopping => self.agents.is_empty(),
+            Course::Stopping => self.agents.is_empty() && self.runs.is_at_rest(),
             Course::Detaching => true,
         }
     }
@@ -493,6 +534,10 @@ impl Supervisor {
                 }
             }
             Event::Sessions { user, owners } => self.find_all(user, owners),
+            Event::Spool(news) => self.heed_spool(news),
+            Event::Kept(kept) => self.heed_keeper(kept),
+            Event::AskAgain { key, ask } => self.ask_again(key, ask),
+            Event::ResultKept { key, status } => self.result_kept(key, *status),
             Event::Recorded(Report { tried, error }) => self.recorded(tried, error),
             Event::Detach => {
                 self.course = Course::Detaching;
@@ -568,6 +613,10 @@ impl Supervisor {
             }
             self.take_up(key, machine);
             self.afterwards.reconcile = true;
+            if key.is_run() {
+                // Nothing is on record of it, so it is over, or was never begun.
+                self.step(key, machine::Event::Remove(Removal::Over));
+            }
         }
     }
 
@@ -582,7 +631,7 @@ impl Supervisor {
         self.hand_on_orders();
         // Before anything is launched, and lifted once everything is as it is declared now.
         self.bar(false);
-        let staying = self.agents.iter().filter(|(_, agent)| !agent.machine.is_leaving());
+        let staying = self.agents.iter().filter(|(key, agent)| !agent.machine.is_leaving() && !key.is_run());
         let held: Held = staying.map(|(key, agent)| (key.clone(), agent.held())).collect();
         for action in plan(&self.desired, &held) {
             match action {
@@ -619,6 +668,7 @@ impl Supervisor {
         for (_, agent) in self.agents.iter_mut().filter(|(_, agent)| !agent.machine.is_leaving()) {
             agent.note_generation(&self.desired);
         }
+        self.reconcile_runs();
         self.facts.reconcile.observe(from.elapsed().as_secs_f64());
     }
 
@@ -754,11 +804,23 @@ impl Supervisor {
         if let Some(kept) = agent.machine.conversation_kept().filter(|_| is_decided) {
             self.outlets.conversations.keep(key, kept.filter(|_| !is_undeclared));
         }
-        self.version = self.outlets.recorder.put(key, Some(&agent.machine).filter(|_| !is_gone));
+        let is_over = is_gone && (!key.is_run() || self.may_drop(key));
+        let Some(agent) = self.agents.get(key) else { return };
+        self.version = self.outlets.recorder.put(key, Some(&agent.machine).filter(|_| !is_over));
         for effect in effects {
-            self.carry_out(key, effect);
+            match effect {
+                Effect::Launch { attempt, .. } if key.is_run() => {
+                    let version = self.version;
+                    self.to_launch.push(Launching { version, key: key.clone(), attempt, effect });
+                }
+                effect if Self::is_of_run(key, &effect) => {}
+                effect => self.carry_out(key, effect),
+            }
         }
-        if is_gone {
+        if key.is_run() {
+            self.follow_run(key);
+        }
+        if is_over {
             self.agents.remove(key);
             self.happened.push(What::Removed { name: after.name });
             self.tidy_store();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::agent::approval::Asking;
 use crate::agent::changes::Marks;
-use crate::agent::conversation::SessionWords;
+use crate::agent::conversation::{Line, SessionWords};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::harness::hooks::Hooks;
 use crate::agent::harness::rule::Rule;
@@ -61,6 +61,9 @@ pub struct Launch {
     pub packages_timeout: Duration,
     /// How the harness learns which conversation it is in, if attempts share one. Only whether it does is in the fingerprint.
     pub session_words: Option<Arc<SessionWords>>,
+    /// How a run of it gets its task; `None` if it is no template. Runs of one template differ in nothing else, so it is not in the
+    /// fingerprint.
+    pub task: Option<TaskForm>,
     /// The form of its machine-readable output, which then goes to a pipe instead of its terminal.
     pub stream: Option<StreamKind>,
     /// The hooks that the harness is given, and after how many of its arguments. Not in the fingerprint: nothing is launched again for
@@ -78,7 +81,62 @@ pub struct Launch {
     pub is_certain: bool,
 }
 
+/// Stands for the task in an argument. No argument can contain it, so nothing that an entry says is taken for it.
+pub const TASK_SLOT: &str = "\0task\0";
+
+/// How the runs of a template get their tasks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TaskForm {
+    /// In the place of the [slot](TASK_SLOT) in an argument.
+    Argument,
+    /// On standard input, after this text and an empty line.
+    Stdin {
+        /// What the entry says before every task.
+        preface: Option<SecretBytes>,
+    },
+}
+
+/// The text with what stands before every task.
+fn after_preface(preface: Option<&SecretBytes>, task: &SecretBytes) -> SecretBytes {
+    match preface {
+        Some(preface) => SecretBytes::from([preface.as_slice(), b"\n\n", task.as_slice()].concat()),
+        None => task.clone(),
+    }
+}
+
+/// The word with the task in the place of the slot.
+fn with_task(word: SecretBytes, task: &SecretBytes) -> SecretBytes {
+    let slot = TASK_SLOT.as_bytes();
+    match memchr::memmem::find(word.as_slice(), slot) {
+        Some(at) => {
+            let (before, after) = (&word.as_slice()[..at], &word.as_slice()[at + slot.len()..]);
+            SecretBytes::from([before, task.as_slice(), after].concat())
+        }
+        None => word,
+    }
+}
+
 impl Launch {
+    /// What is launched for a run of this template, with this task.
+    #[must_use]
+    pub fn of_run(&self, run: Name, task: &SecretBytes) -> Self {
+        let fill = |words: &[SecretBytes]| words.iter().map(|word| with_task(word.clone(), task)).collect::<Vec<_>>();
+        let line = |line: &Line| Line(fill(&line.0));
+        let session_words = self.session_words.as_ref().map(|words| {
+            let SessionWords { new, resume, proof, scope } = &**words;
+            Arc::new(SessionWords {
+                new: new.as_ref().map(line),
+                resume: line(resume),
+                proof: proof.clone(),
+                scope: scope.clone(),
+            })
+        });
+        let mut launch =
+            Self { session: run.clone(), name: run, arguments: fill(&self.arguments), session_words, ..self.clone() };
+        launch.task = None;
+        launch
+    }
+
     /// For tests: of an agent named `a` that runs nothing and is given nothing.
     #[cfg(any(test, fuzzing))]
     pub fn of_nothing() -> Self {
@@ -103,6 +161,7 @@ impl Launch {
             packages: Vec::new(),
             packages_timeout: crate::agent::packages::TIMEOUT,
             session_words: None,
+            task: None,
             stream: None,
             hooks: None,
             group: Group::of_login("custom", "agent"),

@@ -394,6 +394,11 @@ impl Machine {
         self.latest.as_ref()?.started
     }
 
+    /// When a harness was first started under its present declaration.
+    pub fn first_start(&self) -> Option<Timestamp> {
+        self.life.as_ref()?.first_started
+    }
+
     /// The number of the latest attempt, as people see it, and that of the first under its declaration.
     pub fn numbers(&self) -> Numbers {
         let attempts = self.life.as_ref().map_or(0, |life| life.attempts);
@@ -416,7 +421,7 @@ impl Machine {
     }
 
     /// Why it is on its way out, if it is.
-    fn removal(&self) -> Option<Removal> {
+    pub fn removal(&self) -> Option<Removal> {
         match self.state {
             State::Stopping { why: StopReason::Removed(removal), .. }
             | State::Closing { then: Then::Leave(removal), .. }

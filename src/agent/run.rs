@@ -5,11 +5,14 @@
 
 pub mod queue;
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::agent::name::{Name, RunId};
+use crate::agent::name::{Key, Name, RunId};
+use crate::sys::file_id::FileId;
 use crate::sys::secret_bytes::SecretBytes;
 
 /// The longest task, in bytes.
@@ -81,4 +84,117 @@ pub struct Task {
     pub by: String,
     /// When it was written, which is its place in line.
     pub written: SystemTime,
+}
+
+/// What stands beside a task, in a file `ID.toml`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sidecar {
+    /// What the run can be selected by, over the labels of its template.
+    pub labels: BTreeMap<String, String>,
+    /// Where it runs, if not where its template does.
+    pub workdir: Option<PathBuf>,
+    /// The run whose conversation it continues, by its id.
+    pub continues: Option<String>,
+}
+
+/// What happens in the spool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// A file is new, was checked, and was read. [`Order::Took`], [`Order::Refuse`] or [`Order::Later`] answers it.
+    Task {
+        /// The task.
+        task: Task,
+        /// Its file.
+        file: FileId,
+        /// What is said beside it.
+        sidecar: Sidecar,
+    },
+    /// The file of a run was removed.
+    Gone {
+        /// The run.
+        key: Key,
+    },
+    /// The file of a run was not found, and it is not certain yet that it was removed.
+    Missed {
+        /// The run.
+        key: Key,
+    },
+    /// The file of a run that was missed is there.
+    Found {
+        /// The run.
+        key: Key,
+    },
+    /// The file of a run was written or replaced after it was taken. Told once.
+    Edited {
+        /// The run.
+        key: Key,
+    },
+    /// A file can be no task, and was moved away. Not told of what [`Order::Refuse`] has refused.
+    Refused {
+        /// The template.
+        agent: Name,
+        /// The name of the file, escaped if it can be no id.
+        id: String,
+        /// What is wrong with it, and what would be right.
+        why: String,
+    },
+    /// The files of a run are removed, as [`Order::Remove`] asked.
+    Removed {
+        /// The run.
+        key: Key,
+    },
+    /// What needs attention, whenever that changes; `None` if nothing does.
+    Error(Option<String>),
+    /// Everything was looked at once. Told once, after the first [`Order::Templates`].
+    Listed,
+}
+
+/// What becomes of tasks in the spool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// An earlier daemon has taken this file. Said before the first [`Order::Templates`].
+    Known {
+        /// The run.
+        key: Key,
+        /// Its file.
+        file: FileId,
+        /// When it was written.
+        written: SystemTime,
+    },
+    /// The task is on record.
+    Took {
+        /// The run.
+        key: Key,
+    },
+    /// The task is not taken. Its file is moved away.
+    Refuse {
+        /// The run.
+        key: Key,
+        /// Why, and what would be right.
+        why: String,
+    },
+    /// The task could not be put on record. It is told again at the next round.
+    Later {
+        /// The run.
+        key: Key,
+    },
+    /// The run is over. Exactly this file is removed, with what is beside it. [`News::Removed`] answers it.
+    Remove {
+        /// The run.
+        key: Key,
+        /// Its file.
+        file: FileId,
+    },
+    /// The folders that there are to be. Those of others are left alone.
+    Templates(Vec<Name>),
+    /// A task of the daemon itself, unless a file of that name is there.
+    Write {
+        /// The template.
+        agent: Name,
+        /// The id.
+        id: RunId,
+        /// The task.
+        text: SecretBytes,
+    },
 }

@@ -13,7 +13,7 @@ use crate::agent::fingerprint::Fingerprint;
 use crate::agent::harness::hooks::Hooks;
 use crate::agent::harness::{Choices, Harness, Session, keys};
 use crate::agent::hold::Group;
-use crate::agent::launch::Launch;
+use crate::agent::launch::{Launch, TASK_SLOT, TaskForm};
 use crate::agent::program::expanded;
 use crate::agent::sandbox::{Home, Network, Sandbox};
 use crate::agent::secrets::Secrets;
@@ -259,9 +259,12 @@ fn declare(
         let home = &account.home;
         let (command, args) = (at_home(&spec.command, home), at_home(&spec.args, home));
         let text = prompt.clone();
+        // Each run has its task in the place of the slot.
+        let task = spec.policy.template.as_ref().map(|_| TaskForm::Argument);
+        let prompt = task.as_ref().map_or(prompt, |_| Some(with_slot(text.as_ref())));
         let max_cost = spec.policy.max_cost.map(|cost| cost.to_string());
         let session_words =
-            session_words(spec, (&command, &args), text.as_ref(), (&workdir, runner.user.as_ref()), marker);
+            session_words(spec, (&command, &args), prompt.as_ref(), (&workdir, runner.user.as_ref()), marker);
         let choices = Choices { max_cost: max_cost.as_deref(), ..spec.choices() };
         let (arguments, prompt) = spec.harness.command_line(&command, &args, &choices, prompt.as_ref());
         if let Some(length) = prompt.map(|at| arguments[at].as_slice().len()).filter(|&length| length > MAX_ARGUMENT) {
@@ -295,6 +298,7 @@ fn declare(
             packages: spec.packages.clone(),
             packages_timeout: spec.packages_timeout,
             session_words,
+            task,
             stream: spec.harness.stream().filter(|_| spec.results),
             group: Group::of_login(&spec.harness.name, &account.name),
             hooks: hooks(spec, &args, text.is_some()),
@@ -331,6 +335,12 @@ fn declare(
         Err(Missing(missing))
     };
     Ok(Declaration { kind: spec.kind.clone(), policy: spec.policy.clone(), launch })
+}
+
+/// What stands before every task of a template, and the slot for the task.
+fn with_slot(preface: Option<&SecretBytes>) -> SecretBytes {
+    let slot = SecretBytes::from(TASK_SLOT);
+    preface.map_or(slot, |preface| SecretBytes::from([preface.as_slice(), b"\n\n", TASK_SLOT.as_bytes()].concat()))
 }
 
 /// Programs that start a harness where agentd is not.

@@ -10,17 +10,13 @@
 //! folder was listed before and after.
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use nix::unistd::Gid;
 use tokio::sync::{mpsc, watch};
 
-use crate::agent::name::{Key, Name};
-use crate::agent::run::Task;
+pub use crate::agent::run::{News, Order as Command};
 use crate::inputs::overrides::operators::Operators;
-use crate::sys::file_id::FileId;
-
-pub use crate::config::sidecar::Sidecar;
 
 /// Where tasks are, and who may write them.
 #[derive(Clone, Debug)]
@@ -35,93 +31,6 @@ pub struct Place {
     pub settle: Duration,
     /// How long several files must be missing before they count as removed.
     pub resync: Duration,
-}
-
-/// What there is to know of the spool.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
-    /// A file is new, was checked, and was read. [`Command::Took`], [`Command::Refuse`] or [`Command::Later`] answers it.
-    Task {
-        /// The task.
-        task: Task,
-        /// Its file.
-        file: FileId,
-        /// What is said beside it.
-        sidecar: Sidecar,
-    },
-    /// The file of a run was removed.
-    Gone {
-        /// The run.
-        key: Key,
-    },
-    /// The file of a run was not found, and it is not certain yet that it was removed.
-    Missed {
-        /// The run.
-        key: Key,
-    },
-    /// The file of a run that was missed is there.
-    Found {
-        /// The run.
-        key: Key,
-    },
-    /// The file of a run was written or replaced after it was taken. Told once.
-    Edited {
-        /// The run.
-        key: Key,
-    },
-    /// A file can be no task, and was moved away. Not told of what [`Command::Refuse`] has refused.
-    Refused {
-        /// The template.
-        agent: Name,
-        /// The name of the file, escaped if it can be no id.
-        id: String,
-        /// What is wrong with it, and what would be right.
-        why: String,
-    },
-    /// What needs attention, whenever that changes; `None` if nothing does.
-    Error(Option<String>),
-    /// Everything was looked at once. Told once, after the first [`Command::Templates`].
-    Listed,
-}
-
-/// What becomes of tasks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// An earlier daemon has taken this file. Said before the first [`Command::Templates`].
-    Known {
-        /// The run.
-        key: Key,
-        /// Its file.
-        file: FileId,
-        /// When it was written.
-        written: SystemTime,
-    },
-    /// The task is on record.
-    Took {
-        /// The run.
-        key: Key,
-    },
-    /// The task is not taken. Its file is moved away.
-    Refuse {
-        /// The run.
-        key: Key,
-        /// Why, and what would be right.
-        why: String,
-    },
-    /// The task could not be put on record. It is told again at the next round.
-    Later {
-        /// The run.
-        key: Key,
-    },
-    /// The run is over. Exactly this file is removed, with what is beside it.
-    Remove {
-        /// The run.
-        key: Key,
-        /// Its file.
-        file: FileId,
-    },
-    /// The folders that there are to be. Those of others are left alone.
-    Templates(Vec<Name>),
 }
 
 impl Place {

@@ -20,6 +20,7 @@ use crate::text::printable::json_line;
 use crate::text::redact::Redactor;
 use crate::wire::approval::{Approval, Approvals};
 use crate::wire::hold::GroupHold;
+use crate::wire::reason::{Causes, WaitingFor};
 use crate::wire::run::RunStatus;
 use crate::wire::status::{AgentStatus, Errors, Health, Override, Resources, State, Time};
 
@@ -30,6 +31,8 @@ pub struct Parts {
     pub agents: Vec<AgentStatus>,
     /// The runs that wait, that are under way, and those that are kept after their end, in any order.
     pub runs: Vec<Arc<RunStatus>>,
+    /// More runs: those that wait for a place.
+    pub lines: Vec<Line>,
     /// When the daemon started.
     pub started: Instant,
     /// What hinders the daemon.
@@ -72,6 +75,7 @@ impl Parts {
         Self {
             agents,
             runs: Vec::new(),
+            lines: Vec::new(),
             started,
             errors,
             groups: None,
@@ -110,9 +114,37 @@ struct Runs {
     by_key: HashMap<Key, usize>,
 }
 
+/// The runs of a template that wait for a place, in the order of their line.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// How many runs of the template have a place.
+    pub taken: u64,
+    /// How many may have one.
+    pub at_once: u64,
+    /// If the places of the whole machine are taken: how many there are.
+    pub machine: Option<u64>,
+    /// What the template waits for, and so all of them.
+    pub others: Vec<WaitingFor>,
+    /// The runs, without their places in line.
+    pub runs: Vec<Arc<RunStatus>>,
+}
+
+impl Line {
+    /// The runs, each with its place in line.
+    fn shown(&self) -> impl Iterator<Item = Arc<RunStatus>> {
+        (1..).zip(&self.runs).map(|(position, run)| {
+            let Self { taken, at_once, machine, .. } = *self;
+            let place = WaitingFor::Place { taken, at_once, position, machine };
+            let waiting_for: Vec<WaitingFor> = self.others.iter().cloned().chain([place]).collect();
+            let reason = Some(Causes(&waiting_for).to_string());
+            Arc::new(RunStatus { position: Some(position), reason, waiting_for, ..RunStatus::clone(run) })
+        })
+    }
+}
+
 impl Runs {
-    fn of(runs: &[Arc<RunStatus>]) -> Self {
-        let mut latest_first = runs.to_vec();
+    fn of(runs: &[Arc<RunStatus>], lines: &[Line]) -> Self {
+        let mut latest_first: Vec<_> = runs.iter().cloned().chain(lines.iter().flat_map(Line::shown)).collect();
         latest_first.sort_by(|a, b| b.queued_at.0.cmp(&a.queued_at.0).then_with(|| a.name.cmp(&b.name)));
         let key = |run: &RunStatus| Name::parse_any(&run.name).ok().map(|name| name.key());
         let by_key = latest_first.iter().enumerate().filter_map(|(at, run)| Some((key(run)?, at))).collect();
@@ -303,12 +335,12 @@ impl Snapshot {
 
     /// All runs, the latest first.
     pub fn runs(&self) -> &[Arc<RunStatus>] {
-        &self.runs.get_or_init(|| Runs::of(&self.parts.runs)).latest_first
+        &self.runs.get_or_init(|| Runs::of(&self.parts.runs, &self.parts.lines)).latest_first
     }
 
     /// One run.
     pub fn run(&self, key: &Key) -> Option<&Arc<RunStatus>> {
-        let runs = self.runs.get_or_init(|| Runs::of(&self.parts.runs));
+        let runs = self.runs.get_or_init(|| Runs::of(&self.parts.runs, &self.parts.lines));
         runs.by_key.get(key).map(|&at| &runs.latest_first[at])
     }
 

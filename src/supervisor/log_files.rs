@@ -16,6 +16,7 @@ use crate::logs::store::{Error, Store};
 use crate::observe::outputs::Outputs;
 use crate::supervisor::future::BoxFuture;
 use crate::sys::blocking;
+use crate::wire::run::RunStatus;
 
 /// How long the files of an attempt may take to be made before it runs without them, or to be removed before it is over: longer than
 /// a busy disk takes.
@@ -47,6 +48,16 @@ pub trait LogFiles: Debug + Send + Sync {
     /// When agents last printed something.
     fn outputs(&self) -> Outputs {
         Outputs::default()
+    }
+
+    /// Keeps the result of a run, again and again until that succeeds. Returns it with what the files of the run tell.
+    fn keep_result<'a>(&'a self, _run: &'a Key, status: RunStatus) -> BoxFuture<'a, RunStatus> {
+        Box::pin(async { status })
+    }
+
+    /// Removes the result and the output of a run.
+    fn remove_run<'a>(&'a self, _run: &'a Key) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
     }
 
     /// Removes the oldest files of agents that are no longer held; see [`Store::tidy`].

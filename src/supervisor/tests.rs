@@ -21,6 +21,7 @@ use crate::launch::launcher as launch_command;
 use crate::launch::protocol::{Ending, FromLauncher, Harness};
 use crate::state::conversations::Conversations;
 use crate::state::record::Record;
+use crate::state::runs::{Keeper, Ledgers};
 use crate::wire::events::Since;
 use crate::wire::exit_status::ExitStatus;
 
@@ -53,7 +54,18 @@ impl House {
             conversations: Conversations::new(BTreeMap::new(), recorder("conversations")),
             notifier: Notifier::silent(),
         };
-        let supervisor = Supervisor::new(fakes.resources(), outlets, Detail::Plain, Instant::now(), Vec::new());
+        let kept = outlets.events.clone();
+        let ledgers = Ledgers::default();
+        let keeping = Keeping {
+            keeper: Keeper::start(state.path(), ledgers.clone(), move |it| drop(kept.send(Event::Kept(it)))),
+            ledgers,
+            orders: mpsc::unbounded_channel().0,
+            boot: "boot".to_owned(),
+            at_once: None,
+            spool_dir: "/spool".into(),
+        };
+        let supervisor =
+            Supervisor::new(fakes.resources(), outlets, keeping, Detail::Plain, Instant::now(), Vec::new());
         let snapshot = fakes.snapshots.subscribe();
         let seen = Since::Beginning;
         Self { fakes, supervisor, inbox, snapshot, happening, seen, is_recorded: true, _state: state }

@@ -7,16 +7,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::life::Next;
+use super::life::{Next, Wanted};
 use super::{BackoffReason, Effect, Force, Machine, State, StopReason, Then};
+use crate::agent::declaration::Declaration;
 use crate::agent::hold::{self, Bar, HoldKind, OnHold};
+use crate::agent::name::Name;
 use crate::agent::orders::Orders;
 use crate::agent::run::Template;
+use crate::agent::spec::Policy;
 use crate::agent::verdict::{self, Verdict};
 use crate::sys::clock::Timestamp;
+use crate::sys::secret_bytes::SecretBytes;
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::reason::{Problem, WaitingFor};
 use crate::wire::result::StreamResult;
+use crate::wire::status::Outcome;
 
 impl Machine {
     /// The orders that it follows.
@@ -37,6 +42,29 @@ impl Machine {
     /// How its runs are made, if it is a template.
     pub fn template(&self) -> Option<&Arc<Template>> {
         self.life.as_ref()?.policy.template.as_ref()
+    }
+
+    /// Whether a run of this template could start now.
+    pub fn is_ready_for_runs(&self) -> bool {
+        let is_free = !self.is_disabled() && !self.is_paused() && self.bar.is_none() && self.entry_error.is_none();
+        let has_launch = self.life.as_ref().is_some_and(|life| matches!(life.wanted, Wanted::Ready(_)));
+        is_free && has_launch && self.is_template() && !self.is_leaving()
+    }
+
+    /// How a run of this template, with this task, is to live; `None` if none could start now.
+    pub fn declaration_of_run(&self, run: Name, task: &SecretBytes) -> Option<Declaration> {
+        let life = self.life.as_ref()?;
+        let Wanted::Ready(launch) = &life.wanted else { return None };
+        let policy = Policy { template: None, enabled: true, generation: 0, ..life.policy.clone() };
+        Some(Declaration { kind: life.kind.clone(), policy, launch: Ok(Arc::new(launch.of_run(run, task))) })
+    }
+
+    /// How it has come to its end, if it has and nothing of it is left but its session.
+    pub fn end(&self) -> Option<Outcome> {
+        match self.state {
+            State::Exited { outcome } if self.lingering.is_none() => Some(outcome),
+            _ => None,
+        }
     }
 
     /// Whether nothing of it may be launched, whatever else changes.

@@ -158,7 +158,7 @@ impl Machine {
     }
 
     /// What it waits for, the nearest at hand first.
-    fn waiting_for(&self) -> Vec<WaitingFor> {
+    pub fn waiting_for(&self) -> Vec<WaitingFor> {
         let Some(life) = &self.life else { return vec![WaitingFor::Entry {}] };
         match &self.state {
             State::Invalid => vec![WaitingFor::Entry {}],

@@ -241,6 +241,13 @@ impl Queue {
         })
     }
 
+    /// The run could not begin after all, and nothing of it is under way. It waits again, at the place in line that it had.
+    pub fn returned(&mut self, key: &Key) {
+        if let Some(Phase::Live { .. }) = self.phase(key) {
+            self.enter(key, Phase::Waiting { is_free: true });
+        }
+    }
+
     /// Has the run end like this: at once if nothing of it is under way, else as soon as that is so.
     ///
     /// A live one is returned as [`Turn::Starts`]: its machine is to be stopped first.
@@ -324,8 +331,8 @@ impl Queue {
     }
 
     /// The runs that wait for a place, in the order of their arrival, by template.
-    pub fn lines(&self) -> impl Iterator<Item = (&Key, impl Iterator<Item = &Key>)> {
-        self.lines.iter().map(|(template, line)| (template, line.iter().map(|(_, key)| key)))
+    pub fn lines(&self) -> impl Iterator<Item = (&Key, &BTreeSet<Rank>)> {
+        self.lines.iter()
     }
 
     /// How many runs of this template have a place.

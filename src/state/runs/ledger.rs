@@ -69,6 +69,13 @@ struct Content {
 }
 
 impl Ledgers {
+    /// Ledgers of which nothing could be found out.
+    pub fn unreadable() -> Self {
+        let ledgers = Self::default();
+        ledgers.set_unreadable();
+        ledgers
+    }
+
     /// Whether the id of this run is used; `None` if that could not be found out.
     pub fn is_used(&self, run: &Key) -> Option<bool> {
         let (agent, id) = run.run()?;

@@ -228,7 +228,7 @@ proptest! {
                 }
                 Act::NotRecorded(run) => queue.forget(&key_of(run)),
                 Act::Give => {
-                    let line: Vec<Key> = queue.lines().flat_map(|(_, line)| line.cloned().collect::<Vec<_>>()).collect();
+                    let line: Vec<Key> = queue.lines().flat_map(|(_, line)| line.iter().map(|(_, key)| key.clone())).collect();
                     let names = queue.give_places(|_| Some(allowance), Some(places));
                     let begins: Vec<Key> = names.iter().map(Name::key).collect();
                     prop_assert_eq!(&begins[..], &line[..begins.len()], "first come, first served");
@@ -286,7 +286,7 @@ proptest! {
             let unplaced = queue.runs().filter(|(_, _, phase)| phase.is_unplaced()).count();
             prop_assert!(placed <= at_once.min(places) as usize, "{} have places", placed);
             prop_assert_eq!((queue.all_placed() as usize, queue.unplaced(&key("a")) as usize), (placed, unplaced));
-            let in_line = queue.lines().flat_map(|(_, line)| line.collect::<Vec<_>>()).count();
+            let in_line = queue.lines().flat_map(|(_, line)| line).count();
             let waiting = |phase| phase == Phase::Waiting { is_free: true };
             prop_assert_eq!(in_line, queue.runs().filter(|(_, _, phase)| waiting(*phase)).count());
         }
