@@ -22,6 +22,7 @@ pub mod restart;
 pub mod rotation;
 pub mod run;
 pub mod sandbox;
+pub mod schedule;
 pub mod secrets;
 pub mod seen;
 pub mod skills;
