@@ -1,6 +1,7 @@
 //! What an agent is, and how it lives: decisions only.
 
 pub mod activity;
+pub mod after;
 pub mod approval;
 pub mod changes;
 pub mod conversation;

@@ -5,6 +5,7 @@
 //! what needs the system (whether a `workdir` exists, what a `prompt_file` holds) is found out later, in [`crate::inputs`].
 
 mod advice;
+mod after;
 mod agents;
 pub mod answer;
 mod confinement;

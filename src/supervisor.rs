@@ -12,6 +12,7 @@ pub mod future;
 mod holds;
 pub mod log_files;
 mod operators;
+mod order;
 pub mod pacing;
 mod publisher;
 pub mod resources;
@@ -247,6 +248,8 @@ struct Afterwards {
     reconcile: bool,
     /// An agent has closed its session; somebody may wait for it.
     call_up: bool,
+    /// Something has become of an agent that others may come after.
+    review_order: bool,
     /// Something has changed that the API does not serve yet.
     publish: bool,
 }
@@ -437,9 +440,12 @@ impl Supervisor {
         if std::mem::take(&mut self.afterwards.call_up) {
             self.call_up();
         }
+        self.review_order();
         self.holds.time_passed(Timestamp::now());
         self.roll();
         self.review_holds();
+        // What was held may have to ask once more.
+        self.review_order();
         self.give_places();
         self.publish();
     }
@@ -788,8 +794,10 @@ impl Supervisor {
         let after = agent.status();
         self.afterwards.publish |= before != after;
         log_change(&before, &after);
+        self.afterwards.review_order |= agent.machine.must_be_reviewed() || order::concerns_others(&before, &after);
         let known = std::mem::replace(&mut agent.is_told, true).then_some(&before);
         self.happened.extend(What::of_change(known, &after));
+        self.runs.has_changed |= agent.machine.is_template();
         if let Some(detail) = newly_logged_out(&before, &after) {
             self.shows_login(key, detail);
         } else if has_logged_in(&before, &after) {
@@ -822,6 +830,7 @@ impl Supervisor {
         }
         if is_over {
             self.agents.remove(key);
+            self.afterwards.review_order = true;
             self.happened.push(What::Removed { name: after.name });
             self.tidy_store();
             (self.afterwards.reconcile, self.afterwards.publish) = (true, true);

@@ -1,6 +1,7 @@
 //! The types of the API, which daemon and clients share.
 
 pub mod activity;
+pub mod after;
 pub mod approval;
 pub mod conversation;
 pub mod events;

@@ -162,6 +162,7 @@ fn of_policy((kind, before): (&Kind, &Policy), (later_kind, later): (&Kind, &Pol
         ("rotate_within", before.rotation.within != later.rotation.within),
         ("hold", before.hold != later.hold),
         ("hold_retry", before.hold_retry != later.hold_retry),
+        ("after", before.after != later.after),
     ];
     fields.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }
@@ -169,6 +170,7 @@ fn of_policy((kind, before): (&Kind, &Policy), (later_kind, later): (&Kind, &Pol
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::after::After;
     use crate::agent::declaration::{Missing, WaitingFor};
     use crate::agent::launch::Launch;
 
@@ -261,6 +263,7 @@ mod tests {
             ("rotate_within", Policy { rotation: Rotation { within: second, ..rotation }, ..before.clone() }),
             ("hold", Policy { hold: OnHold::Fail, ..before.clone() }),
             ("hold_retry", Policy { hold_retry: second, ..before.clone() }),
+            ("after", Policy { after: vec![After::parse("x").unwrap()], ..before.clone() }),
             ("", before.clone()),
         ] {
             let marks = marks("k", &[], &[]);

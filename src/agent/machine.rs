@@ -3,7 +3,8 @@
 //! Where each event leads. A cell names every state in which it may leave an agent; an empty one leaves it where it is.
 //! "Due" is time that passes. The unit tests draw this table from what the machine does. A [bar](Event::Barred) by itself leads nowhere:
 //! it only keeps the agent from starting, as a pause does. So does a [hold](Event::Held): while one lasts, what would lead to
-//! starting leads to waiting, or to backoff if its end is known, and its end leads from there to starting.
+//! starting leads to waiting, or to backoff if its end is known, and its end leads from there to starting. What would lead an agent to
+//! its first start that comes [after others](Event::Awaits) leads to waiting, and the word that they have come leads on from there.
 //!
 //! | | declare | update | ordered | remove | started | not started | ended | gone | session busy | session free | look again | closed | due |
 //! |---|---|---|---|---|---|---|---|---|---|---|---|---|---|
@@ -34,6 +35,7 @@
 //! [takes up](Machine::resume) what was under way, and learns what it lacks with the first declaration.
 
 mod asked;
+mod awaiting;
 mod conversing;
 mod event;
 mod life;
@@ -44,6 +46,7 @@ mod rotation;
 #[cfg(test)]
 mod tests;
 
+use awaiting::Gate;
 pub use event::{Absent, Effect, Event, LaunchReason, NotStarted, Removal};
 
 use rotation::Given;
@@ -541,6 +544,7 @@ impl Machine {
             Event::Ordered(orders) => self.ordered(orders, now, &mut effects),
             Event::Barred(why) => self.barred(why, now, &mut effects),
             Event::Rotate => self.rotate(now, &mut effects),
+            Event::Awaits(unmet) => self.awaits(unmet, now, &mut effects),
             Event::Held(hold) => self.held_by_group(hold, now, &mut effects),
             Event::Remove(removal) => self.remove(removal, now, &mut effects),
             Event::Opened { attempt } => self.opened(attempt),
@@ -617,6 +621,9 @@ impl Machine {
         let was_down = self.stays_down();
         let Some(life) = &mut self.life else { return self.declare(declaration, now, effects) };
         life.kind = declaration.kind;
+        if life.policy.after != declaration.policy.after {
+            life.gate = Gate::default();
+        }
         let limits = declaration.policy.limits;
         let has_new_limits = life.policy.limits != limits;
         life.policy = declaration.policy;
@@ -1147,7 +1154,7 @@ impl Machine {
             self.state = State::Backoff { until: now, why: BackoffReason::Clearing };
             return;
         }
-        if !is_held && self.wait_for_group() {
+        if !is_held && (self.wait_for_others() || self.wait_for_group()) {
             return;
         }
         let Some(life) = &mut self.life else { return };

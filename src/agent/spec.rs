@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::after::{self, After};
 use crate::agent::approval::Asking;
 use crate::agent::conversation::Resume;
 use crate::agent::cost::MaxCost;
@@ -247,6 +248,9 @@ pub struct Policy {
     /// What of it, and of how the agent is confined, its entry does not say.
     #[serde(default, skip_serializing_if = "ByDefault::is_nothing")]
     pub by_default: ByDefault,
+    /// What must have become of other agents before it first starts. Records of earlier builds lack it.
+    #[serde(default, deserialize_with = "after::recorded", skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<After>,
     /// How its runs are made, if it is a template: then nothing is launched but its runs. Not on record: the next daemon reads the jcard
     /// before it starts anything.
     #[serde(skip)]
@@ -309,6 +313,7 @@ impl Default for Policy {
             hold: OnHold::Off,
             hold_retry: hold::RETRY,
             by_default: ByDefault::default(),
+            after: Vec::new(),
             template: None,
         }
     }

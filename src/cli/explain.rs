@@ -23,6 +23,7 @@ use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
 use crate::text::printable::json_line;
 use crate::wire::activity::{Activity, Source};
+use crate::wire::after::AllAwaited;
 use crate::wire::approval::Approval;
 use crate::wire::conversation::Conversation;
 use crate::wire::exit_status::ExitStatus;
@@ -291,6 +292,9 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
             };
             push(what, agent.next_start_at);
         }
+        State::Waiting if agent.waiting_for.iter().any(WaitingFor::is_stuck) => {
+            push("Nothing happens by itself", None);
+        }
         State::Waiting => match agent.waiting_for.iter().find_map(held_until) {
             Some(until) => push("An agent that shares its credential tries it again", Some(until)),
             None => push("It starts as soon as nothing is missing", None),
@@ -460,6 +464,17 @@ fn supply(agent: &AgentStatus, cause: &WaitingFor) -> String {
         WaitingFor::Enabled { by: None, .. } => {
             format!("Remove `enabled = false` from its entry; or start it without an edit: agentd start {name}.")
         }
+        WaitingFor::After { agents, .. } => match agents.iter().find(|agent| agent.stuck) {
+            Some(stuck) => {
+                let other = &stuck.name;
+                let what = format!("It waits for {stuck}, which does not come by itself");
+                format!("{what}: agentd explain {other}. Or remove {other} from its `after`.")
+            }
+            None => {
+                let all = AllAwaited { agents, more: 0 };
+                format!("It starts by itself once these have come: {all}. Or remove them from its `after`.")
+            }
+        },
         WaitingFor::Hold { group, hold: HoldKind::Login, until, evidence } => {
             let remedy = remedy(group);
             format!("Its harness said {evidence:?}. To start it before the next try at {until}: {remedy}.")

@@ -225,6 +225,7 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         rotation,
         hold,
         hold_retry,
+        after,
         template: _,
     } = policy;
     let (text, path) = match prompt {
@@ -304,6 +305,7 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         field("generation", json!(generation)),
         field("hold", json!(hold.word())),
         field("hold_retry", json!(span(*hold_retry))),
+        field("after", json!(after.iter().map(ToString::to_string).collect::<Vec<_>>())),
         field("replicas", json!(siblings)),
     ];
     all.into_iter().chain(confinement).chain([field("labels", json!(labels))]).collect()
@@ -494,6 +496,7 @@ enabled                 default     true
 generation              default     0
 hold                    default     "wait"
 hold_retry              default     "1h"
+after                   default     []
 replicas                default     1
 type                    default     "native"
 sandbox                 default     - (no sandbox)

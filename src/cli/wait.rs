@@ -375,6 +375,8 @@ fn judge(agent: &AgentStatus, wanted: &[Wanted]) -> Verdict {
         State::Waiting if agent.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Enabled { .. })) => {
             Verdict::Never
         }
+        // What it comes after has failed.
+        State::Waiting if agent.waiting_for.iter().any(WaitingFor::is_stuck) => Verdict::Never,
         State::Waiting | State::Starting | State::Running | State::Stopping | State::Backoff => Verdict::NotYet,
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::advice;
+use super::after::{self, Located, Order};
 use super::confinement;
 use super::fields::{Fields, alternatives, described, quoted};
 use super::harnesses::Harnesses;
@@ -42,6 +43,9 @@ pub(super) fn read(document: &DeTable<'_>, places: &Places<'_>, options: &Option
         roster.enlist(table, draft, base, places, options);
     }
     roster.list_unplaced();
+    let order = std::mem::take(&mut roster.order);
+    let out_of_order = order.check(&mut roster.entries, !roster.incomplete, places);
+    roster.findings.extend(out_of_order);
     let harnesses = harnesses.finish(&mut roster.findings);
     let Roster { entries, mut findings, sandbox_expected, incomplete, .. } = roster;
     if entries.is_empty() && !incomplete {
@@ -109,6 +113,8 @@ struct Draft<'a> {
     faults: Vec<Finding>,
     /// `None` if unknown.
     replicas: Option<u64>,
+    /// What it comes after, once that is read.
+    after: Located,
 }
 
 enum Naming {
@@ -136,7 +142,7 @@ impl<'a> Draft<'a> {
         } else {
             Some(1)
         };
-        Self { fields, naming, harness, faults, replicas }
+        Self { fields, naming, harness, faults, replicas, after: Located::new() }
     }
 
     /// The agents that the entry means; `None` if unknown. `declared` is the number of agents of the entries before it.
@@ -210,6 +216,7 @@ impl<'a> Draft<'a> {
         let kind = confinement::read(fields, self.harness.as_deref(), options);
         let asking = read_asking(fields, asks, self.harness.as_deref(), &args, &kind);
         let policy = read_policy(fields, self.harness.as_deref());
+        self.after = after::read(fields);
         let policy = confinement::with_defaults(fields, policy, &kind);
         look_at_secret_files(fields, secret_files, user.is_some() || kind.sandbox().is_some(), &policy.rotation);
         fields.unknown_keys();
@@ -578,6 +585,8 @@ fn read_policy(fields: &mut Fields<'_>, harness: Option<&Harness>) -> Policy {
         hold: read_hold(fields, harness),
         hold_retry: read_hold_retry(fields),
         by_default: default.by_default,
+        // It is looked up once all entries are known.
+        after: default.after,
         template: runs::read(fields, harness).map(Arc::new),
     }
 }
@@ -719,6 +728,8 @@ struct Roster {
     names: HashMap<Key, usize>,
     /// The line at which each session was first used.
     sessions: HashMap<Name, usize>,
+    /// Who comes after whom.
+    order: Order,
 }
 
 /// An entry that does not say which agents it means, listed so that its author finds it.
@@ -770,7 +781,7 @@ impl Roster {
             draft.fields.warn(at, format!("{name} asks for permission, and nobody is there to give it; {right}"));
         }
         if let (Ok(declared), Some(names)) = (&spec, &names) {
-            let together = size(declared).saturating_mul(names.len());
+            let together = (size(declared) + after::size(&draft.after)).saturating_mul(names.len());
             if together > MAX_TOGETHER - self.size {
                 spec = Err(draft.too_large());
             } else {
@@ -796,6 +807,9 @@ impl Roster {
         self.findings.extend(draft.fields.into_findings());
         let names = names.unwrap_or_default();
         self.declared += names.len();
+        if let Some(base) = base {
+            self.order.note(table, base.as_str(), names.iter().map(Name::key), std::mem::take(&mut draft.after));
+        }
         for name in names {
             if let Err(line) = claim(&mut self.names, name.key(), places.locate(name_at).0) {
                 let right = "give each a name of its own, which differs in more than its case";

@@ -82,6 +82,7 @@ pub(super) const KNOWN: &[&str] = &[
     "generation",
     "hold",
     "hold_retry",
+    "after",
     "extra_packages",
     "extra_packages_timeout",
     "runs",

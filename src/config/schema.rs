@@ -7,6 +7,7 @@
 
 use serde_json::{Value, json};
 
+use crate::agent::after::MOST as MOST_AFTER;
 use crate::agent::approval::{LONGEST_PATTERN, MOST_RULES};
 use crate::agent::conversation::RESUME_PROMPT;
 use crate::agent::harness::{self, keys};
@@ -248,6 +249,7 @@ fn life_fields() -> Value {
             "when the credential does not work: `wait` until it does, `fail` as after every other failure, `off` for no holds; `true` is `wait`, `false` is `off`; see [Holds](holds.md)",
         ),
         "hold_retry": with_default(time(), json!("1h"), "how often one agent tries a login that did not work"),
+        "after": with_default(after(), json!([]), AFTER),
         "replicas": with_default(
             number(1, Some(MAX_REPLICAS)),
             json!(1),
@@ -295,6 +297,15 @@ fn confinement_fields() -> Value {
             "what agents can be selected by: `{ team = \"web\", review = \"\" }`, or `[\"team=web\", \"review\"]`; at most 32, keys and values of at most 63 of `A-Z a-z 0-9 . _ / -`",
         ),
     })
+}
+
+const AFTER: &str = "which agents come first, by name: `\"lint\"` must have completed, `\"db:running\"` must run, `\"x:ended\"` must have ended in any way; see [Order](plans.md#order)";
+
+fn after() -> Value {
+    let mut after =
+        array(&json!({ "type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}(:(completed|running|ended))?$" }));
+    after["maxItems"] = MOST_AFTER.into();
+    after
 }
 
 fn user() -> Value {
@@ -447,7 +458,7 @@ pub(super) mod tests {
 
     /// Asserts that the schema refuses an error that can be judged by a value alone.
     pub fn refuses(text: &str, error: &str) {
-        const NOT_OF_A_VALUE: [&str; 11] = [
+        const NOT_OF_A_VALUE: [&str; 16] = [
             "has the network of the machine",
             "does not work with runsc",
             "has a NUL character",
@@ -459,6 +470,11 @@ pub(super) mod tests {
             "program in `command`",
             "9999999999",
             "too small",
+            "unknown agent",
+            "cannot come after itself",
+            "wait for each other",
+            "is twice in `after`",
+            "is a template",
         ];
         if !NOT_OF_A_VALUE.iter().any(|other| error.contains(other)) && !text.contains("9999999999") {
             assert_ne!(faults(text), Vec::<String>::new(), "{text}: {error}");

@@ -67,7 +67,7 @@ pub struct Runs {
     /// Why something could not be put on record, and until when nothing begins because of that.
     stalled: Option<(String, Timestamp)>,
     /// Whether places may have become free.
-    has_changed: bool,
+    pub(super) has_changed: bool,
 }
 
 /// What an earlier daemon has left, and what keeps runs from now on.

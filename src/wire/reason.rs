@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::wire::activity::Doing;
+use crate::wire::after::{AllAwaited, Awaited};
 use crate::wire::hold::{self, HoldKind};
 use crate::wire::status::Time;
 
@@ -100,6 +101,14 @@ pub enum WaitingFor {
         #[serde(flatten)]
         proxy: MissingProxy,
     },
+    /// Other agents that its `after` names: they must have completed, run or ended before it first starts.
+    After {
+        /// Those of which that is not true yet. Those that are `stuck` come first, and of very many, only some are listed.
+        agents: Vec<Awaited>,
+        /// How many there are beside.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        more: u64,
+    },
     /// The end of a hold: its credential does not work. `agentd release` ends it.
     Hold {
         /// The credential, by the name of the agents that share it.
@@ -159,6 +168,18 @@ pub enum WaitingFor {
         /// Its name.
         kind: String,
     },
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl WaitingFor {
+    /// Whether it does not end without somebody who does something: an agent that must come first has ended otherwise.
+    pub fn is_stuck(&self) -> bool {
+        matches!(self, Self::After { agents, .. } if agents.iter().any(|agent| agent.stuck))
+    }
 }
 
 /// A program that was not found.
@@ -435,6 +456,7 @@ impl fmt::Display for WaitingFor {
             Self::Enabled { by: None, .. } => f.write_str("its entry says `enabled = false`"),
             Self::Paused { by: Some(by), .. } => write!(f, "all agents are paused by {by}"),
             Self::Paused { by: None, .. } => f.write_str("all agents are paused"),
+            Self::After { agents, more } => write!(f, "waits for {}", AllAwaited { agents, more: *more }),
             Self::Program { program } => program.fmt(f),
             Self::Packages { packages } => packages.fmt(f),
             Self::Proxy { proxy } => proxy.fmt(f),
@@ -705,6 +727,45 @@ mod tests {
         ] {
             check(&value, &json, words);
         }
+    }
+
+    #[test]
+    fn each_agent_waited_for_has_its_json_and_its_words() {
+        use crate::wire::after::{Awaited, Condition};
+        use crate::wire::status::{Outcome, State};
+        let awaited = |name: &str, condition, state| Awaited {
+            name: name.to_owned(),
+            condition,
+            state,
+            outcome: None,
+            reason: None,
+            stuck: false,
+        };
+        let lint = awaited("lint", Condition::Completed, Some(State::Running));
+        let value = WaitingFor::After {
+            agents: vec![lint.clone(), awaited("db", Condition::Running, Some(State::Starting))],
+            more: 0,
+        };
+        let json = json!({ "kind": "after", "agents": [
+            { "name": "lint", "condition": "completed", "state": "running" },
+            { "name": "db", "condition": "running", "state": "starting" },
+        ] });
+        check(&value, &json, "waits for lint (running) and db (not running)");
+        assert!(!value.is_stuck());
+        let failed = Awaited {
+            state: Some(State::Exited),
+            outcome: Some(Outcome::TimedOut),
+            reason: Some("its timeout has passed".to_owned()),
+            stuck: true,
+            ..lint
+        };
+        let value = WaitingFor::After { agents: vec![failed, awaited("x", Condition::Ended, None)], more: 3 };
+        let json = json!({ "kind": "after", "agents": [
+            { "name": "lint", "condition": "completed", "state": "exited", "outcome": "timed-out", "reason": "its timeout has passed", "stuck": true },
+            { "name": "x", "condition": "ended" },
+        ], "more": 3 });
+        check(&value, &json, "waits for lint (timed out: its timeout has passed), x (not known yet) and 3 more");
+        assert!(value.is_stuck());
     }
 
     #[test]

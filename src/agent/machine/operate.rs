@@ -47,6 +47,7 @@ impl Machine {
     /// Whether a run of this template could start now.
     pub fn is_ready_for_runs(&self) -> bool {
         let is_free = !self.is_disabled() && !self.is_paused() && self.bar.is_none() && self.entry_error.is_none();
+        let is_free = is_free && !self.awaits_others();
         let has_launch = self.life.as_ref().is_some_and(|life| matches!(life.wanted, Wanted::Ready(_)));
         is_free && has_launch && self.is_template() && !self.is_leaving()
     }
@@ -55,7 +56,7 @@ impl Machine {
     pub fn declaration_of_run(&self, run: Name, task: &SecretBytes) -> Option<Declaration> {
         let life = self.life.as_ref()?;
         let Wanted::Ready(launch) = &life.wanted else { return None };
-        let policy = Policy { template: None, enabled: true, generation: 0, ..life.policy.clone() };
+        let policy = Policy { template: None, enabled: true, generation: 0, after: Vec::new(), ..life.policy.clone() };
         Some(Declaration { kind: life.kind.clone(), policy, launch: Ok(Arc::new(launch.of_run(run, task))) })
     }
 
@@ -147,7 +148,7 @@ impl Machine {
     }
 
     /// Whether it waits for something that a pause, a bar or a hold can be.
-    fn waits_to_start(&self) -> bool {
+    pub(super) fn waits_to_start(&self) -> bool {
         matches!(self.state, State::Waiting | State::Backoff { why: BackoffReason::Hold, .. })
     }
 
@@ -166,7 +167,8 @@ impl Machine {
     /// Keeps account of the time in which its group keeps it from starting.
     pub(super) fn count_hold(&mut self, now: Timestamp) {
         let waits = self.waits_to_start();
-        let is_held = self.hold.is_some() && waits && !self.stays_down() && !self.is_paused() && self.bar.is_none();
+        let may_start = !self.stays_down() && !self.is_paused() && self.bar.is_none() && !self.awaits_others();
+        let is_held = self.hold.is_some() && waits && may_start;
         let Some(life) = &mut self.life else { return };
         if is_held {
             life.held_since.get_or_insert(now);
@@ -291,7 +293,7 @@ impl Machine {
     }
 
     /// Starts what has waited for nothing but the end of a pause, or of a bar.
-    fn go_on(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+    pub(super) fn go_on(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let restarts = self.life.as_ref().is_some_and(|life| life.next == Some(Next::Restart));
         if restarts { self.judge(now, effects) } else { self.begin(now, effects) }
     }

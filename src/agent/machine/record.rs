@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::awaiting::Gate;
 use super::life::{Exit, Idled, Latest, Life, Lingering, Next, Session, Wanted, known, unread};
 use super::rotation::Given;
 use super::{
@@ -434,6 +435,7 @@ impl<'a> LifeRecord<'a> {
             kind: Kind::from_words(&self.kind, self.engine),
             policy: self.policy.into_owned(),
             wanted: Wanted::Lacking { missing, former: None },
+            gate: Gate::default(),
             in_force: self.fingerprint.map_or(InForce::Nothing, |fingerprint| InForce::Here(fingerprint.into_owned())),
             marks: self.marks.map(Cow::into_owned),
             changed: self.changed.map(Cow::into_owned).unwrap_or_default(),

@@ -164,14 +164,17 @@ impl Machine {
             State::Invalid => vec![WaitingFor::Entry {}],
             State::Waiting => self
                 .forbidden()
+                .chain(self.awaited())
                 .chain(self.barred_by_hold())
                 .chain(life.wanted.missing().into_iter().flat_map(|missing| missing.0.clone()))
                 .collect(),
-            State::Absent { .. } => self.forbidden().chain(life.absent.clone().map(WaitingFor::from)).collect(),
+            State::Absent { .. } => {
+                self.forbidden().chain(self.awaited()).chain(life.absent.clone().map(WaitingFor::from)).collect()
+            }
             State::Queued { session, holder } => {
                 let name = session.as_ref().map(Name::to_string);
                 let session = WaitingFor::Session { name, holder: holder.to_string() };
-                self.forbidden().chain([session]).collect()
+                self.forbidden().chain(self.awaited()).chain([session]).collect()
             }
             State::Backoff { why, .. } => {
                 let delay = match why {
@@ -184,7 +187,7 @@ impl Machine {
                     BackoffReason::Clearing => None,
                 };
                 let leftovers = self.lingering.as_ref().map(|_| WaitingFor::PreviousAttempt {});
-                delay.into_iter().chain(leftovers).chain(self.held()).collect()
+                delay.into_iter().chain(leftovers).chain(self.held()).chain(self.awaited()).collect()
             }
             State::Starting { .. }
             | State::Running { .. }
@@ -253,6 +256,11 @@ impl Machine {
             }
             _ => None,
         }
+    }
+
+    /// How it has ended, as a sentence for people.
+    pub(super) fn why_over(&self) -> String {
+        self.reason(&[], None)
     }
 
     /// The sentence for people, made of what `waiting` and `stopping` say as data.

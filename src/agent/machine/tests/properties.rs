@@ -98,6 +98,7 @@ impl Choices {
             labels: self.one_of(&[BTreeMap::new(), [("team".to_owned(), "x".to_owned())].into()]),
             max_cost: None,
             results: None,
+            after: Vec::new(),
             template: None,
         }
     }
