@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::agent::approval::Asking;
 use crate::agent::changes::Marks;
 use crate::agent::conversation::{Line, SessionWords};
@@ -66,6 +68,8 @@ pub struct Launch {
     pub task: Option<TaskForm>,
     /// The form of its machine-readable output, which then goes to a pipe instead of its terminal.
     pub stream: Option<StreamKind>,
+    /// What its standard input, output and error are. What is on its standard input is not in the fingerprint.
+    pub io: Io,
     /// The hooks that the harness is given, and after how many of its arguments. Not in the fingerprint: nothing is launched again for
     /// them.
     pub hooks: Option<Hooks>,
@@ -116,6 +120,36 @@ fn with_task(word: SecretBytes, task: &SecretBytes) -> SecretBytes {
     }
 }
 
+/// What the standard input, output and error of a harness are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Io {
+    /// Its terminal.
+    #[default]
+    Terminal,
+    /// None of them is a terminal: output and error are pipes, each of which is kept in a file of its own.
+    Pipes {
+        /// What it reads until the end; `None` is nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stdin: Option<SecretBytes>,
+    },
+}
+
+impl Io {
+    /// Without anything on standard input.
+    pub const PIPES: Self = Self::Pipes { stdin: None };
+
+    /// Whether it is pipes.
+    pub fn is_pipes(&self) -> bool {
+        matches!(self, Self::Pipes { .. })
+    }
+
+    /// Whether it is the terminal.
+    pub fn is_terminal(&self) -> bool {
+        !self.is_pipes()
+    }
+}
+
 impl Launch {
     /// What is launched for a run of this template, with this task.
     #[must_use]
@@ -133,7 +167,9 @@ impl Launch {
         });
         let mut launch =
             Self { session: run.clone(), name: run, arguments: fill(&self.arguments), session_words, ..self.clone() };
-        launch.task = None;
+        if let Some(TaskForm::Stdin { preface }) = launch.task.take() {
+            launch.io = Io::Pipes { stdin: Some(after_preface(preface.as_ref(), task)) };
+        }
         launch
     }
 
@@ -163,6 +199,7 @@ impl Launch {
             session_words: None,
             task: None,
             stream: None,
+            io: Io::Terminal,
             hooks: None,
             group: Group::of_login("custom", "agent"),
             rules: Arc::default(),

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::query::{COLORED, RunsWanted};
 use super::routes::{ROUTES, Route};
 use crate::agent::labels;
-use crate::logs::output::Output;
+use crate::logs::attempt::Output;
 use crate::observe::metrics;
 use crate::text::printable::json_line;
 use crate::wire::approval::Approvals;
@@ -133,7 +133,7 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
             &json!({ "200": answer("The run.", &json_of::<RunStatus>(types)), "400": bad_query, "404": no_such_run }),
         ),
         Route::RunOutput(output) => get(
-            output.name(),
+            output.file_name(),
             &format!(
                 "What a run printed on its {}, as far as it is kept, with secrets redacted",
                 match output {

@@ -15,7 +15,7 @@ use super::query::Begin;
 use crate::agent::name::Key;
 use crate::api::outlet::{Gone, Outlet};
 use crate::deputy::transcript::{Broken, Outlet as _};
-use crate::logs::output::Output;
+use crate::logs::attempt::Output;
 use crate::logs::reader::{Busy, Follower, Log};
 use crate::logs::store::Store;
 use crate::observe::snapshot::Snapshot;

@@ -9,7 +9,7 @@ use hyper::header::{ACCEPT, HeaderMap};
 
 use crate::agent::labels::{self, Selector};
 use crate::agent::name::{Key, Name, RunId};
-use crate::logs::output::Output;
+use crate::logs::attempt::Output;
 use crate::logs::selection::Which;
 use crate::sys::clock;
 use crate::text::size;

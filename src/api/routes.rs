@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-use crate::logs::output::Output;
+use crate::logs::attempt::Output;
 
 /// Every route, with the template of its path: what is not in this table is neither served nor described.
 pub(super) const ROUTES: [(&str, Route); 16] = [

@@ -29,7 +29,7 @@ use tokio::time::{sleep, timeout};
 use crate::agent::name::{Key, Name};
 use crate::api::outlet::{Gone, Made, Outlet};
 use crate::deputy::transcript::{Broken, Outlet as _};
-use crate::logs::output::Output;
+use crate::logs::attempt::Output;
 use crate::logs::selection::{self, Wanted, Which};
 use crate::observe::ring::{Ring, RingEvent};
 use crate::observe::snapshot::Life;
@@ -250,7 +250,7 @@ async fn whole_run(run: &Name, responder: &Responder) -> Answer {
     let Some(known) = responder.snapshot().run(&key).cloned() else { return refusal(answer::run_is_gone()) };
     let Some(store) = responder.sources.logs.clone() else { return refusal(answer::one_run(&known)) };
     // A record that cannot be read only says less.
-    let read = blocking::run(move || store.result(&key)).await.ok().and_then(Result::ok).flatten();
+    let read = blocking::run(move || store.read_result(&key)).await.ok().and_then(Result::ok).flatten();
     let record = read.and_then(|bytes| serde_json::from_slice::<RunStatus>(&bytes).ok());
     refusal(answer::one_run(record.as_ref().filter(|record| record.name == known.name).unwrap_or(&known)))
 }

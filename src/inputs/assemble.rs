@@ -300,6 +300,7 @@ fn declare(
             session_words,
             task,
             stream: spec.harness.stream().filter(|_| spec.results),
+            io: crate::agent::launch::Io::Terminal,
             group: Group::of_login(&spec.harness.name, &account.name),
             hooks: hooks(spec, &args, text.is_some()),
             rules: Arc::clone(spec.harness.rules()),
