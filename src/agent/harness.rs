@@ -240,6 +240,13 @@ impl Harness {
         &self.results
     }
 
+    /// Whether `args` say how the output is to be: with the option of the stream, or with one of the usual name.
+    pub fn says_results(&self, args: &[String]) -> bool {
+        let options = self.results.iter().take(1).map(String::as_str).chain(["--output-format"]);
+        let says = |option: &str| args.iter().any(|word| word.split('=').next() == Some(option));
+        options.into_iter().any(says)
+    }
+
     /// The form of that stream, if agentd can read it.
     pub fn stream(&self) -> Option<StreamKind> {
         self.stream

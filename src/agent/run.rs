@@ -7,11 +7,13 @@ pub mod queue;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::agent::name::{Key, Name, RunId};
+use crate::agent::schedule::Schedule;
+use crate::agent::spec::Workdir;
 use crate::sys::file_id::FileId;
 use crate::sys::secret_bytes::SecretBytes;
 
@@ -27,6 +29,15 @@ pub const MOST_WAITING: u64 = 10_000;
 /// The most finished runs of one template that can be kept.
 pub const MOST_KEPT: u64 = 10_000;
 
+/// The most runs of one template that can be prepared.
+pub const MOST_WARM: u64 = 100;
+
+/// The `warm_for` of a table that does not say it.
+pub const WARM_FOR: Duration = Duration::from_hours(1);
+
+/// The most paths in `workdirs`.
+pub const MOST_WORKDIRS: usize = 64;
+
 /// The table `[agents.runs]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
@@ -40,11 +51,29 @@ pub struct Template {
     pub interrupted: Interrupted,
     /// How a run is given its task.
     pub task: TaskBy,
+    /// When runs are made by themselves, whose task is the prompt.
+    pub schedule: Option<Schedule>,
+    /// How many runs are prepared before there are tasks for them. Only if `task` is on standard input.
+    pub warm: u32,
+    /// How long one stays prepared.
+    pub warm_for: Duration,
+    /// Where a task may say that it is to be done, beside the template's own workdir.
+    pub workdirs: Vec<Workdir>,
 }
 
 impl Default for Template {
     fn default() -> Self {
-        Self { at_once: 1, waiting: 100, keep: 100, interrupted: Interrupted::default(), task: TaskBy::default() }
+        Self {
+            at_once: 1,
+            waiting: 100,
+            keep: 100,
+            interrupted: Interrupted::default(),
+            task: TaskBy::default(),
+            schedule: None,
+            warm: 0,
+            warm_for: WARM_FOR,
+            workdirs: Vec::new(),
+        }
     }
 }
 

@@ -59,6 +59,13 @@ pub struct Zone {
     pub rules: TimeZone,
 }
 
+impl Zone {
+    /// The zone with this name, or the machine's. Its rules are not known yet.
+    pub fn named(name: Option<&str>) -> Self {
+        Self { name: name.map(str::to_owned), rules: TimeZone::UTC }
+    }
+}
+
 /// What becomes of times that passed while nobody could act.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Missed {

@@ -76,6 +76,11 @@ pub struct AgentSpec {
 }
 
 impl AgentSpec {
+    /// Whether it has something to do: a prompt, or tasks.
+    pub fn has_work(&self) -> bool {
+        self.prompt.is_some() || self.policy.template.is_some()
+    }
+
     /// What it wants of its harness's command line.
     pub fn choices(&self) -> Choices<'_> {
         Choices {

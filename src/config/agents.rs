@@ -195,7 +195,11 @@ impl<'a> Draft<'a> {
         let prompt_file = fields.string("prompt_file").map(|path| Prompt::File(PathBuf::from(path)));
         let interactive = fields.boolean("interactive");
         let resume_prompt = fields.string("resume_prompt").map(str::to_owned);
-        let results = fields.boolean("results").unwrap_or_default();
+        let template =
+            runs::read(fields, self.harness.as_deref(), self.replicas, prompt.is_some() || prompt_file.is_some());
+        let has_results =
+            |harness: &Harness| template.is_some() && harness.stream().is_some() && !harness.says_results(&args);
+        let results = fields.boolean("results").unwrap_or(self.harness.as_deref().is_some_and(has_results));
         let max_cost = fields.max_cost("max_cost");
         let (approval, asks) = read_approval(fields, self.harness.as_deref());
         let user = fields.user("user");
@@ -223,17 +227,28 @@ impl<'a> Draft<'a> {
         let prompt = prompt_file.or(prompt);
         let mut policy = policy;
         policy.max_cost = max_cost;
+        // A run has its task.
+        let has_work = prompt.is_some() || template.is_some();
         if let Some(harness) = &self.harness {
-            look_at_prompt(fields, harness, &args, prompt.as_ref(), interactive);
+            look_at_prompt(fields, harness, &args, prompt.as_ref(), interactive, has_work);
             if policy.resume != Resume::Never {
-                look_at_resume(fields, harness, &args, prompt.is_some(), resume_prompt.as_deref());
+                look_at_resume(fields, harness, &args, has_work, resume_prompt.as_deref());
             } else if resume_prompt.is_some() {
                 let at = fields.place("resume_prompt");
                 fields.warn(at, "`resume_prompt` is ignored; write `resume = \"restart\"`, or remove it");
             }
             policy.results = results.then(|| terms_of(harness));
-            look_at_results(fields, harness, prompt.is_some(), interactive, results);
+            look_at_results(fields, harness, has_work, interactive, results);
         }
+        if template.is_some() && policy.resume == Resume::Always {
+            let right = "write `resume = \"restart\"`";
+            fields.warn(
+                fields.place("resume"),
+                format!("a run is one life, so `always` is no more than `restart`; {right}"),
+            );
+        }
+        let interactive = if template.is_some() { Some(false) } else { interactive };
+        policy.template = template.map(Arc::new);
         let faults = self.faults.iter().map(Finding::to_string).chain(fields.errors());
         let errors = Some(faults.collect::<Vec<_>>().join("\n")).filter(|errors| !errors.is_empty());
         match (errors, &self.harness, base) {
@@ -396,6 +411,7 @@ fn look_at_prompt(
     args: &[String],
     prompt: Option<&Prompt>,
     interactive: Option<bool>,
+    has_work: bool,
 ) {
     let at = fields.place("interactive");
     match interactive {
@@ -406,7 +422,7 @@ fn look_at_prompt(
             let right = "write `interactive = false`, or remove the prompt";
             fields.error(at, format!("{} takes no prompt at its terminal; {right}", harness.name));
         }
-        Some(false) if prompt.is_none() => {
+        Some(false) if !has_work => {
             fields.error(at, "`interactive = false` needs something to do; write a `prompt` or a `prompt_file`");
         }
         Some(_) | None => {}
@@ -428,7 +444,7 @@ fn look_at_resume(
     fields: &mut Fields<'_>,
     harness: &Harness,
     args: &[String],
-    has_prompt: bool,
+    has_work: bool,
     resume_prompt: Option<&str>,
 ) {
     let (name, at) = (&harness.name, fields.place("resume"));
@@ -441,13 +457,13 @@ fn look_at_resume(
         let at = fields.place("args");
         fields.error(at, format!("{} in `args` names a conversation, as `resume` does; {right}", quoted(word)));
     }
-    if let Some(word) = harness.says_prompt(args).filter(|_| !has_prompt) {
+    if let Some(word) = harness.says_prompt(args).filter(|_| !has_work) {
         let right = "write a `prompt` or a `prompt_file`";
         fields.error(at, format!("`resume` with {} in `args` needs something to do; {right}", quoted(word)));
     }
     let at = fields.place("resume_prompt");
     match resume_prompt {
-        Some(_) if !has_prompt => {
+        Some(_) if !has_work => {
             let right = "write a `prompt`, or remove it";
             fields.warn(at, format!("`resume_prompt` is ignored, because the entry has no prompt; {right}"));
         }
@@ -473,7 +489,7 @@ fn terms_of(harness: &Harness) -> Terms {
 fn look_at_results(
     fields: &mut Fields<'_>,
     harness: &Harness,
-    has_prompt: bool,
+    has_work: bool,
     interactive: Option<bool>,
     results: bool,
 ) {
@@ -489,7 +505,7 @@ fn look_at_results(
     if harness.stream().is_none() {
         let right = "remove `results`, or set `stream` in its [harnesses] table";
         fields.error(at, format!("{} has no machine-readable output that agentd can read; {right}", harness.name));
-    } else if !has_prompt {
+    } else if !has_work {
         fields.error(at, "`results = true` needs something to do; write a `prompt` or a `prompt_file`");
     } else if interactive == Some(true) {
         fields.error(at, "`results = true` and `interactive = true` exclude each other; remove one of them");
@@ -578,7 +594,7 @@ fn read_policy(fields: &mut Fields<'_>, harness: Option<&Harness>) -> Policy {
         generation: generation(fields).unwrap_or(default.generation),
         labels: fields.labels("labels").unwrap_or_default(),
         resume: fields.word("resume", "invalid agent.resume", &RESUMES).unwrap_or(default.resume),
-        // They are read elsewhere.
+        // They are read elsewhere, and so is the template.
         max_cost: default.max_cost,
         results: default.results,
         rotation: read_rotation(fields),
@@ -587,7 +603,7 @@ fn read_policy(fields: &mut Fields<'_>, harness: Option<&Harness>) -> Policy {
         by_default: default.by_default,
         // It is looked up once all entries are known.
         after: default.after,
-        template: runs::read(fields, harness).map(Arc::new),
+        template: default.template,
     }
 }
 

@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::position::Places;
+use super::runs;
 use crate::agent::approval::{LONGEST_PATTERN, MOST_RULES, Rule, Then};
 use crate::agent::cost::MaxCost;
 pub(super) use crate::agent::harness::keys::described;
@@ -195,22 +196,25 @@ impl<'a> Fields<'a> {
 
     /// Records warnings about unknown keys.
     pub(super) fn unknown_keys(&mut self) {
-        self.unknown_keys_but(KNOWN);
+        self.unknown_keys_but(KNOWN, runs::KNOWN, "write it below [agents.runs]");
     }
 
-    /// Records warnings about keys that are none of these.
-    pub(super) fn unknown_keys_but(&mut self, known: &[&str]) {
+    /// Records warnings about keys that are none of these. `others` are known elsewhere, and `right` says where.
+    pub(super) fn unknown_keys_but(&mut self, known: &[&str], others: &[&str], right: &str) {
         for key in self.table.keys() {
             let (at, key) = (key.span().start, key.get_ref().as_ref());
             if known.contains(&key) {
                 continue;
             }
             let key_quoted = quoted(key);
-            if let Some(near) = nearest(key, known.iter().copied()) {
-                self.warn(at, format!("unknown key {key_quoted} is ignored; did you mean `{near}`?"));
+            let right = if others.contains(&key) {
+                right.to_owned()
+            } else if let Some(near) = nearest(key, known.iter().copied()) {
+                format!("did you mean `{near}`?")
             } else {
-                self.warn(at, format!("unknown key {key_quoted} is ignored; remove it if no other program reads it"));
-            }
+                "remove it if no other program reads it".to_owned()
+            };
+            self.warn(at, format!("unknown key {key_quoted} is ignored; {right}"));
         }
     }
 
@@ -503,7 +507,15 @@ impl<'a> Fields<'a> {
 
     /// Whether the field is set to `true` or `false`.
     pub(super) fn is_boolean(&self, key: &str) -> bool {
-        self.table.get(key).is_some_and(|value| matches!(value.get_ref(), DeValue::Boolean(_)))
+        self.peek_boolean(key).is_some()
+    }
+
+    /// The field if it is `true` or `false`. Records nothing.
+    pub(super) fn peek_boolean(&self, key: &str) -> Option<bool> {
+        match self.table.get(key)?.get_ref() {
+            DeValue::Boolean(boolean) => Some(*boolean),
+            _ => None,
+        }
     }
 
     pub(super) fn boolean(&mut self, key: &str) -> Option<bool> {
@@ -658,6 +670,19 @@ impl<'a> Fields<'a> {
 
     pub(super) fn workdir(&mut self, key: &str) -> Option<Workdir> {
         let text = self.string(key)?;
+        self.workdir_of(self.place(key), &format!("`{key}`"), text)
+    }
+
+    /// Reads an array of working directories, with their positions.
+    pub(super) fn workdirs(&mut self, key: &str) -> Option<Vec<(usize, Workdir)>> {
+        let what = format!("a path in `{key}`");
+        self.array(key, "paths", |fields, value| {
+            let (at, text) = (value.span().start, fields.text(&what, value, 0)?);
+            Some((at, fields.workdir_of(at, &what, text)?))
+        })
+    }
+
+    fn workdir_of(&mut self, at: usize, what: &str, text: &str) -> Option<Workdir> {
         if text.starts_with('/') {
             return Some(Workdir::Absolute(PathBuf::from(text)));
         }
@@ -666,9 +691,23 @@ impl<'a> Fields<'a> {
             if text == "~" { Some("") } else { text.strip_prefix("~/").map(|rest| rest.trim_start_matches('/')) };
         if below_home.is_none() {
             let right = "write an absolute path, or ~/ and a path below the agent user's home";
-            self.error(self.place(key), format!("`{key}` is a relative path; {right}"));
+            self.error(at, format!("{what} is a relative path; {right}"));
         }
         below_home.map(|rest| Workdir::Home(PathBuf::from(rest)))
+    }
+
+    /// Reads a string, or an array of strings, with their positions.
+    pub(super) fn one_or_more(&mut self, key: &str) -> Option<Vec<(usize, &'a str)>> {
+        let value = self.value(key)?;
+        match value.get_ref() {
+            DeValue::String(_) => Some(vec![(value.span().start, self.text(&format!("`{key}`"), value, 0)?)]),
+            DeValue::Array(_) => self.located_strings(key),
+            other => {
+                let right = "write a string, in quotes, or an array of strings";
+                self.error(value.span().start, format!("`{key}` is {}; {right}", described(other)));
+                None
+            }
+        }
     }
 
     /// The field's value, if it is set.
