@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::approval::Asking;
 use crate::agent::changes::Marks;
-use crate::agent::conversation::{Line, SessionWords};
+use crate::agent::conversation::{Line, SessionId, SessionWords};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::harness::hooks::Hooks;
 use crate::agent::harness::rule::Rule;
@@ -63,6 +63,9 @@ pub struct Launch {
     pub packages_timeout: Duration,
     /// How the harness learns which conversation it is in, if attempts share one. Only whether it does is in the fingerprint.
     pub session_words: Option<Arc<SessionWords>>,
+    /// What is launched for a run that continues the conversation of another one, with slots for its id and for the task. `None` if it
+    /// is no template, or if its harness has no conversations.
+    pub continuation: Option<Line>,
     /// How a run of it gets its task; `None` if it is no template. Runs of one template differ in nothing else, so it is not in the
     /// fingerprint.
     pub task: Option<TaskForm>,
@@ -151,26 +154,27 @@ impl Io {
 }
 
 impl Launch {
-    /// What is launched for a run of this template, with this task.
-    #[must_use]
-    pub fn of_run(&self, run: Name, task: &SecretBytes) -> Self {
+    /// What is launched for a run of this template, with this task. `continues` is the conversation that it goes on with; `None` if it
+    /// cannot.
+    pub fn of_run(&self, run: Name, task: &SecretBytes, continues: Option<&SessionId>) -> Option<Self> {
         let fill = |words: &[SecretBytes]| words.iter().map(|word| with_task(word.clone(), task)).collect::<Vec<_>>();
         let line = |line: &Line| Line(fill(&line.0));
-        let session_words = self.session_words.as_ref().map(|words| {
-            let SessionWords { new, resume, proof, scope } = &**words;
-            Arc::new(SessionWords {
-                new: new.as_ref().map(line),
-                resume: line(resume),
-                proof: proof.clone(),
-                scope: scope.clone(),
-            })
-        });
-        let mut launch =
-            Self { session: run.clone(), name: run, arguments: fill(&self.arguments), session_words, ..self.clone() };
+        let mut launch = Self { session: run.clone(), name: run, continuation: None, ..self.clone() };
+        if let Some(id) = continues {
+            let words = self.continuation.clone()?.filled(id);
+            (launch.arguments, launch.session_words) = (fill(&words), None);
+        } else {
+            launch.arguments = fill(&self.arguments);
+            launch.session_words = self.session_words.as_ref().map(|words| {
+                let SessionWords { new, resume, proof, scope } = &**words;
+                let (proof, scope) = (proof.clone(), scope.clone());
+                Arc::new(SessionWords { new: new.as_ref().map(line), resume: line(resume), proof, scope })
+            });
+        }
         if let Some(TaskForm::Stdin { preface }) = launch.task.take() {
             launch.io = Io::Pipes { stdin: Some(after_preface(preface.as_ref(), task)) };
         }
-        launch
+        Some(launch)
     }
 
     /// For tests: of an agent named `a` that runs nothing and is given nothing.
@@ -197,6 +201,7 @@ impl Launch {
             packages: Vec::new(),
             packages_timeout: crate::agent::packages::TIMEOUT,
             session_words: None,
+            continuation: None,
             task: None,
             stream: None,
             io: Io::Terminal,

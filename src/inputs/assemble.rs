@@ -13,8 +13,9 @@ use crate::agent::fingerprint::Fingerprint;
 use crate::agent::harness::hooks::Hooks;
 use crate::agent::harness::{Choices, Harness, Session, keys};
 use crate::agent::hold::Group;
-use crate::agent::launch::{Launch, TASK_SLOT, TaskForm};
+use crate::agent::launch::{Io, Launch, TASK_SLOT, TaskForm};
 use crate::agent::program::expanded;
+use crate::agent::run::TaskBy;
 use crate::agent::sandbox::{Home, Network, Sandbox};
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::{Problem, Seen, SeenPrompt, SeenWorkdir};
@@ -259,14 +260,18 @@ fn declare(
         let home = &account.home;
         let (command, args) = (at_home(&spec.command, home), at_home(&spec.args, home));
         let text = prompt.clone();
-        // Each run has its task in the place of the slot.
-        let task = spec.policy.template.as_ref().map(|_| TaskForm::Argument);
-        let prompt = task.as_ref().map_or(prompt, |_| Some(with_slot(text.as_ref())));
+        let task = task_form(spec, text.as_ref());
         let max_cost = spec.policy.max_cost.map(|cost| cost.to_string());
-        let session_words =
-            session_words(spec, (&command, &args), prompt.as_ref(), (&workdir, runner.user.as_ref()), marker);
+        let session_words = session_words(
+            spec,
+            (&command, &args),
+            (text.as_ref(), task.as_ref()),
+            (&workdir, runner.user.as_ref()),
+            marker,
+        );
         let choices = Choices { max_cost: max_cost.as_deref(), ..spec.choices() };
-        let (arguments, prompt) = spec.harness.command_line(&command, &args, &choices, prompt.as_ref());
+        let continuation = continuation(spec, (&command, &args), &choices, (text.as_ref(), task.as_ref()));
+        let (arguments, prompt) = line(spec, (&command, &args), &choices, (prompt.as_ref(), task.as_ref()));
         if let Some(length) = prompt.map(|at| arguments[at].as_slice().len()).filter(|&length| length > MAX_ARGUMENT) {
             let right = format!("the kernel takes at most {MAX_ARGUMENT} bytes (128 KiB less one)");
             return Err(format!("the prompt is too long: with its option it has {length} bytes; {right}"));
@@ -298,9 +303,10 @@ fn declare(
             packages: spec.packages.clone(),
             packages_timeout: spec.packages_timeout,
             session_words,
+            continuation,
             task,
             stream: spec.harness.stream().filter(|_| spec.results),
-            io: crate::agent::launch::Io::Terminal,
+            io: if spec.policy.template.is_some() { Io::PIPES } else { Io::Terminal },
             group: Group::of_login(&spec.harness.name, &account.name),
             hooks: hooks(spec, &args, text.is_some()),
             rules: Arc::clone(spec.harness.rules()),
@@ -338,10 +344,32 @@ fn declare(
     Ok(Declaration { kind: spec.kind.clone(), policy: spec.policy.clone(), launch })
 }
 
-/// What stands before every task of a template, and the slot for the task.
-fn with_slot(preface: Option<&SecretBytes>) -> SecretBytes {
-    let slot = SecretBytes::from(TASK_SLOT);
-    preface.map_or(slot, |preface| SecretBytes::from([preface.as_slice(), b"\n\n", TASK_SLOT.as_bytes()].concat()))
+/// How the runs of a template get their tasks. The prompt stands before every task.
+fn task_form(spec: &AgentSpec, prompt: Option<&SecretBytes>) -> Option<TaskForm> {
+    let template = spec.policy.template.as_ref()?;
+    // An attempt that resumes a conversation is given other words in place of the task.
+    let is_resumed = spec.policy.resume != Resume::Never;
+    Some(match template.task {
+        TaskBy::Stdin if !is_resumed => TaskForm::Stdin { preface: prompt.cloned() },
+        TaskBy::Stdin | TaskBy::Argument | TaskBy::File => TaskForm::Argument,
+    })
+}
+
+/// The command line, with the [slot](TASK_SLOT) for the task if it is that of a template.
+fn line(
+    spec: &AgentSpec,
+    (command, args): (&[String], &[String]),
+    choices: &Choices<'_>,
+    (prompt, task): (Option<&SecretBytes>, Option<&TaskForm>),
+) -> (Vec<SecretBytes>, Option<usize>) {
+    let Some(task) = task else { return spec.harness.command_line(command, args, choices, prompt) };
+    let by = if matches!(task, TaskForm::Stdin { .. }) { TaskBy::Stdin } else { TaskBy::Argument };
+    let (mut words, at) = spec.harness.run_line(command, args, choices, by);
+    if let Some(word) = at.and_then(|at| words.get_mut(at)) {
+        let preface = prompt.map(|prompt| [prompt.as_slice(), b"\n\n"].concat()).unwrap_or_default();
+        *word = SecretBytes::from([word.as_slice(), &preface, TASK_SLOT.as_bytes()].concat());
+    }
+    (words, at)
 }
 
 /// Programs that start a harness where agentd is not.
@@ -366,7 +394,7 @@ fn hooks(spec: &AgentSpec, args: &[String], has_prompt: bool) -> Option<Hooks> {
 fn session_words(
     spec: &AgentSpec,
     (command, args): (&[String], &[String]),
-    prompt: Option<&SecretBytes>,
+    (prompt, task): (Option<&SecretBytes>, Option<&TaskForm>),
     (workdir, user): (&Path, Option<&AgentUser>),
     marker: &KnownMarks,
 ) -> Option<Arc<SessionWords>> {
@@ -375,21 +403,37 @@ fn session_words(
         return None;
     }
     let max_cost = spec.policy.max_cost.map(|cost| cost.to_string());
-    let line = |session, prompt: Option<&SecretBytes>| {
-        let choices = Choices { session: Some(session), max_cost: max_cost.as_deref(), ..spec.choices() };
-        Line(harness.command_line(command, args, &choices, prompt).0)
-    };
+    let choices = |session| Choices { session: Some(session), max_cost: max_cost.as_deref(), ..spec.choices() };
+    let new = |session| Line(line(spec, (command, args), &choices(session), (prompt, task)).0);
     // What was said once is not said again.
-    let again = prompt.map(|_| SecretBytes::from(spec.resume_prompt.as_str()));
+    let again = prompt.map(|_| ()).or(task.map(|_| ())).map(|()| SecretBytes::from(spec.resume_prompt.as_str()));
+    let resume = |session| {
+        let mut choices = choices(session);
+        // A run ends, whatever it is given.
+        choices.interactive = task.map_or(choices.interactive, |_| Some(false));
+        Line(harness.command_line(command, args, &choices, again.as_ref()).0)
+    };
     let user = user.map(|user| format!("{}:{}", user.name, user.uid)).unwrap_or_default();
     let said = prompt.map(SecretBytes::as_slice).unwrap_or_default();
     let scope = [harness.name.as_bytes(), workdir.as_os_str().as_encoded_bytes(), user.as_bytes(), said];
     Some(Arc::new(SessionWords {
-        new: (!harness.session_learned()).then(|| line(Session::New(SLOT), prompt)),
-        resume: line(Session::Resume(SLOT), again.as_ref()),
+        new: (!harness.session_learned()).then(|| new(Session::New(SLOT))),
+        resume: resume(Session::Resume(SLOT)),
         proof: harness.session_proof().map(str::to_owned),
         scope: marker.marker.scope(scope),
     }))
+}
+
+/// The command line of a run that continues the conversation of another one, with slots for its id and for the task.
+fn continuation(
+    spec: &AgentSpec,
+    words: (&[String], &[String]),
+    choices: &Choices<'_>,
+    (prompt, task): (Option<&SecretBytes>, Option<&TaskForm>),
+) -> Option<Line> {
+    task.filter(|_| spec.harness.has_conversations())?;
+    let choices = Choices { session: Some(Session::Resume(SLOT)), ..*choices };
+    Some(Line(line(spec, words, &choices, (prompt, task)).0))
 }
 
 /// The sandbox with paths that begin at the root.

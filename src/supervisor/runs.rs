@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
 use super::{Agent, Course, Event, Launching, Supervisor};
+use crate::agent::conversation::SessionId;
 use crate::agent::machine::{self, Effect, Machine, Removal};
 use crate::agent::name::{Key, Name};
 use crate::agent::run::queue::{Allowance, Phase, Queue, Rank, Refusal, Turn};
@@ -420,31 +421,61 @@ impl Supervisor {
 
     /// Declares the machine of a run, as its template says now.
     fn declare_run(&mut self, key: &Key, task: &SecretBytes, is_known: bool) {
-        let Some(record) = self.runs.records.get(key) else { return };
+        let Some(record) = self.runs.records.get(key).cloned() else { return };
         let (name, template) = (record.name(), record.agent.key());
-        let template = self.agents.get(&template).map(|agent| &agent.machine);
-        let declaration = template.and_then(|machine| machine.declaration_of_run(name.clone(), task));
-        let Some(mut declaration) = declaration else {
+        let continues = record.continues.as_ref().map(|id| self.conversation_of(&template, id)).transpose();
+        let continues = match continues {
+            Ok(continues) => continues,
+            Err(why) => return self.cannot_begin(key, why),
+        };
+        let Some(machine) = self.agents.get(&template).map(|agent| &agent.machine) else { return };
+        let declaration = machine.declaration_of_run(name.clone(), task, continues.as_ref());
+        let mut declaration = match declaration {
+            Some(Some(declaration)) => declaration,
+            Some(None) => {
+                return self.cannot_begin(key, "its harness cannot continue a conversation".to_owned());
+            }
             // Its template lacks something by now.
-            return match self.runs.queue.phase(key) {
-                Some(Phase::Live { .. }) if is_known => _ = self.runs.unread.insert(key.clone()),
-                _ => self.return_to_line(key, task.clone()),
-            };
+            None if is_known => {
+                self.runs.unread.insert(key.clone());
+                return;
+            }
+            None => return self.return_to_line(key, task.clone()),
         };
         declaration.policy.labels.extend(record.labels.clone());
-        let status = template.map(Machine::status).unwrap_or_else(|| unreachable!());
-        let user = self.desired.agents.get(&record.agent.key()).and_then(|agent| agent.user.clone());
+        if let (Ok(launch), Some(workdir)) = (&mut declaration.launch, &record.workdir) {
+            Arc::make_mut(launch).workdir.clone_from(workdir);
+        }
+        let harness = machine.status().harness;
+        let user = self.desired.agents.get(&template).and_then(|agent| agent.user.clone());
         let default_user = Arc::clone(&self.default_user);
-        let agent = self
-            .agents
-            .entry(key.clone())
-            .or_insert_with(|| Agent { is_told: true, ..Agent::new(Machine::new(name.clone()), default_user) });
-        agent.machine.describe(name, status.harness.as_deref(), user);
+        let new = || Agent { is_told: true, ..Agent::new(Machine::new(name.clone()), default_user) };
+        let agent = self.agents.entry(key.clone()).or_insert_with(new);
+        agent.machine.describe(name, harness.as_deref(), user);
         if is_known {
             self.step(key, machine::Event::Update(declaration));
         } else {
             self.tell_run(key, RunChange::Taken);
             self.step(key, machine::Event::Declare(declaration));
+        }
+    }
+
+    /// The conversation of a run that has ended, which another one is to continue; or why it cannot.
+    fn conversation_of(&self, template: &Key, id: &str) -> Result<SessionId, String> {
+        let id = id.rsplit_once('/').map_or(id, |(_, id)| id);
+        let mut kept = self.runs.kept.get(template).into_iter().flatten();
+        let run = kept
+            .find(|run| run.id.eq_ignore_ascii_case(id))
+            .ok_or_else(|| format!("it is to continue {id}, which is not among the runs that {template} has kept"))?;
+        let conversation = run.conversation.as_ref().and_then(|conversation| conversation.id.clone());
+        let conversation = conversation.and_then(|id| SessionId::try_from(id).ok());
+        conversation.ok_or_else(|| format!("it is to continue {}, whose conversation is not known", run.name))
+    }
+
+    /// A run that has its place cannot start for good.
+    fn cannot_begin(&mut self, key: &Key, why: String) {
+        if let Some(outcome) = self.runs.queue.over(key, Outcome::Failed) {
+            self.finish_run(key, outcome, Some(why));
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::life::{Next, Wanted};
 use super::{BackoffReason, Effect, Force, Machine, State, StopReason, Then};
+use crate::agent::conversation::SessionId;
 use crate::agent::declaration::Declaration;
 use crate::agent::hold::{self, Bar, HoldKind, OnHold};
 use crate::agent::name::Name;
@@ -52,12 +53,19 @@ impl Machine {
         is_free && has_launch && self.is_template() && !self.is_leaving()
     }
 
-    /// How a run of this template, with this task, is to live; `None` if none could start now.
-    pub fn declaration_of_run(&self, run: Name, task: &SecretBytes) -> Option<Declaration> {
+    /// How a run of this template, with this task, is to live; `None` if none could start now. `continues` is the conversation that it
+    /// goes on with; the inner `None` says that its harness cannot.
+    pub fn declaration_of_run(
+        &self,
+        run: Name,
+        task: &SecretBytes,
+        continues: Option<&SessionId>,
+    ) -> Option<Option<Declaration>> {
         let life = self.life.as_ref()?;
         let Wanted::Ready(launch) = &life.wanted else { return None };
         let policy = Policy { template: None, enabled: true, generation: 0, after: Vec::new(), ..life.policy.clone() };
-        Some(Declaration { kind: life.kind.clone(), policy, launch: Ok(Arc::new(launch.of_run(run, task))) })
+        let launch = launch.of_run(run, task, continues);
+        Some(launch.map(|launch| Declaration { kind: life.kind.clone(), policy, launch: Ok(Arc::new(launch)) }))
     }
 
     /// How it has come to its end, if it has and nothing of it is left but its session.
