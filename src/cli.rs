@@ -2,6 +2,7 @@
 
 pub mod approve;
 pub mod attach;
+pub mod cancel;
 pub mod check;
 pub mod complete;
 pub mod diff;
@@ -15,6 +16,8 @@ pub mod logs;
 pub mod manual;
 pub mod operate;
 pub mod output;
+pub mod run;
+pub mod runs;
 mod sandbox;
 pub mod send;
 pub mod show;
@@ -148,6 +151,20 @@ pub enum Command {
     /// The stop goes through the grace period. An agent that has ended starts at once.
     #[command(after_long_help = manual::help("restart"))]
     Restart(Asking<operate::Stop>),
+    /// Give a template a task: a run of it does the task
+    ///
+    /// The task is a file in the spool, written as you: agentd need not run, and takes the task when it does. The id of the run is
+    /// printed. Members of the operators' group may do it without root.
+    #[command(after_long_help = manual::help("run"))]
+    Run(Asking<run::Arguments>),
+    /// Show the runs that wait, that are under way, and that are kept after their end
+    #[command(after_long_help = manual::help("runs"))]
+    Runs(Asking<runs::Arguments>),
+    /// Cancel runs: those that wait never start, and those that are under way are stopped
+    ///
+    /// A run is cancelled by removing its task from the spool, as you. A stop goes through the grace period of the template.
+    #[command(after_long_help = manual::help("cancel"))]
+    Cancel(Asking<cancel::Arguments>),
     /// Let no agent start, and leave alone what runs
     #[command(after_long_help = manual::help("pause"))]
     Pause(Asking<operate::Pause>),
@@ -316,6 +333,9 @@ impl Command {
             Self::Events(asking) => of_api(&asking.api),
             Self::Stop(asking) | Self::Restart(asking) => of_api(&asking.api),
             Self::Start(asking) => of_api(&asking.api),
+            Self::Run(asking) => of_api(&asking.api),
+            Self::Runs(asking) => of_api(&asking.api),
+            Self::Cancel(asking) => of_api(&asking.api),
             Self::Pause(asking) | Self::Unpause(asking) => of_api(&asking.api),
             Self::Approvals(asking) => of_api(&asking.api),
             Self::Approve(asking) => of_api(&asking.api),
@@ -659,10 +679,7 @@ fn refuse_without_effect(command: &mut clap::Command, matches: &ArgMatches) -> R
 
 /// Words that people try because other programs have them, and what to do instead.
 const HINTS: [(&[&str], &str); 3] = [
-    (
-        &["add", "run", "create", "new", "edit"],
-        "agents are declared in the jcard: edit it and save; agentd init writes one",
-    ),
+    (&["add", "create", "new", "edit"], "agents are declared in the jcard: edit it and save; agentd init writes one"),
     (&["remove", "rm", "delete"], "remove the agent's entry from the jcard, and save"),
     (&["daemon", "serve"], "agentd without a command is the daemon"),
 ];
@@ -761,7 +778,7 @@ mod tests {
 
     #[test]
     fn a_word_of_other_programs_gets_a_hint() {
-        for (word, hint) in [("add", "edit it and save"), ("run", "agentd init"), ("rm", "remove the agent's entry")] {
+        for (word, hint) in [("add", "edit it and save"), ("new", "agentd init"), ("rm", "remove the agent's entry")] {
             let said = refusal(read(&["agentd", word]).unwrap_err());
             assert!(said.contains(hint) && said.contains(word), "{said}");
         }
@@ -1035,6 +1052,20 @@ mod tests {
                     "api-socket",
                 ],
                 "events" => &["label", "follow", "after", "utc", "json", "api-socket"],
+                "run" => &[
+                    "file",
+                    "id",
+                    "wait",
+                    "json",
+                    "timeout",
+                    "continue",
+                    "label",
+                    "workdir",
+                    "spool-dir",
+                    "api-socket",
+                ],
+                "runs" => &["plan", "state", "outcome", "label", "limit", "json", "api-socket"],
+                "cancel" => &["spool-dir", "api-socket"],
                 "stop" | "restart" => &["now", "wait", "override-dir", "api-socket"],
                 "start" => &["wait", "override-dir", "api-socket"],
                 "pause" | "unpause" => &["all", "override-dir", "api-socket"],
@@ -1148,7 +1179,7 @@ mod tests {
                 count += 1;
             }
         }
-        assert_eq!(count, 20);
+        assert_eq!(count, 23);
     }
 
     #[test]

@@ -14,7 +14,6 @@ use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioExecutor;
 use hyperlocal::UnixConnector;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 pub use self::sse::{Message, Messages, Stream};
@@ -23,10 +22,14 @@ use crate::text::suggest::nearest;
 use crate::wire::SOCKET_VARIABLE;
 use crate::wire::approval::Approvals;
 use crate::wire::hold::GroupHold;
-use crate::wire::status::{AgentStatus, Health};
+use crate::wire::run::RunStatus;
+use crate::wire::status::{AgentStatus, Fault, FaultCode, Health};
 
 /// How long an answer may take in all. The daemon answers from memory, so one that takes this long does not work.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The most characters of the id of a run.
+const LONGEST_ID: usize = 40;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +71,22 @@ pub enum Error {
         /// The agent that was probably meant.
         nearest: Option<String>,
     },
+    /// The daemon knows no such run, and says what would be right.
+    #[error("{message}; agentd runs lists those that are kept")]
+    NoSuchRun {
+        /// The run, as it was given.
+        name: String,
+        /// What the daemon says.
+        message: String,
+    },
+    /// Several runs have the id that was given alone.
+    #[error("several runs have the id {id:?}: {}", names.join(", "))]
+    SeveralRuns {
+        /// The id.
+        id: String,
+        /// Those that have it.
+        names: Vec<String>,
+    },
     /// An answer other than 200.
     #[error("{}", if message.is_empty() { format!("failed to get {what} from agentd: {status}") } else { message.clone() })]
     Refused {
@@ -77,6 +96,8 @@ pub enum Error {
         status: StatusCode,
         /// The `error` of the answer, if it has one.
         message: String,
+        /// The `code` of the answer.
+        code: FaultCode,
     },
     /// An answer of 200 whose body is not understood.
     #[error("failed to understand agentd's answer about {what}: {source}")]
@@ -89,6 +110,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the daemon knows neither an agent nor a run of that name.
+    pub fn is_unknown_name(&self) -> bool {
+        matches!(self, Self::NoSuchAgent { .. } | Self::NoSuchRun { .. })
+    }
+
     /// Whether the cause may be that the daemon is being restarted.
     pub fn may_come_back(&self) -> bool {
         matches!(self, Self::NotRunning(_) | Self::Timeout { .. } | Self::Transport { .. })
@@ -144,21 +170,81 @@ impl Client {
         self.get("/v1/approvals", "what agents ask").await
     }
 
-    /// `GET /v1/agents/{name}`; the case of the name does not matter.
+    /// `GET /v1/runs`, with its query.
+    pub async fn runs(&self, query: &str) -> Result<Answer<Vec<RunStatus>>, Error> {
+        self.get(&format!("/v1/runs?{query}"), "the runs").await
+    }
+
+    /// `GET /v1/runs/{name}/{id}`, of a run that is named `NAME/ID`.
+    pub async fn run(&self, name: &str) -> Result<Answer<RunStatus>, Error> {
+        self.or_no_such_agent(name, self.get(&path_of(name, ""), &format!("run {name}")).await).await
+    }
+
+    /// The run that is meant by its id alone; `None` if none has it, or the daemon knows no runs.
+    pub async fn run_with_id(&self, id: &str) -> Result<Option<RunStatus>, Error> {
+        // What can be no id is not asked for.
+        let is_id = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        if id.is_empty() || id.len() > LONGEST_ID || !id.bytes().all(is_id) {
+            return Ok(None);
+        }
+        match self.runs(&format!("id={}", utf8_percent_encode(id, NON_ALPHANUMERIC))).await {
+            Ok(Answer { mut value, .. }) if value.len() <= 1 => Ok(value.pop()),
+            Ok(Answer { value, .. }) => {
+                let names = value.into_iter().map(|run| run.name).collect();
+                Err(Error::SeveralRuns { id: id.to_owned(), names })
+            }
+            // An older daemon.
+            Err(Error::Refused { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `GET /v1/runs/{name}/{id}/stdout` or `stderr`, of a run that is named `NAME/ID`, with its query.
+    pub async fn output(&self, name: &str, output: &str, query: &str) -> Result<Stream<'_>, Error> {
+        let path = path_of(name, &format!("/{output}?{query}"));
+        self.or_no_such_agent(name, self.stream(&path, format!("the {output} of {name}"), None).await).await
+    }
+
+    /// `GET /v1/agents/{name}`; the case of the name does not matter. Of a run, `NAME/ID` or an id that one run alone has, the status
+    /// is in the form of an agent's, and the body is that of `GET /v1/runs/{name}/{id}`.
     pub async fn agent(&self, name: &str) -> Result<Answer<AgentStatus>, Error> {
-        self.or_no_such_agent(name, self.get(&path_of(name, ""), &format!("agent {name}")).await).await
+        let of_run = |Answer { value, body }: Answer<RunStatus>| Answer { value: value.as_agent(), body };
+        if is_run(name) {
+            return self.run(name).await.map(of_run);
+        }
+        let asked = self.get(&path_of(name, ""), &format!("agent {name}")).await;
+        match self.or_no_such_agent(name, asked).await {
+            Err(error @ Error::NoSuchAgent { .. }) => match self.run_with_id(name).await? {
+                Some(run) => self.run(&run.name).await.map(of_run),
+                None => Err(error),
+            },
+            asked => asked,
+        }
     }
 
-    /// `GET /v1/agents/{name}/log`, with its query.
+    /// The log of an agent or a run, with its query.
     pub async fn log(&self, name: &str, query: &str) -> Result<Stream<'_>, Error> {
-        let path = path_of(name, &format!("/log?{query}"));
-        self.or_no_such_agent(name, self.stream(&path, format!("the log of {name}"), None).await).await
+        self.of_either(name, "log", query).await
     }
 
-    /// `GET /v1/agents/{name}/screen`, with its query.
+    /// The screen of an agent or a run, with its query.
     pub async fn screen(&self, name: &str, query: &str) -> Result<Stream<'_>, Error> {
-        let path = path_of(name, &format!("/screen?{query}"));
-        self.or_no_such_agent(name, self.stream(&path, format!("the screen of {name}"), None).await).await
+        self.of_either(name, "screen", query).await
+    }
+
+    /// What an agent has, or else a run with this id.
+    async fn of_either(&self, name: &str, what: &str, query: &str) -> Result<Stream<'_>, Error> {
+        let ask = async |name: &str| {
+            let path = path_of(name, &format!("/{what}?{query}"));
+            self.or_no_such_agent(name, self.stream(&path, format!("the {what} of {name}"), None).await).await
+        };
+        match ask(name).await {
+            Err(error @ Error::NoSuchAgent { .. }) => match self.run_with_id(name).await? {
+                Some(run) => ask(&run.name).await,
+                None => Err(error),
+            },
+            asked => asked,
+        }
     }
 
     /// `GET /v1/agents/{name}/screen` with `follow=true`, and with its query.
@@ -187,6 +273,9 @@ impl Client {
     /// Says of an agent that does not exist which one was probably meant.
     async fn or_no_such_agent<T>(&self, name: &str, result: Result<T, Error>) -> Result<T, Error> {
         match result {
+            Err(Error::Refused { status: StatusCode::NOT_FOUND, code: FaultCode::NoSuchRun, message, .. }) => {
+                Err(Error::NoSuchRun { name: name.to_owned(), message })
+            }
             // Without a name, it is another route.
             Err(Error::Refused { status: StatusCode::NOT_FOUND, message, .. })
                 if message == "agent not found" || name.is_empty() =>
@@ -216,14 +305,16 @@ impl Client {
         }
         let body = tokio::time::timeout(TIMEOUT, response.into_body().collect()).await;
         let body = body.map_err(|_| self.timed_out(&what, TIMEOUT))?.map_err(|error| self.transport(&what, error))?;
-        Err(Error::Refused { what, status, message: refusal(&body.to_bytes()) })
+        let Fault { error: message, code } = refusal(&body.to_bytes());
+        Err(Error::Refused { what, status, message, code })
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str, what: &str) -> Result<Answer<T>, Error> {
         let answer = tokio::time::timeout(TIMEOUT, self.exchange(path, what)).await;
         let (status, body) = answer.map_err(|_| self.timed_out(what, TIMEOUT))??;
         if status != StatusCode::OK {
-            return Err(Error::Refused { what: what.to_owned(), status, message: refusal(&body) });
+            let Fault { error: message, code } = refusal(&body);
+            return Err(Error::Refused { what: what.to_owned(), status, message, code });
         }
         let value =
             serde_json::from_slice(&body).map_err(|source| Error::Malformed { what: what.to_owned(), source })?;
@@ -264,8 +355,18 @@ impl Client {
     }
 }
 
+/// Whether a name can only be that of a run.
+fn is_run(name: &str) -> bool {
+    name.contains('/')
+}
+
+/// The path of an agent, or of a run, which has a slash in its name.
 fn path_of(name: &str, what: &str) -> String {
-    format!("/v1/agents/{}{what}", utf8_percent_encode(name, NON_ALPHANUMERIC))
+    let encoded = |part| utf8_percent_encode(part, NON_ALPHANUMERIC);
+    match name.split_once('/') {
+        Some((agent, id)) => format!("/v1/runs/{}/{}{what}", encoded(agent), encoded(id)),
+        None => format!("/v1/agents/{}{what}", encoded(name)),
+    }
 }
 
 fn meant(nearest: Option<&str>) -> String {
@@ -312,18 +413,21 @@ fn root_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std:
     error.source().map_or(error, root_cause)
 }
 
-/// The message of a refusal; empty if it has none.
-fn refusal(body: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct Refusal {
-        error: String,
-    }
-    serde_json::from_slice(body).map(|Refusal { error }| error).unwrap_or_default()
+/// What a refusal says; nothing if that is not understood.
+fn refusal(body: &[u8]) -> Fault {
+    serde_json::from_slice(body).unwrap_or_else(|_| Fault { error: String::new(), code: FaultCode::default() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_with_a_slash_is_that_of_a_run() {
+        assert_eq!(path_of("a b", "/log?x"), "/v1/agents/a%20b/log?x");
+        assert_eq!(path_of("fixer/t1", "/stdout?"), "/v1/runs/fixer/t1/stdout?");
+        assert_eq!(path_of("fixer/t-1/x", ""), "/v1/runs/fixer/t%2D1%2Fx");
+    }
 
     #[test]
     fn an_interrupted_answer_is_told_without_its_encoding() {

@@ -197,6 +197,12 @@ impl Key {
         Some((Self(agent.into()), id))
     }
 
+    /// The key under which the agent is declared: of a run, that of its template.
+    #[must_use]
+    pub fn declared(&self) -> Self {
+        self.run().map_or_else(|| self.clone(), |(agent, _)| agent)
+    }
+
     /// Whether it is that of a run.
     pub fn is_run(&self) -> bool {
         self.0.contains(BETWEEN)
@@ -277,6 +283,7 @@ mod tests {
         assert_eq!((name.as_str(), name.to_string().as_str()), ("Fixer+T-1", "Fixer/T-1"));
         assert_eq!(name.key(), key("fixer+t-1"));
         assert_eq!(name.key().run(), Some((key("fixer"), "t-1")));
+        assert_eq!((key("fixer").declared(), name.key().declared()), (key("fixer"), key("fixer")));
         assert_eq!((key("fixer").run(), key("fixer").is_run(), name.key().is_run()), (None, false, true));
     }
 

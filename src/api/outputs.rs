@@ -103,7 +103,7 @@ impl Printing {
             tokio::select! {
                 piece = follower.next() => send(&outlet, shown.pass(&piece?.bytes)).await?,
                 () = settling => send(&outlet, shown.pause()).await?,
-                changed = self.snapshot.changed() => if changed.is_err() { break },
+                changed = self.snapshot.changed() => if changed.is_err() { return Err(ending()) },
             }
             settles_at = if shown.is_all_shown() { None } else { settles_at.or(Some(Instant::now() + SETTLE)) };
         }
@@ -124,7 +124,7 @@ impl Printing {
                 break;
             }
             tokio::select! {
-                changed = self.snapshot.changed() => if changed.is_err() { return Ok(None) },
+                changed = self.snapshot.changed() => if changed.is_err() { return Err(ending()) },
                 () = sleep(LOOK_AGAIN) => {}
             }
         }
@@ -135,6 +135,11 @@ impl Printing {
     fn is_over(&mut self) -> bool {
         self.snapshot.borrow_and_update().run(&self.run).is_none_or(|run| run.is_over())
     }
+}
+
+/// The run goes on, and the client must not take this for the end.
+fn ending() -> Broken {
+    Broken::Failed("agentd is ending".to_owned())
 }
 
 async fn send(outlet: &Outlet, bytes: Vec<u8>) -> Result<(), Gone> {

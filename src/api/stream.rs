@@ -238,7 +238,7 @@ async fn print(
             let snapshot = responder.snapshot();
             let Some(known) = snapshot.run(&run.key()) else { return refusal(answer::run_is_gone()) };
             let why = known.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-            let what = format!("nothing is kept of what {run} printed; it is {}{why}", known.state);
+            let what = format!("nothing is kept of what {} printed; it is {}{why}", known.name, known.state);
             refusal(answer::nothing_kept(&what))
         }
     }

@@ -41,8 +41,8 @@ const ENDS: usize = 3;
 /// Which agent, and how.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
-    /// The agent; the case of its name does not matter
-    #[arg(add = complete::names())]
+    /// The agent, or the run (NAME/ID, or an id that one run has); the case of the name does not matter
+    #[arg(add = complete::names_and_runs())]
     pub name: String,
     /// Print times in UTC on a terminal, too
     #[arg(long)]

@@ -81,7 +81,7 @@ fn replace(folder: &OwnedFd, name: &OsStr, text: &[u8]) -> io::Result<()> {
 }
 
 /// What an exit status means, whatever the command. `docs/using.md` has the same table.
-pub const EXIT_STATUSES: [(&str, &str); 9] = [
+pub const EXIT_STATUSES: [(&str, &str); 10] = [
     ("0", "it went well"),
     ("1", "it failed, or a check found a fault (`check`, `doctor`) or a difference (`diff`)"),
     ("2", "the command line is wrong; `diff`: what would change is not known"),
@@ -89,8 +89,15 @@ pub const EXIT_STATUSES: [(&str, &str); 9] = [
     ("4", "the command could not act: no agent has that name, agentd does not answer, or you do not have permission"),
     ("5", "`status --check`: an agent needs attention"),
     ("6", "`send`: it was sent, but the agent's screen did not change"),
-    ("123", "`wait`, `start --wait`, `restart --wait`: the agent does not get there by itself"),
-    ("124, 125", "`wait`: as `timeout`(1) has it, since its other statuses may be the agent's own; 125 is its 4"),
+    ("122", "`run --wait`: the run was refused"),
+    (
+        "123",
+        "`wait`, `start --wait`, `restart --wait`: the agent does not get there by itself; `run --wait`: the run was cancelled or skipped",
+    ),
+    (
+        "124, 125",
+        "`wait`, `run --wait`: as `timeout`(1) has it, since its other statuses may be the agent's own; 125 is its 4",
+    ),
 ];
 
 /// The exit statuses and examples of one command.
@@ -118,7 +125,7 @@ const NOT_ALLOWED: (&str, &str) =
 const NOT_ASKED: (&str, &str) = ("4", "no agent asks this, agentd does not answer, or you are not allowed to do it");
 
 /// The topics of the daemon and of all commands.
-pub const TOPICS: [Topic; 27] = [
+pub const TOPICS: [Topic; 30] = [
     Topic {
         verb: "",
         exit: &[
@@ -274,6 +281,64 @@ pub const TOPICS: [Topic; 27] = [
         examples: &[
             ("agentd restart reviewer", "Stop an agent within its grace period, and start it again"),
             ("agentd restart --now reviewer", "Kill it at once, and start it again"),
+        ],
+    },
+    Topic {
+        verb: "run",
+        exit: &[
+            ("0", "the task was written; with --wait or --json, the run completed"),
+            (
+                "1",
+                "the task could not be read or written, or another has its id; with --wait, the run failed with status 0",
+            ),
+            ("2", "the command line is wrong, or the task is empty, too long or not UTF-8"),
+            ("4", "there is no such template or no spool, or you are not allowed to write there"),
+            ("122", "with --wait or --json: the run was refused"),
+            ("123", "with --wait or --json: the run was cancelled or skipped"),
+            ("124", "with --wait or --json: the time of --timeout has passed, and the run goes on"),
+            ("125", "with --wait or --json: how the run ended is not known"),
+            (
+                "N",
+                "with --wait or --json: the run's own exit status, or 128 plus the number of the signal that ended it",
+            ),
+        ],
+        examples: &[
+            ("agentd run fixer 'Fix the flaky test in tests/net.rs'", "Give a task, and print the id of the run"),
+            (
+                "agentd run fixer -f ticket.md --id ticket-17",
+                "Give a task from a file, once however often this is typed",
+            ),
+            (
+                "agentd run fixer --wait - < ticket.md",
+                "Wait for the run, print its output, and end with its exit status",
+            ),
+            ("agentd run fixer --json 'Review HEAD'", "The same as one JSON document in the end"),
+            (
+                "agentd run fixer --continue ticket-17 'Now write the test'",
+                "Go on in the conversation of an earlier run",
+            ),
+        ],
+    },
+    Topic {
+        verb: "runs",
+        exit: &[SHOWN, NOT_KNOWN, USAGE],
+        examples: &[
+            ("agentd runs", "Show all runs, the latest first"),
+            ("agentd runs fixer --state running", "Show the runs of one template that are under way"),
+            ("agentd runs --outcome failed --json", "Print those that have failed, as the API has them"),
+        ],
+    },
+    Topic {
+        verb: "cancel",
+        exit: &[
+            ("0", "the runs are cancelled, or being stopped"),
+            ("1", "a run is over already, or has no task that could be removed"),
+            ("4", "there is no such run, or you are not allowed to do it"),
+            USAGE,
+        ],
+        examples: &[
+            ("agentd cancel fixer/ticket-17", "Cancel a run of fixer"),
+            ("agentd cancel ticket-17 ticket-18", "The same by ids that no other run has"),
         ],
     },
     Topic {

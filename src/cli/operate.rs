@@ -3,7 +3,7 @@
 //! The API is read-only. Each verb writes a drop-in as the calling user, waits for the daemon to take it, and says what happens. A
 //! drop-in that says nothing more is removed again: the daemon remembers what it has taken.
 
-mod files;
+pub(in crate::cli) mod files;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -204,7 +204,7 @@ impl Daemon {
 }
 
 /// Whether the socket of a daemon is root's or the caller's.
-fn is_trusted(socket: &Path) -> bool {
+pub(in crate::cli) fn is_trusted(socket: &Path) -> bool {
     fs::metadata(socket).is_ok_and(|metadata| metadata.uid() == 0 || metadata.uid() == Uid::effective().as_raw())
 }
 

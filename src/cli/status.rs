@@ -44,8 +44,9 @@ const HEADINGS: [&str; 7] = ["NAME", "HARNESS", "STATE", "SINCE", "RESTARTS", "L
 #[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Arguments {
-    /// Show only these agents; `*` and `?` stand for any characters and for one, and case does not matter
-    #[arg(value_name = "NAME", add = complete::names())]
+    /// Show only these agents, or runs (NAME/ID, or an id that one run has); `*` and `?` stand for any characters and for one, and case
+    /// does not matter
+    #[arg(value_name = "NAME", add = complete::names_and_runs())]
     pub names: Vec<String>,
     /// Show only agents that have this label, `KEY` or `KEY=VALUE`; of several labels, all
     #[arg(short = 'l', long = "label", value_name = "LABEL")]

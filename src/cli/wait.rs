@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::complete;
 use super::output::{block_on, complain, print, say};
+use super::run::ended;
 use crate::agent::labels::{self, Selector};
 use crate::client::{Answer, Client, Error, Messages};
 use crate::text::duration;
@@ -53,7 +54,7 @@ const STARTUP_GRACE: Duration = Duration::from_secs(5);
 const TO_BE_DECLARED: Duration = Duration::from_millis(1500);
 
 /// A number alone is seconds, as for `timeout`(1) and for a `timeout` in the jcard.
-fn seconds_or_duration(text: &str) -> Result<Duration, duration::Error> {
+pub(super) fn seconds_or_duration(text: &str) -> Result<Duration, duration::Error> {
     text.parse().map(Duration::from_secs).or_else(|_| duration::parse(text))
 }
 
@@ -61,8 +62,8 @@ fn seconds_or_duration(text: &str) -> Result<Duration, duration::Error> {
 #[derive(Clone, Debug, clap::Args)]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Arguments {
-    /// The agent; the case of its name does not matter
-    #[arg(add = complete::names())]
+    /// The agent, or the run (NAME/ID, or an id that one run has); the case of the name does not matter
+    #[arg(add = complete::names_and_runs())]
     pub name: Option<String>,
     /// Wait for all agents that have this label now, `KEY` or `KEY=VALUE`; of several labels, all. The command ends with the largest of
     /// their exit statuses
@@ -172,6 +173,7 @@ struct Ended {
 fn conclude(Waited { end, last }: Waited, arguments: &Arguments) -> Ended {
     let (status, message) = match end {
         End::Reached => match last.as_ref().filter(|_| arguments.exit_code).map(|Answer { value, .. }| value) {
+            Some(agent) if agent.state == State::Exited && is_run(agent) => ended::status(agent),
             Some(agent) if agent.state == State::Exited => match own_status(agent) {
                 Ok(status) => (status, None),
                 Err(why) => (UNKNOWN, Some(format!("the exit status of {} is not known: {why}", agent.name))),
@@ -237,7 +239,7 @@ enum End {
 }
 
 async fn wait(arguments: &Arguments, name: &str, limit: Option<Instant>, socket: &Path) -> Waited {
-    let mut last = None;
+    let (mut name, mut last) = (name.to_owned(), None);
     let client = match Client::new(socket) {
         Ok(client) => client,
         Err(error) => return Waited { end: End::Unknown(error), last },
@@ -250,10 +252,15 @@ async fn wait(arguments: &Arguments, name: &str, limit: Option<Instant>, socket:
         let is_last = limit.is_some_and(|limit| limit <= Instant::now());
         if listener.is_none() && !is_last {
             // Before it is asked how things stand: nothing is missed between.
-            listener = in_time(limit, client.events(Some(name), &[], None, true)).await.and_then(Result::ok);
+            listener = in_time(limit, client.events(Some(&name), &[], None, true)).await.and_then(Result::ok);
         }
-        let missing = match ask(&client, name, limit).await {
+        let missing = match ask(&client, &name, limit).await {
             Some(Ok(answer)) => {
+                if !answer.value.name.eq_ignore_ascii_case(&name) {
+                    // A run that was named by its id alone: its events have its whole name.
+                    name.clone_from(&answer.value.name);
+                    listener = None;
+                }
                 let verdict = judge(&answer.value, &arguments.states);
                 let why = describe(&answer.value);
                 last = Some(answer);
@@ -264,11 +271,14 @@ async fn wait(arguments: &Arguments, name: &str, limit: Option<Instant>, socket:
                     Verdict::NotYet => None,
                 }
             }
-            Some(Err(Error::NoSuchAgent { .. }))
+            Some(Err(Error::NoSuchAgent { .. } | Error::NoSuchRun { .. }))
                 if last.is_none() && asked.elapsed() < TO_BE_DECLARED || is_young(&client).await =>
             {
                 is_unknown = true;
                 None
+            }
+            Some(Err(Error::NoSuchRun { .. })) if last.is_some() => {
+                return Waited { end: End::Otherwise(format!("{name} is no longer kept")), last };
             }
             Some(Err(Error::NoSuchAgent { .. })) if last.is_some() => {
                 let why = format!("{name} was stopped and is gone: its entry was removed, or agentd was stopped");
@@ -300,7 +310,7 @@ async fn wait(arguments: &Arguments, name: &str, limit: Option<Instant>, socket:
             }
         };
         tokio::select! {
-            heard = hear(&mut listener, name, &arguments.states) => if let Some(agent) = heard {
+            heard = hear(&mut listener, &name, &arguments.states) => if let Some(agent) = heard {
                 return Waited { end: End::Reached, last: Some(agent) };
             },
             () = passed => pause = (pause * 3 / 2).min(LONGEST),
@@ -381,6 +391,11 @@ fn judge(agent: &AgentStatus, wanted: &[Wanted]) -> Verdict {
     }
 }
 
+/// Whether it is a run in the form of an agent.
+fn is_run(agent: &AgentStatus) -> bool {
+    agent.name.contains('/')
+}
+
 fn describe(agent: &AgentStatus) -> String {
     let why = agent.error.as_ref().filter(|_| agent.state == State::Invalid).or(agent.reason.as_ref());
     let why = why.map_or_else(String::new, |why| format!(": {why}"));
@@ -389,7 +404,7 @@ fn describe(agent: &AgentStatus) -> String {
 }
 
 /// The exit status of an agent that has exited, as a shell has it; or why there is none.
-fn own_status(agent: &AgentStatus) -> Result<u8, String> {
+pub(super) fn own_status(agent: &AgentStatus) -> Result<u8, String> {
     let exit = agent.exit.as_ref().ok_or("it never ran")?;
     match &exit.how {
         // Only the lowest eight bits get to whoever waits (`exit(3)`).
