@@ -1046,6 +1046,8 @@ mod tests {
                     "since",
                     "raw",
                     "json",
+                    "stdout",
+                    "stderr",
                     "log-dir",
                     "secret-dir",
                     "user",

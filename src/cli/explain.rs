@@ -281,6 +281,14 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
         State::Waiting if agent.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Enabled { .. })) => {
             push("Nothing happens by itself", None);
         }
+        State::Waiting | State::Running if agent.runs.is_some() => match agent.next_run_at {
+            Some(at) => push("Its schedule makes a run", Some(at)),
+            None => push("It does the next task that it is given", None),
+        },
+        State::Exited if is_run(agent) => push("Nothing: a run is over once", None),
+        State::Running if is_run(agent) && agent.approvals.is_empty() => {
+            push("It runs until it ends by itself; then its result is kept", None);
+        }
         State::Waiting if agent.next_start_at.is_some() => {
             let lacks = |is: fn(&WaitingFor) -> bool| agent.waiting_for.iter().any(is);
             let what = if lacks(|cause| matches!(cause, WaitingFor::Packages { .. })) {
@@ -368,6 +376,18 @@ fn answers(approval: &Approval) -> String {
 /// What would change the state, the nearest at hand first.
 fn changes(agent: &AgentStatus) -> Vec<String> {
     let name = &agent.name;
+    if is_run(agent) {
+        return changes_of_run(agent);
+    }
+    if agent.runs.is_some() && matches!(agent.state, State::Waiting | State::Running) {
+        let causes = agent.waiting_for.iter().map(|cause| supply(agent, cause));
+        let is_off = agent.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Enabled { .. }));
+        let usual = [
+            format!("Give it a task: agentd run {name} TEXT…. List its runs: agentd runs {name}."),
+            format!("Let it take no new runs: agentd stop {name}."),
+        ];
+        return causes.chain(usual.into_iter().filter(|_| !is_off)).collect();
+    }
     let again = format!("Run it again: agentd start {name}.");
     let mut changes: Vec<String> = match agent.state {
         State::Waiting => agent.waiting_for.iter().map(|cause| supply(agent, cause)).collect(),
@@ -436,6 +456,29 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
         changes.insert(0, "Fix the error above first: until then, edits of its entry have no effect.".into());
     }
     changes
+}
+
+/// Whether it is a run in the form of an agent.
+fn is_run(agent: &AgentStatus) -> bool {
+    agent.name.contains('/')
+}
+
+/// What would change the state of a run, the nearest at hand first.
+fn changes_of_run(run: &AgentStatus) -> Vec<String> {
+    let name = &run.name;
+    let cancel = format!("Cancel it: agentd cancel {name}.");
+    match run.state {
+        State::Exited | State::Invalid => {
+            let template = name.split_once('/').map_or(name.as_str(), |(template, _)| template);
+            let go_on = format!(
+                "Go on in its conversation: agentd run {template} --continue {name} TEXT…. Or give the task again under another id."
+            );
+            vec![format!("See what it printed: agentd logs --stdout {name}, or agentd logs --stderr {name}."), go_on]
+        }
+        State::Waiting => run.waiting_for.iter().map(|cause| supply(run, cause)).chain([cancel]).collect(),
+        State::Stopping => Vec::new(),
+        State::Starting | State::Running | State::Backoff => vec![cancel],
+    }
 }
 
 /// Whether the error is why the latest attempt did not start: then an edit is what fixes it.

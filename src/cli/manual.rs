@@ -248,6 +248,7 @@ pub const TOPICS: [Topic; 30] = [
             ("agentd logs --since 2h -t reviewer", "Print what it has printed in the last two hours, with times"),
             ("agentd logs -f reviewer writer", "Follow two agents; each line begins with the name"),
             ("agentd logs --all-attempts reviewer", "Print all attempts that are kept"),
+            ("agentd logs --stdout fixer/ticket-17", "Print what a run wrote to its standard output"),
         ],
     },
     Topic {

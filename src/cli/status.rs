@@ -133,11 +133,21 @@ impl Shown {
         let is_named = |name: &str| names.is_empty() || names.iter().any(|pattern| glob::fits(pattern, name));
         let is_meant = |agent: &AgentStatus| is_named(&agent.name) && labels::fits_all(labels, &agent.labels);
         let fits_none = |pattern: &&String| !agents.iter().any(|agent| glob::fits(pattern, &agent.name));
-        let missing = names.iter().filter(fits_none).cloned().collect();
+        let mut missing: Vec<String> = names.iter().filter(fits_none).cloned().collect();
+        let mut runs = Vec::new();
+        for name in std::mem::take(&mut missing) {
+            // What is no agent may be a run.
+            match if glob::is_pattern(&name) { None } else { client.agent(&name).await.ok() } {
+                Some(run) => runs.push(run),
+                None => missing.push(name),
+            }
+        }
         // Keys that only a newer daemon knows stay.
         let mut all: Vec<Value> = serde_json::from_slice(&body).unwrap_or_default();
         let meant: Vec<AgentStatus> = agents.iter().filter(|agent| is_meant(agent)).cloned().collect();
         all.retain(|agent| meant.iter().any(|meant| agent["name"] == *meant.name));
+        all.extend(runs.iter().filter_map(|run| serde_json::from_slice::<Value>(&run.body).ok()));
+        let meant: Vec<AgentStatus> = meant.into_iter().chain(runs.into_iter().map(|run| run.value)).collect();
         let body = json_line(&all).into();
         let agents = meant;
         Ok(Self { agents, body, missing })
