@@ -42,6 +42,7 @@ use crate::observe::ring::Ring;
 use crate::observe::snapshot::{Parts, Snapshot};
 use crate::settings::Settings;
 use crate::state::conversations::{self, Conversations, Kept};
+use crate::state::history::runs::PastRuns;
 use crate::state::history::{self, Histories, History};
 use crate::state::lock::{self, Lock};
 use crate::state::record::{self, Reading, Record, Recorder, Report};
@@ -719,7 +720,7 @@ async fn histories(state_dir: &Path) -> Histories {
     for problem in problems {
         tracing::warn!("{problem}");
     }
-    Histories::new(agents, recorder_that_warns(record))
+    Histories::new(agents, recorder_that_warns(record)).with_runs(PastRuns::open(state_dir).await)
 }
 
 /// The conversations that outlive a boot. What cannot be read is renamed and logged.

@@ -6,6 +6,7 @@ pub mod approval;
 pub mod conversation;
 pub mod events;
 pub mod exit_status;
+pub mod history;
 pub mod hold;
 pub mod reason;
 pub mod result;
