@@ -50,6 +50,7 @@ use crate::state::runs::{self, Keeper, Ledgers, Recorded};
 use crate::supervisor::log_files::StoredLogs;
 use crate::supervisor::pacing::Pace;
 use crate::supervisor::resources::{CLEARINGS, Programs, Resources, Seats};
+use crate::supervisor::schedules;
 use crate::supervisor::{Event, Keeping, Outlets, Supervisor};
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;
@@ -640,7 +641,15 @@ async fn keep_runs(
     let keeper = Keeper::start(&settings.state_dir, ledgers.clone(), tell);
     let (boot, at_once) = (record.boot().to_owned(), settings.runs_at_once);
     let spool_dir = settings.spool_dir.clone();
-    (Keeping { keeper, ledgers, orders, boot, at_once, spool_dir }, runs)
+    let (scheduled, templates) = watch::channel(Arc::default());
+    let (state_dir, news) = (settings.state_dir.clone(), events.clone());
+    tokio::spawn(async move {
+        let tell = |it| drop(news.send(Event::Schedule(it)));
+        if let Err(error) = schedules::follow(state_dir, templates, tell).await {
+            tracing::error!("failed to follow the schedules: {error}; no schedule makes runs");
+        }
+    });
+    (Keeping { keeper, ledgers, orders, boot, at_once, spool_dir, scheduled }, runs)
 }
 
 /// Follows the spool, and tells the supervisor.

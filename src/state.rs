@@ -7,3 +7,4 @@ pub mod lock;
 pub mod overrides;
 pub mod record;
 pub mod runs;
+pub mod schedules;

@@ -18,6 +18,7 @@ mod publisher;
 pub mod resources;
 mod rotation;
 mod runs;
+pub mod schedules;
 mod screens;
 pub mod sessions;
 #[cfg(test)]
@@ -118,6 +119,8 @@ pub enum Event {
     Groups,
     /// Something happens in the spool.
     Spool(run::News),
+    /// What schedules say.
+    Schedule(schedules::News),
     /// What keeps runs on record reports.
     Kept(Kept),
     /// What keeps runs on record is to be asked again.
@@ -541,6 +544,7 @@ impl Supervisor {
             }
             Event::Sessions { user, owners } => self.find_all(user, owners),
             Event::Spool(news) => self.heed_spool(news),
+            Event::Schedule(news) => self.heed_schedule(news),
             Event::Kept(kept) => self.heed_keeper(kept),
             Event::AskAgain { key, ask } => self.ask_again(key, ask),
             Event::ResultKept { key, status } => self.result_kept(key, *status),

@@ -95,19 +95,32 @@ pub const TASK_SLOT: &str = "\0task\0";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TaskForm {
     /// In the place of the [slot](TASK_SLOT) in an argument.
-    Argument,
-    /// On standard input, after this text and an empty line.
+    Argument {
+        /// What the entry says before every task.
+        preface: Option<SecretBytes>,
+    },
+    /// On standard input.
     Stdin {
         /// What the entry says before every task.
         preface: Option<SecretBytes>,
     },
 }
 
-/// The text with what stands before every task.
-fn after_preface(preface: Option<&SecretBytes>, task: &SecretBytes) -> SecretBytes {
-    match preface {
-        Some(preface) => SecretBytes::from([preface.as_slice(), b"\n\n", task.as_slice()].concat()),
-        None => task.clone(),
+impl TaskForm {
+    /// What the entry says before every task.
+    pub fn preface(&self) -> Option<&SecretBytes> {
+        match self {
+            Self::Argument { preface } | Self::Stdin { preface } => preface.as_ref(),
+        }
+    }
+
+    /// What a run is told: the task after what the entry says, with an empty line between. The task of a schedule is what the entry
+    /// says, which is said once.
+    pub fn told(&self, task: &SecretBytes) -> SecretBytes {
+        match self.preface().filter(|preface| *preface != task) {
+            Some(preface) => SecretBytes::from([preface.as_slice(), b"\n\n", task.as_slice()].concat()),
+            None => task.clone(),
+        }
     }
 }
 
@@ -157,6 +170,7 @@ impl Launch {
     /// What is launched for a run of this template, with this task. `continues` is the conversation that it goes on with; `None` if it
     /// cannot.
     pub fn of_run(&self, run: Name, task: &SecretBytes, continues: Option<&SessionId>) -> Option<Self> {
+        let task = &self.task.as_ref().map_or_else(|| task.clone(), |form| form.told(task));
         let fill = |words: &[SecretBytes]| words.iter().map(|word| with_task(word.clone(), task)).collect::<Vec<_>>();
         let line = |line: &Line| Line(fill(&line.0));
         let mut launch = Self { session: run.clone(), name: run, continuation: None, ..self.clone() };
@@ -171,8 +185,8 @@ impl Launch {
                 Arc::new(SessionWords { new: new.as_ref().map(line), resume: line(resume), proof, scope })
             });
         }
-        if let Some(TaskForm::Stdin { preface }) = launch.task.take() {
-            launch.io = Io::Pipes { stdin: Some(after_preface(preface.as_ref(), task)) };
+        if let Some(TaskForm::Stdin { .. }) = launch.task.take() {
+            launch.io = Io::Pipes { stdin: Some(task.clone()) };
         }
         Some(launch)
     }

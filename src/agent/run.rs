@@ -111,6 +111,8 @@ pub struct Task {
     pub text: SecretBytes,
     /// Who wrote it: a user's name, or a number if it has none. Advisory.
     pub by: String,
+    /// Whether the user that the daemon runs as wrote it.
+    pub is_own: bool,
     /// When it was written, which is its place in line.
     pub written: SystemTime,
 }

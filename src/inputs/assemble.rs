@@ -351,7 +351,7 @@ fn task_form(spec: &AgentSpec, prompt: Option<&SecretBytes>) -> Option<TaskForm>
     let is_resumed = spec.policy.resume != Resume::Never;
     Some(match template.task {
         TaskBy::Stdin if !is_resumed => TaskForm::Stdin { preface: prompt.cloned() },
-        TaskBy::Stdin | TaskBy::Argument | TaskBy::File => TaskForm::Argument,
+        TaskBy::Stdin | TaskBy::Argument | TaskBy::File => TaskForm::Argument { preface: prompt.cloned() },
     })
 }
 
@@ -366,8 +366,7 @@ fn line(
     let by = if matches!(task, TaskForm::Stdin { .. }) { TaskBy::Stdin } else { TaskBy::Argument };
     let (mut words, at) = spec.harness.run_line(command, args, choices, by);
     if let Some(word) = at.and_then(|at| words.get_mut(at)) {
-        let preface = prompt.map(|prompt| [prompt.as_slice(), b"\n\n"].concat()).unwrap_or_default();
-        *word = SecretBytes::from([word.as_slice(), &preface, TASK_SLOT.as_bytes()].concat());
+        *word = SecretBytes::from([word.as_slice(), TASK_SLOT.as_bytes()].concat());
     }
     (words, at)
 }

@@ -15,23 +15,32 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use super::schedules::{self, Scheduled};
 use super::{Agent, Course, Event, Launching, Supervisor};
 use crate::agent::conversation::SessionId;
 use crate::agent::machine::{self, Effect, Machine, Removal};
 use crate::agent::name::{Key, Name};
 use crate::agent::run::queue::{Allowance, Phase, Queue, Rank, Refusal, Turn};
 use crate::agent::run::{Interrupted, News, Order, Sidecar, Task, Template};
+use crate::agent::schedule::Due;
 use crate::observe::snapshot::Line;
 use crate::state::runs::{Keeper, Kept, Ledgers, Phase as OnRecord, Recorded, What as Asked};
 use crate::sys::clock::Timestamp;
 use crate::sys::file_id::FileId;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::wire::events::What;
+use crate::wire::history::PastRun;
 use crate::wire::reason::WaitingFor;
 use crate::wire::run::{LastRun, RunChange, RunStatus, TemplateRuns};
 use crate::wire::status::{AgentStatus, Outcome, State, Time};
+
+/// Who has written the tasks of schedules.
+const BY_SCHEDULE: &str = "schedule";
+
+/// What the ids of runs begin with that schedules have made.
+const OF_SCHEDULE: &str = "cron-";
 
 /// How long nothing begins after something could not be put on record.
 const STALL: Duration = Duration::from_secs(1);
@@ -63,6 +72,12 @@ pub struct Runs {
     at_once: Option<u32>,
     /// Where tasks are written.
     spool_dir: PathBuf,
+    /// Tells which templates have schedules.
+    scheduled: watch::Sender<Arc<Scheduled>>,
+    /// When schedules make their next runs.
+    next_runs: BTreeMap<Key, SystemTime>,
+    /// Why no schedule makes runs.
+    schedule_error: Option<String>,
     /// What is wrong with the spool.
     spool_error: Option<String>,
     /// Why something could not be put on record, and until when nothing begins because of that.
@@ -86,11 +101,13 @@ pub struct Keeping {
     pub at_once: Option<u32>,
     /// Where tasks are written.
     pub spool_dir: PathBuf,
+    /// Tells which templates have schedules.
+    pub scheduled: watch::Sender<Arc<Scheduled>>,
 }
 
 impl Runs {
     /// None yet.
-    pub fn new(Keeping { keeper, ledgers, orders, boot, at_once, spool_dir }: Keeping) -> Self {
+    pub fn new(Keeping { keeper, ledgers, orders, boot, at_once, spool_dir, scheduled }: Keeping) -> Self {
         Self {
             queue: Queue::default(),
             records: BTreeMap::new(),
@@ -106,6 +123,9 @@ impl Runs {
             boot,
             at_once,
             spool_dir,
+            scheduled,
+            next_runs: BTreeMap::new(),
+            schedule_error: None,
             spool_error: None,
             stalled: None,
             has_changed: false,
@@ -125,7 +145,8 @@ impl Runs {
     /// What is wrong with the spool, or with the records.
     pub(super) fn error(&self) -> Option<String> {
         let stalled = self.stalled.as_ref().map(|(error, _)| format!("no run starts: {error}"));
-        let errors: Vec<String> = self.spool_error.iter().cloned().chain(stalled).collect();
+        let known = self.spool_error.iter().chain(&self.schedule_error).cloned();
+        let errors: Vec<String> = known.chain(stalled).collect();
         (!errors.is_empty()).then(|| errors.join("\n"))
     }
 
@@ -162,10 +183,12 @@ impl Runs {
     /// What is on record of a new run.
     fn record(task: &Task, file: Option<FileId>, sidecar: Sidecar) -> Recorded {
         let Sidecar { labels, workdir, continues } = sidecar;
+        // The daemon writes the tasks of schedules as the user that it runs as.
+        let is_scheduled = task.is_own && task.id.as_str().starts_with(OF_SCHEDULE);
         Recorded {
             agent: task.agent.clone(),
             id: task.id.clone(),
-            by: task.by.clone(),
+            by: if is_scheduled { BY_SCHEDULE.to_owned() } else { task.by.clone() },
             queued_at: SystemTime::now(),
             written: task.written,
             file,
@@ -598,6 +621,9 @@ impl Supervisor {
             tracing::info!(run = status.name, "{outcome}: {reason}");
             let (name, run) = (status.name.clone(), Box::new(in_list(&status)));
             self.happened.push(What::Run { name, change: RunChange::Ended, run });
+            if let Some(past) = PastRun::of(&status) {
+                self.outlets.histories.add_run(past);
+            }
             self.keep(status);
         }
         self.afterwards.publish = true;
@@ -683,6 +709,7 @@ impl Supervisor {
             self.runs.order(Order::Templates(templates.clone()));
             self.runs.templates = templates;
         }
+        self.tell_schedules();
         self.cancel_orphans();
         self.decide_stranded();
         let unread: Vec<Key> = self.runs.unread.iter().cloned().collect();
@@ -693,6 +720,98 @@ impl Supervisor {
             }
         }
         self.runs.has_changed = true;
+    }
+
+    /// Tells the schedules which templates have some. One that cannot be read keeps the schedule that it had.
+    fn tell_schedules(&self) {
+        let scheduled: Scheduled = self
+            .agents
+            .iter()
+            .filter(|(_, agent)| !agent.machine.is_leaving())
+            .filter_map(|(key, agent)| {
+                let template = agent.machine.template().filter(|template| template.schedule.is_some())?;
+                Some((key.clone(), (agent.machine.name().clone(), Arc::clone(template))))
+            })
+            .collect();
+        self.runs.scheduled.send_if_modified(|known| {
+            let is_new = **known != scheduled;
+            if is_new {
+                *known = Arc::new(scheduled);
+            }
+            is_new
+        });
+    }
+
+    /// Takes in what the schedules say.
+    pub(super) fn heed_schedule(&mut self, news: schedules::News) {
+        match news {
+            schedules::News::Due { template, due, passed } => self.schedule_is_due(&template, due, passed),
+            schedules::News::Next(next) => self.runs.next_runs = next,
+            schedules::News::Error(error) => {
+                if let Some(error) = &error {
+                    tracing::error!("{error}");
+                }
+                self.runs.schedule_error = error;
+            }
+        }
+        self.afterwards.publish = true;
+    }
+
+    /// A time of a schedule has come. Of one schedule at most one run waits: what else comes meanwhile is skipped.
+    fn schedule_is_due(&mut self, template: &Key, due: Option<Due>, passed: u64) {
+        let Some(name) = self.agents.get(template).map(|agent| agent.machine.name().clone()) else { return };
+        if passed > 0 {
+            let times = if passed == 1 { "1 time".to_owned() } else { format!("{passed} times") };
+            let made = if due.is_some() { "one run is made for all of them" } else { "no run is made for that" };
+            let why = format!("{times} of its schedule passed; {made}");
+            self.tell_schedule(&name, "missed", RunChange::Missed, why);
+        }
+        let Some(Due { id, .. }) = due else { return };
+        let key = name.of_run(&id).key();
+        if self.runs.queue.phase(&key).is_some() || self.runs.ledgers.is_used(&key) == Some(true) {
+            return;
+        }
+        match self.task_of_schedule(template) {
+            Ok(text) => self.runs.order(Order::Write { agent: name, id, text }),
+            Err(why) => self.tell_schedule(&name, id.as_str(), RunChange::Skipped, why.to_owned()),
+        }
+    }
+
+    /// What the run of a schedule is to do; or why there is to be none.
+    fn task_of_schedule(&self, template: &Key) -> Result<SecretBytes, &'static str> {
+        let agent = self.agents.get(template).ok_or("its template is gone")?;
+        let is_scheduled = |run: &Key| self.runs.records.get(run).is_some_and(|record| record.by == BY_SCHEDULE);
+        let waits = |phase| matches!(phase, Phase::Recording | Phase::Waiting { .. });
+        let is_full = |it: Allowance| it.waiting == 0 && self.runs.queue.placed(template) >= it.at_once;
+        if agent.machine.is_disabled() {
+            return Err("it is stopped");
+        }
+        if self.runs.queue.of_template(template).any(|(run, phase)| waits(phase) && is_scheduled(run)) {
+            return Err("the one before still waits");
+        }
+        if self.allowance(template).is_some_and(is_full) {
+            return Err("the one before still runs");
+        }
+        let launch = agent.machine.launch();
+        launch.and_then(|launch| launch.task.as_ref()?.preface().cloned()).ok_or("its prompt is not known")
+    }
+
+    fn tell_schedule(&mut self, agent: &Name, id: &str, change: RunChange, why: String) {
+        let name = format!("{agent}/{id}");
+        tracing::warn!(run = name, "{why}");
+        let now = Time(SystemTime::now());
+        let run = Box::new(RunStatus {
+            name: name.clone(),
+            agent: agent.to_string(),
+            id: id.to_owned(),
+            state: State::Exited,
+            outcome: Some(Outcome::Skipped),
+            reason: Some(why),
+            by: Some(BY_SCHEDULE.to_owned()),
+            ended_at: Some(now),
+            ..of_nothing(now)
+        });
+        self.happened.push(What::Run { name, change, run });
     }
 
     /// Cancels the runs whose template is no longer one. What cannot be read is not taken for gone.
@@ -834,6 +953,7 @@ impl Supervisor {
                 status.waiting_for = Vec::new();
             }
             status.runs = Some(Box::new(runs));
+            status.next_run_at = self.runs.next_runs.get(&key).copied().map(Time);
         }
     }
 

@@ -63,6 +63,7 @@ impl House {
             boot: "boot".to_owned(),
             at_once: None,
             spool_dir: "/spool".into(),
+            scheduled: watch::channel(Arc::default()).0,
         };
         let supervisor =
             Supervisor::new(fakes.resources(), outlets, keeping, Detail::Plain, Instant::now(), Vec::new());
