@@ -16,6 +16,7 @@ pub mod machine;
 pub mod name;
 pub mod orders;
 pub mod packages;
+pub mod plan;
 pub mod program;
 pub mod reconcile;
 pub mod reset_time;

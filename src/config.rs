@@ -12,6 +12,7 @@ mod confinement;
 pub mod drop_in;
 mod fields;
 mod harnesses;
+pub mod plan;
 mod position;
 mod runs;
 mod schema;

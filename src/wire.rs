@@ -8,6 +8,7 @@ pub mod events;
 pub mod exit_status;
 pub mod history;
 pub mod hold;
+pub mod plan;
 pub mod reason;
 pub mod result;
 pub mod run;

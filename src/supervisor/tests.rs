@@ -1,6 +1,7 @@
 pub(super) mod fakes;
 mod holds;
 pub(super) mod journal;
+mod order;
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;

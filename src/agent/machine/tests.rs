@@ -301,6 +301,7 @@ impl Life {
     }
 }
 
+mod awaiting;
 mod conversing;
 mod holds;
 mod operate;
