@@ -16,6 +16,7 @@ pub mod logs;
 pub mod manual;
 pub mod operate;
 pub mod output;
+mod plan_file;
 pub mod run;
 pub mod runs;
 mod sandbox;

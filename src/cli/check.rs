@@ -1,6 +1,7 @@
 //! `agentd check`: prints what is wrong with a jcard, before a daemon reads it.
 
 mod here;
+mod plan;
 mod screen;
 
 use std::collections::BTreeSet;
@@ -63,6 +64,9 @@ pub struct Arguments {
     /// Say which rule for screens matches this text, such as what tmux capture-pane -p has printed; - is standard input
     #[arg(long, value_name = "FILE", value_parser = super::path_or_stdin(), conflicts_with_all = ["files", "here", "strict"])]
     pub screen: Option<PathBuf>,
+    /// Check this plan instead: its tasks, their order, and whether the jcard has their agents
+    #[arg(long, value_name = "FILE", value_parser = super::path(), conflicts_with_all = ["here", "strict", "screen"])]
+    pub plan: Option<PathBuf>,
     /// With --screen, the harness whose rules are tried [default: all]
     #[arg(long, value_name = "NAME", value_parser = super::name, requires = "screen")]
     pub harness: Option<String>,
@@ -130,6 +134,10 @@ pub enum Rigor {
 pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -> ExitCode {
     if let Some(file) = &arguments.screen {
         return screen::run(file, arguments.harness.as_deref(), &all.places.checked_config(here), arguments);
+    }
+    if let Some(file) = &arguments.plan {
+        let jcard = arguments.files.first().cloned().unwrap_or_else(|| all.places.checked_config(here));
+        return plan::run(file, &jcard, arguments.json, all.reading(here).options(&jcard));
     }
     let files =
         if arguments.files.is_empty() { vec![all.places.checked_config(here)] } else { arguments.files.clone() };

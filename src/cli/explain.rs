@@ -940,6 +940,19 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
         "Wait until b has left it, or give one of them another `session`."
     )]
     #[case(
+        json!({ "kind": "after", "agents": [
+            { "name": "b", "condition": "completed", "state": "running" },
+            { "name": "c", "condition": "running", "state": "waiting" },
+        ] }),
+        "It starts by itself once these have come: b (running) and c (not running). Or remove them from its `after`."
+    )]
+    #[case(
+        json!({ "kind": "after", "agents": [
+            { "name": "b", "condition": "completed", "state": "exited", "outcome": "failed", "reason": "exited with status 1", "stuck": true },
+        ] }),
+        "It waits for b (failed: exited with status 1), which does not come by itself: agentd explain b. Or remove b from its `after`."
+    )]
+    #[case(
         json!({ "kind": "hold", "group": "KEY-1a2b3c", "hold": "login", "until": at(30), "evidence": "API Error: 401" }),
         "Its harness said \"API Error: 401\". To start it before the next try at 2026-11-21T17:00:30.000Z: replace KEY, or run agentd \
          release KEY-1a2b3c."

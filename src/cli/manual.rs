@@ -151,6 +151,7 @@ pub const TOPICS: [Topic; 30] = [
             ("agentd check --strict ./jcard.toml", "Check a file before it is installed, as in CI"),
             ("agentd check --here", "Also look for programs, workdirs, prompt files and secrets on this machine"),
             ("agentd check -", "Check what comes from standard input"),
+            ("agentd check --plan plan.toml", "Check a plan, and show its tasks in layers"),
             (
                 "agentd check --screen screen.txt --harness codex",
                 "Say which rule of a harness matches a screen that was saved",

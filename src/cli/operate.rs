@@ -478,6 +478,8 @@ async fn follow(client: &Client, verb: Verb, job: &mut Job) -> Result<(String, u
                 return said(if agent.outcome == Some(Outcome::Completed) { 0 } else { OTHERWISE });
             }
             (_, State::Invalid) => return said(if verb.starts() { OTHERWISE } else { 0 }),
+            // What it comes after has failed.
+            (true, State::Waiting) if agent.waiting_for.iter().any(WaitingFor::is_stuck) => return said(OTHERWISE),
             (false, State::Waiting | State::Exited) => return said(0),
             _ => {}
         }

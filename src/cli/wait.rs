@@ -455,6 +455,17 @@ mod tests {
         assert_eq!(judge(&agent(state, &json!({})), wanted), verdict);
     }
 
+    #[test]
+    fn what_comes_after_a_failure_is_not_waited_for() {
+        let waits = |stuck: bool| {
+            let lint = json!({ "name": "lint", "condition": "completed", "state": "exited", "stuck": stuck });
+            agent("waiting", &json!({ "waiting_for": [{ "kind": "after", "agents": [lint] }] }))
+        };
+        assert_eq!(judge(&waits(true), &[Wanted::State(State::Running)]), Verdict::Never);
+        assert_eq!(judge(&waits(false), &[Wanted::State(State::Running)]), Verdict::NotYet);
+        assert_eq!(judge(&waits(true), &[Wanted::State(State::Waiting)]), Verdict::Reached);
+    }
+
     #[rstest]
     #[case(None, &[])]
     #[case(Some("working"), &[Wanted::Ready])]

@@ -37,6 +37,7 @@ mod missing;
 mod monitoring;
 mod observe;
 mod operators;
+mod order;
 mod overrides;
 mod packages;
 mod panes;

@@ -132,7 +132,7 @@ async fn the_next_daemon_touches_nothing_that_runs() {
     house.declare(&all).await;
     house.runs("b").await;
     house.runs("a").await;
-    let mut next = house.next(|fakes| fakes.sessions.open.hang()).await;
+    let mut next = house.next(|fakes| fakes.sessions.panes.hang()).await;
     assert_eq!(next.states(&["a", "b", "c"]), [Running, Running, Waiting]);
     next.declare(&all).await;
     assert_eq!(next.states(&["a", "b", "c"]), [Running, Running, Waiting]);
