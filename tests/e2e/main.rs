@@ -51,6 +51,7 @@ mod restart;
 mod results;
 mod root;
 mod rotation;
+mod runs;
 mod sandbox;
 mod secrets;
 mod shortage;
