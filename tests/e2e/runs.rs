@@ -81,7 +81,7 @@ fn no_more_runs_than_allowed_are_under_way_and_the_first_comes_first() {
     let last = daemon.wait_for_run("fixer/t4", "in line", |run| run.position == Some(2));
     assert_eq!(last.reason.as_deref(), Some("2 of 2 places are taken; 2nd in line"));
     assert_eq!(last.state, State::Waiting);
-    assert_eq!(daemon.lines("order").len(), 2);
+    daemon.wait("both to work", || (daemon.lines("order").len() == 2).then_some(()));
     let status = daemon.agent("fixer").unwrap();
     let runs = status.runs.as_deref().unwrap();
     assert_eq!((status.state, status.pid, status.session.as_str()), (State::Running, None, ""));
