@@ -673,26 +673,25 @@ impl Book {
         let Some(folder) = self.folders.get_mut(agent) else { return };
         let Kind::Tasks(name) = folder.kind.clone();
         let Some((_, key)) = folder.ready.first().cloned() else { return };
-        let Some(file) = folder.files.get_mut(&key) else {
+        let file = folder.files.get(&key).filter(|file| matches!(file.standing, Standing::Ready(_)));
+        let Some(file) = file else {
             folder.ready.pop_first();
             return;
         };
-        let (id, is_settled) = (file.id.clone(), file.standing == Standing::Ready(true));
+        let (id, version, is_settled) = (file.id.clone(), file.version, file.standing == Standing::Ready(true));
         match task::read(&opened.folder, &id, owners, is_settled) {
             Ok(Read { text, by, is_own, version, sidecar }) => {
-                file.version = version;
                 folder.problems.remove(id.as_str());
-                folder.change(&key, Standing::Known);
+                folder.change_to(&key, version, Standing::Known);
                 self.told.insert(key, text.as_slice().len());
                 let task = Task { agent: name, id, text, by, is_own, written: version.written };
                 visit.news.push(News::Task { task, file: version.file, sidecar });
             }
             Err(Flaw::Gone) => folder.drop(&key),
             Err(Flaw::Unfinished) => {
-                if let Ok(look) = safe_path::look(&opened.folder, OsStr::new(id.as_str())) {
-                    file.version = look.version.into();
-                }
-                folder.change(&key, Standing::Unsettled(now + settle));
+                let look = safe_path::look(&opened.folder, OsStr::new(id.as_str()));
+                let version = look.map_or(version, |look| look.version.into());
+                folder.change_to(&key, version, Standing::Unsettled(now + settle));
             }
             Err(Flaw::Unreadable(error)) => {
                 folder.problems.insert(id.to_string(), format!("it cannot be read: {error}"));
@@ -948,6 +947,15 @@ impl Folder {
         self.enter(key);
     }
 
+    /// Changes how a file stands, and which version of it is known.
+    fn change_to(&mut self, key: &Key, version: Version, standing: Standing) {
+        self.exit(key);
+        if let Some(file) = self.files.get_mut(key) {
+            (file.version, file.standing) = (version, standing);
+        }
+        self.enter(key);
+    }
+
     /// Forgets a file.
     fn drop(&mut self, key: &Key) {
         self.exit(key);
@@ -1081,16 +1089,13 @@ impl Folder {
     /// Makes tasks ready that were not written for long enough.
     fn ripen(&mut self, folder: &OwnedFd, now: Instant, settle: Duration) {
         while let Some((_, key)) = self.unsettled.first().filter(|(until, _)| *until <= now).cloned() {
-            let Some(file) = self.files.get_mut(&key) else {
+            let Some(file) = self.files.get(&key) else {
                 self.unsettled.pop_first();
                 continue;
             };
             match safe_path::look(folder, OsStr::new(file.id.as_str())) {
                 Ok(look) if Version::from(look.version) == file.version => self.change(&key, Standing::Ready(true)),
-                Ok(look) => {
-                    file.version = look.version.into();
-                    self.change(&key, Standing::Unsettled(now + settle));
-                }
+                Ok(look) => self.change_to(&key, look.version.into(), Standing::Unsettled(now + settle)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => self.drop(&key),
                 Err(_) => self.change(&key, Standing::Ready(true)),
             }
