@@ -230,14 +230,13 @@ impl Book {
             is_due |= self.obey(command, &mut visit);
         }
         if self.templates.is_some() {
-            let events = self.sort(events);
-            is_due |= events.is_none();
-            if is_due || !self.is_listed {
+            let (events, is_unclear) = self.sort(events);
+            // What was announced first: a task that a round finds has to settle.
+            for (agent, names) in events {
+                self.look_at(&agent, &names, &mut visit);
+            }
+            if is_due || is_unclear || !self.is_listed {
                 self.look_at_everything(queue, &mut visit);
-            } else if let Some(events) = events {
-                for (agent, names) in events {
-                    self.look_at(&agent, &names, &mut visit);
-                }
             }
             self.settle(&mut visit);
             self.read_tasks(&mut visit);
@@ -320,8 +319,8 @@ impl Book {
         self.place.directory.join(name.unwrap_or_else(|| agent.as_str().into()))
     }
 
-    /// Sorts what was announced by folder and name. `None` if everything is to be looked at.
-    fn sort(&self, events: Vec<InotifyEvent>) -> Option<BTreeMap<Key, BTreeMap<OsString, Happened>>> {
+    /// Sorts what was announced by folder and name, and tells whether everything is to be looked at.
+    fn sort(&self, events: Vec<InotifyEvent>) -> (BTreeMap<Key, BTreeMap<OsString, Happened>>, bool) {
         let anything = AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_UNMOUNT
@@ -329,18 +328,15 @@ impl Book {
         let written = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE;
         let removed = AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_DELETE;
         let mut sorted: BTreeMap<Key, BTreeMap<OsString, Happened>> = BTreeMap::new();
+        let mut is_unclear = false;
         for InotifyEvent { wd, mask, name, .. } in events {
-            if mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-                return None;
-            }
+            is_unclear |= mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
             // What is left in the queue of a watch that was removed says nothing.
             let watched = self.watches.get(&wd);
-            if watched.is_some() && mask.intersects(anything) {
-                return None;
-            }
+            is_unclear |= watched.is_some() && mask.intersects(anything);
             match (watched, name) {
                 (Some(Watched::Spool), Some(name)) if name.as_encoded_bytes().starts_with(b".") => {}
-                (Some(Watched::Spool), _) => return None,
+                (Some(Watched::Spool), _) => is_unclear = true,
                 (Some(Watched::Folder(agent)), Some(name)) => {
                     let happened = sorted.entry(agent.clone()).or_default().entry(name).or_default();
                     happened.is_written |= mask.intersects(written);
@@ -349,7 +345,7 @@ impl Book {
                 _ => {}
             }
         }
-        Some(sorted)
+        (sorted, is_unclear)
     }
 
     /// Opens the spool, and makes it if there are templates and nothing that it would seem to remove.
