@@ -8,6 +8,8 @@ use nix::unistd::{Uid, chown, mkfifo};
 use tempfile::TempDir;
 
 use super::*;
+use crate::agent::name::Key;
+use crate::sys::file_id::FileId;
 use crate::agent::name::key;
 
 struct Bench {
