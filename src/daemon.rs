@@ -66,6 +66,7 @@ use crate::sys::unix_socket::{self, Address, Bound};
 use crate::terminal;
 use crate::tmux::desks::Desks;
 use crate::tmux::{self, Tmux};
+use crate::wire::run::RunStatus;
 use crate::wire::status::Errors;
 
 /// How long the tmux server may take for its part of the shutdown.
@@ -433,7 +434,7 @@ async fn serve(
     seat_maker.restore(agents.values().filter_map(Machine::user).cloned().collect(), snapshot.clone()).await;
     // Before any request can arrive.
     supervisor.resume(agents);
-    supervisor.resume_runs(records, Vec::new());
+    supervisor.resume_runs(records, kept_runs(&store).await);
     follow_spool(settings, &overrides, round.clone(), ordered, events.clone());
 
     let sources = sources(snapshot.clone(), happening, &desks, &store);
@@ -650,6 +651,19 @@ async fn keep_runs(
         }
     });
     (Keeping { keeper, ledgers, orders, boot, at_once, spool_dir, scheduled }, runs)
+}
+
+/// The runs that are kept after their end, the oldest first. What cannot be read is left out.
+async fn kept_runs(store: &Store) -> Vec<RunStatus> {
+    let store = store.clone();
+    let read = move || -> Vec<RunStatus> {
+        let keys = store.all_runs().unwrap_or_default().into_iter();
+        let result = |key: Key| serde_json::from_slice(&store.read_result(&key).ok()??).ok();
+        let mut kept: Vec<RunStatus> = keys.filter_map(result).collect();
+        kept.sort_by_key(|run| run.ended_at);
+        kept
+    };
+    blocking::run(read).await.unwrap_or_default()
 }
 
 /// Follows the spool, and tells the supervisor.

@@ -894,7 +894,14 @@ impl Supervisor {
             }
             let Some(record) = self.runs.records.get(key) else { continue };
             all.push(match (self.runs.results.get(key), self.agents.get(key)) {
-                (Some(result), _) => Arc::clone(result),
+                // It has not ended before its result is kept.
+                (Some(result), _) => Arc::new(RunStatus {
+                    state: State::Stopping,
+                    reason: Some("its result is being kept".to_owned()),
+                    outcome: None,
+                    ended_at: None,
+                    ..RunStatus::clone(result)
+                }),
                 (None, Some(agent)) => Arc::new(of_machine(record, agent.status(), first_start(&agent.machine))),
                 (None, None) => Arc::new(of_record(record)),
             });

@@ -7,7 +7,11 @@ use std::path::PathBuf;
 use agentd::wire::run::RunStatus;
 use agentd::wire::status::{Outcome, State};
 
-use crate::support::{Daemon, Process, Setup, agent};
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use crate::support::{Daemon, Setup, agent};
 
 /// A template that does this with each task, which is its last argument.
 fn template(name: &str, script: &str, runs: &str) -> String {
@@ -44,8 +48,10 @@ impl Daemon {
         run_status
     }
 
+    /// What it printed on one of its outputs, as the file has it.
     fn output(&self, run: &str, stream: &str) -> String {
-        self.get(&format!("/v1/runs/{run}/{stream}")).body
+        let (agent, id) = run.split_once('/').unwrap();
+        fs::read_to_string(self.path("log").join(agent).join("runs").join(id).join(stream)).unwrap()
     }
 }
 
@@ -123,4 +129,124 @@ fn removing_a_task_cancels_its_run() {
     // It ends with 0 on SIGINT: the stop decides.
     assert_eq!(daemon.wait_for_end("fixer/lives").outcome, Some(Outcome::Cancelled));
     assert_eq!(daemon.starts("log"), 1);
+}
+
+#[test]
+fn a_run_goes_on_while_there_is_no_daemon_and_ends_once() {
+    let script = "log @WORK/log; await-exit @WORK/exit";
+    let mut daemon = Setup::new().start(&template("fixer", script, ""));
+    daemon.drop_task("fixer/t1", "x");
+    daemon.drop_task("fixer/t2", "x");
+    let before = daemon.wait_for_run("fixer/t1", "running", |run| run.state == State::Running);
+    daemon.wait_for_run("fixer/t2", "in line", |run| run.position == Some(1));
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended();
+    daemon.start_again();
+    let after = daemon.wait_for_run("fixer/t1", "running", |run| run.state == State::Running);
+    assert_eq!((after.pid, after.attempts), (before.pid, 1));
+    daemon.wait_for_run("fixer/t2", "in line", |run| run.position == Some(1));
+    daemon.signal(Signal::SIGKILL);
+    daemon.ended();
+    fs::write(daemon.work("exit"), "3").unwrap();
+    daemon.wait("the harness to end", || (!daemon.work("exit").exists()).then_some(()));
+    daemon.start_again();
+    assert_eq!(daemon.wait_for_end("fixer/t1").outcome, Some(Outcome::Failed));
+    daemon.wait_for_run("fixer/t2", "running", |run| run.state == State::Running);
+    fs::write(daemon.work("exit"), "0").unwrap();
+    assert_eq!(daemon.wait_for_end("fixer/t2").outcome, Some(Outcome::Completed));
+    assert_eq!(daemon.starts("log"), 2);
+}
+
+#[test]
+fn a_stop_of_agentd_interrupts_runs_and_leaves_those_that_wait() {
+    let daemon = Setup::new().start(
+        &(template("once", "log @WORK/once; sleep inf", "")
+            + &template("again", "log @WORK/again; sleep inf", "interrupted = \"again\"")),
+    );
+    for run in ["once/t1", "once/t2", "again/t1"] {
+        daemon.drop_task(run, "x");
+        daemon.wait_for_run(run, "taken", |_| true);
+    }
+    for run in ["once/t1", "again/t1"] {
+        daemon.wait_for_run(run, "running", |run| run.state == State::Running);
+    }
+    let mut daemon = daemon;
+    daemon.stop();
+    daemon.start_again();
+    let run = daemon.wait_for_end("once/t1");
+    assert_eq!(run.outcome, Some(Outcome::Interrupted), "{run:?}");
+    for (run, file, starts) in [("once/t2", "once", 2), ("again/t1", "again", 2)] {
+        daemon.wait_for_run(run, "running", |run| run.state == State::Running);
+        daemon.wait_for_starts(file, starts);
+    }
+}
+
+#[test]
+fn what_can_be_no_task_is_refused_and_disturbs_nothing() {
+    let daemon = Setup::new().args(["--resync", "300ms"]).start(&template("fixer", "log @WORK/log; rest", ""));
+    let folder = daemon.path("spool/fixer");
+    daemon.wait("the folder of tasks", || folder.is_dir().then_some(()));
+    mkfifo(&folder.join("fifo"), Mode::S_IRWXU).unwrap();
+    symlink("/etc/passwd", folder.join("link")).unwrap();
+    fs::write(daemon.path("other"), "x").unwrap();
+    fs::hard_link(daemon.path("other"), folder.join("hard")).unwrap();
+    fs::File::create(folder.join("sparse")).unwrap().set_len(1 << 30).unwrap();
+    fs::write(folder.join("empty"), " \n").unwrap();
+    fs::write(folder.join("latin"), b"caf\xe9").unwrap();
+    fs::write(folder.join("not an id"), "x").unwrap();
+    let whys = [
+        ("fifo", "not a regular file"),
+        ("link", "it is a link"),
+        ("hard", "2 names"),
+        ("sparse", "larger than"),
+        ("empty", "it is empty"),
+        ("latin", "UTF-8"),
+        ("not an id", "1 to 40"),
+    ];
+    for (name, why) in whys {
+        let file = folder.join(".refused").join(format!("{name}.why"));
+        let said = daemon.wait(&format!("the refusal of {name}"), || fs::read_to_string(&file).ok());
+        assert!(said.contains(why), "{name}: {said}");
+    }
+    daemon.drop_task("fixer/good", "x");
+    assert_eq!(daemon.wait_for_end("fixer/good").outcome, Some(Outcome::Completed));
+    assert_eq!(daemon.starts("log"), 1);
+}
+
+#[test]
+fn a_schedule_makes_runs_of_the_prompt() {
+    let entry = template("nightly", "append @WORK/told", "schedule = \"every 1s\"")
+        .replace("[agents.runs]", "prompt = \"look after it\"\n[agents.runs]");
+    let daemon = Setup::new().start(&entry);
+    daemon.wait("two runs", || (daemon.lines("told").len() >= 2).then_some(()));
+    assert_eq!(daemon.lines("told")[..2], ["look after it", "look after it"]);
+    let status = daemon.wait_until("nightly", "shown with its next time", |agent| agent.next_run_at.is_some());
+    let last = status.runs.unwrap().last.unwrap();
+    assert!(last.id.starts_with("cron-") && last.outcome == Outcome::Completed, "{last:?}");
+}
+
+#[test]
+fn an_edit_of_the_template_changes_what_waits_and_leaves_what_runs() {
+    let jcard = |word: &str| template("fixer", &format!("append @WORK/said {word}; await-exit @WORK/exit"), "");
+    let daemon = Setup::new().start(&jcard("old"));
+    daemon.drop_task("fixer/t1", "x");
+    let before = daemon.wait_for_run("fixer/t1", "running", |run| run.state == State::Running);
+    daemon.drop_task("fixer/t2", "x");
+    daemon.wait_for_run("fixer/t2", "in line", |run| run.position == Some(1));
+    let generation = daemon.agent("fixer").unwrap().config_generation;
+    daemon.edit_jcard(&jcard("new"));
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait("the edit", || (daemon.agent("fixer")?.config_generation != generation).then_some(()));
+    assert_eq!(daemon.run_status("fixer/t1").unwrap().pid, before.pid);
+    for run in ["fixer/t1", "fixer/t2"] {
+        daemon.wait_for_run(run, "running", |run| run.state == State::Running);
+        fs::write(daemon.work("exit"), "0").unwrap();
+        daemon.wait_for_end(run);
+    }
+    assert_eq!(daemon.lines("said"), ["old", "new"]);
+    // Without its template, nothing of it is wanted.
+    daemon.drop_task("fixer/t3", "x");
+    daemon.wait_for_run("fixer/t3", "running", |run| run.state == State::Running);
+    daemon.edit_jcard(&agent("other", "sleep inf", ""));
+    daemon.wait_for_run("fixer/t3", "cancelled", |run| run.outcome == Some(Outcome::Cancelled));
 }

@@ -9,8 +9,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::agent::name::Key;
-use crate::sys::file_id::FileId;
 use crate::agent::name::key;
+use crate::sys::file_id::FileId;
 
 struct Bench {
     root: TempDir,

@@ -11,7 +11,7 @@ use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::{Error, FOLDER as DIRECTORY, Store, list, open_folder, parsed, remove, unlink_file};
+use super::{Error, FOLDER as DIRECTORY, Store, list, names, open_folder, parsed, remove, unlink_file};
 use crate::agent::name::{Key, Name};
 use crate::logs::attempt::{AttemptId, INDEX, Output};
 use crate::logs::reader::Log;
@@ -106,6 +106,15 @@ impl Store {
         self.remove_run_in(&top, run)?;
         self.note_growth();
         Ok(())
+    }
+
+    /// The runs of all templates, declared or not, of which something is kept.
+    pub fn all_runs(&self) -> Result<Vec<Key>, Error> {
+        let Some(top) = self.top(false)? else { return Ok(Vec::new()) };
+        let names = names(&top).map_err(PathError::of("read", &self.path))?;
+        let templates = names.iter().filter_map(|name| name.parse::<Key>().ok()).filter(|key| !key.is_run());
+        // One that cannot be read keeps nobody from the others.
+        Ok(templates.flat_map(|template| self.runs_in(&top, &template).unwrap_or_default()).collect())
     }
 
     /// The runs of a template of which something is kept.
