@@ -201,7 +201,7 @@ pub(super) const STATE_WORDS: [&str; 18] = [
 
 /// Whether it is a template that has nothing to do, and lacks nothing.
 fn is_idle(agent: &AgentStatus) -> bool {
-    let lacks = |cause: &WaitingFor| !matches!(cause, WaitingFor::Unknown { .. });
+    let lacks = |cause: &WaitingFor| !matches!(cause, WaitingFor::Task {});
     agent.runs.as_ref().is_some_and(|runs| runs.running.is_empty() && runs.waiting == 0)
         && !agent.waiting_for.iter().any(lacks)
 }
@@ -421,6 +421,7 @@ mod tests {
 
     use super::*;
     use crate::cli::status::tests::{agent, ago};
+    use crate::wire::run::TemplateRuns;
     use crate::wire::status::Exit;
 
     #[test]
@@ -471,6 +472,26 @@ mod tests {
         assert_eq!(notices(&health, now), [paused, "overrides: no"]);
         health.paused = Some(Override::default());
         assert_eq!(notices(&health, now)[0], "all agents were paused, and none starts: agentd unpause --all");
+    }
+
+    #[test]
+    fn a_template_is_idle_or_says_what_its_runs_do() {
+        let runs = |running: &[&str], waiting, last| {
+            let running = running.iter().map(|&id| id.to_owned()).collect();
+            Some(Box::new(TemplateRuns { running, waiting, last }))
+        };
+        let task = vec![WaitingFor::Task {}];
+        let idle = AgentStatus { runs: runs(&[], 0, None), waiting_for: task, ..agent("a", State::Waiting) };
+        assert_eq!((state_word(&idle), runs_of(&idle), runs_told(&idle, ago(0).0)), ("idle", None, None));
+        let lacks = AgentStatus { waiting_for: vec![WaitingFor::Unread {}], ..idle.clone() };
+        assert_eq!(state_word(&lacks), "waiting");
+        let last = LastRun { id: "t1".into(), outcome: Outcome::TimedOut, ended_at: ago(300) };
+        let next_run_at = Some(Time(ago(0).0 + Duration::from_hours(2)));
+        let busy = AgentStatus { runs: runs(&["t2", "t3"], 4, Some(last)), next_run_at, ..agent("a", State::Running) };
+        assert_eq!(runs_of(&busy).as_deref(), Some("2 running, 4 waiting"));
+        let told = runs_told(&busy, ago(0).0).unwrap();
+        assert_eq!(told, "its last run, t1, timed out 5m ago; the next comes in 2h");
+        assert!(remark(&busy).contains("2 running, 4 waiting") && remark(&busy).contains("its last run, t1"));
     }
 
     #[test]
