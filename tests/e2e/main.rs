@@ -52,6 +52,7 @@ mod results;
 mod root;
 mod rotation;
 mod runs;
+mod runs_cli;
 mod sandbox;
 mod secrets;
 mod shortage;
