@@ -157,6 +157,9 @@ pub fn run(all: &Whole, arguments: &Arguments, here: &Surroundings) -> ExitCode 
         let place = Place::find(all, here, &arguments.directory).await?;
         let beside = beside(arguments)?;
         let template = place.template(&arguments.name).await?;
+        if let Some(id) = &arguments.id {
+            place.refuse_used(&template, id, arguments.wait || arguments.json).await?;
+        }
         let (id, path) = write(&place.spool, arguments, &template, &text, &beside)?;
         if let Err(error) = &place.health {
             say(&match error {
@@ -202,6 +205,20 @@ impl Place {
         let path =
             named.or_else(told).unwrap_or_else(|| Target::find(all, &Whereabouts::default(), here).settings.spool_dir);
         Ok(Self { client, health, spool: Spool::new(&path) })
+    }
+
+    /// Refuses an id that another run has: what that run does would be taken for what comes of this task. The daemon refuses those that
+    /// are no longer listed.
+    async fn refuse_used(&self, template: &str, id: &RunId, waits: bool) -> Result<(), End> {
+        let Ok(run) = self.client.run(&format!("{template}/{id}")).await.map(|answer| answer.value) else {
+            return Ok(());
+        };
+        let state = run.outcome.map_or_else(|| run.state.to_string(), |outcome| outcome.to_string());
+        let message = format!(
+            "the id is used: {} is {state}; each id is used once, so choose another, or leave out --id; agentd wait {} waits for that run",
+            run.name, run.name
+        );
+        Err(End { status: if waits { ended::REFUSED } else { FAILED }, message })
     }
 
     /// The name of the template as it is declared, if the daemon says.

@@ -104,9 +104,9 @@ pub struct RunStatus {
 }
 
 impl RunStatus {
-    /// Whether it is over.
+    /// Whether it is over, and all that is known of its end. It is `exited` a moment before.
     pub fn is_over(&self) -> bool {
-        matches!(self.state, State::Exited | State::Invalid)
+        matches!(self.state, State::Exited | State::Invalid) && self.ended_at.is_some()
     }
 
     /// The run without the text of its result, as the list of runs has it.

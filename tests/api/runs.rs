@@ -27,6 +27,9 @@ fn run(id: &str, minute: u32, more: &Value) -> RunStatus {
         "name": format!("Fixer/{id}"), "agent": "Fixer", "id": id, "state": "running",
         "queued_at": format!("2026-12-01T06:{minute:02}:00.000Z"),
     });
+    if more["state"] == "exited" {
+        run["ended_at"] = json!("2026-12-01T07:00:00.000Z");
+    }
     run.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     serde_json::from_value(run).unwrap()
 }

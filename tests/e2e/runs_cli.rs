@@ -137,6 +137,7 @@ fn what_is_no_template_takes_no_tasks_and_a_template_is_not_restarted() {
     assert_eq!(ended(&daemon, &["run", "fixer", "--wait", "--id", "once", "true"]).0, Some(0));
     let (code, _, said) = ended(&daemon, &["run", "fixer", "--wait", "--id", "once", "false"]);
     assert_eq!(code, Some(122), "{said}");
+    assert!(said.contains("the id is used: fixer/once is completed; each id is used once"), "{said}");
     let told: Value = serde_json::from_str(&daemon.get("/v1/runs/fixer/once").body).unwrap();
     assert_eq!(told["outcome"], Outcome::Completed.word(), "{told}");
 }

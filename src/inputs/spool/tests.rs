@@ -8,8 +8,7 @@ use nix::unistd::{Uid, chown, mkfifo};
 use tempfile::TempDir;
 
 use super::*;
-use crate::agent::name::Key;
-use crate::agent::name::key;
+use crate::agent::name::{Key, key};
 use crate::sys::file_id::FileId;
 
 struct Bench {
