@@ -11,6 +11,7 @@ pub mod events;
 pub mod explain;
 mod go_flags;
 pub mod harnesses;
+pub mod history;
 pub mod init;
 pub mod logs;
 pub mod manual;
@@ -136,6 +137,12 @@ pub enum Command {
     /// With -f, the command survives restarts of the daemon.
     #[command(after_long_help = manual::help("events"))]
     Events(Asking<events::Arguments>),
+    /// Print what has ended, runs and attempts, the latest first
+    ///
+    /// Of agents that are declared there are the latest 50 attempts, of templates all runs that are kept. With --summary there is a line
+    /// for each agent: how many, how many of them completed, how long they took in the middle, and what they cost.
+    #[command(after_long_help = manual::help("history"))]
+    History(Asking<history::Arguments>),
     /// Stop agents until somebody starts them again
     ///
     /// A stop goes through the grace period: SIGINT, then SIGKILL. It survives restarts of agentd and of the machine. Members of the
@@ -332,6 +339,7 @@ impl Command {
             Self::Watch(asking) => of_api(&asking.api),
             Self::Logs(asking) => of_api(&asking.api),
             Self::Events(asking) => of_api(&asking.api),
+            Self::History(asking) => of_api(&asking.api),
             Self::Stop(asking) | Self::Restart(asking) => of_api(&asking.api),
             Self::Start(asking) => of_api(&asking.api),
             Self::Run(asking) => of_api(&asking.api),
@@ -1069,6 +1077,7 @@ mod tests {
                 ],
                 "runs" => &["plan", "state", "outcome", "label", "limit", "json", "api-socket"],
                 "cancel" => &["spool-dir", "api-socket"],
+                "history" => &["since", "failed", "lines", "summary", "utc", "json", "api-socket"],
                 "stop" | "restart" => &["now", "wait", "override-dir", "api-socket"],
                 "start" => &["wait", "override-dir", "api-socket"],
                 "pause" | "unpause" => &["all", "override-dir", "api-socket"],
@@ -1182,7 +1191,7 @@ mod tests {
                 count += 1;
             }
         }
-        assert_eq!(count, 23);
+        assert_eq!(count, 24);
     }
 
     #[test]

@@ -21,9 +21,10 @@ use crate::sys::unix_socket;
 use crate::text::suggest::nearest;
 use crate::wire::SOCKET_VARIABLE;
 use crate::wire::approval::Approvals;
+use crate::wire::history::{History, HistoryWanted};
 use crate::wire::hold::GroupHold;
 use crate::wire::run::RunStatus;
-use crate::wire::status::{AgentStatus, Fault, FaultCode, Health};
+use crate::wire::status::{AgentStatus, Fault, FaultCode, Health, Time};
 
 /// How long an answer may take in all. The daemon answers from memory, so one that takes this long does not work.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -163,6 +164,21 @@ impl Client {
     /// `GET /v1/agents`
     pub async fn agents(&self) -> Result<Answer<Vec<AgentStatus>>, Error> {
         self.get("/v1/agents", "the agents").await
+    }
+
+    /// `GET /v1/history`, at most `limit` of it.
+    pub async fn history(&self, wanted: &HistoryWanted, limit: usize) -> Result<Answer<History>, Error> {
+        let HistoryWanted { agent, since, outcomes, before } = wanted;
+        let outcomes: Vec<&str> = outcomes.iter().map(|outcome| outcome.word()).collect();
+        let parameters = [
+            ("agent", agent.clone()),
+            ("since", since.map(|since| Time(since).to_string())),
+            ("outcome", Some(outcomes.join(",")).filter(|outcomes| !outcomes.is_empty())),
+            ("cursor", before.as_ref().map(ToString::to_string)),
+        ];
+        let given = parameters.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        let given = given.map(|(key, value)| format!("&{key}={}", utf8_percent_encode(&value, NON_ALPHANUMERIC)));
+        self.get(&format!("/v1/history?limit={limit}{}", given.collect::<String>()), "the history").await
     }
 
     /// `GET /v1/approvals`

@@ -11,8 +11,8 @@ use agentd::agent::harness::hooks;
 use agentd::cli;
 use agentd::cli::operate::{self, Order};
 use agentd::cli::{
-    Arguments, Command, approve, attach, cancel, check, complete, diff, doctor, events, explain, harnesses, init, logs,
-    manual, output, run, runs, send, show, status, wait, watch,
+    Arguments, Command, approve, attach, cancel, check, complete, diff, doctor, events, explain, harnesses, history,
+    init, logs, manual, output, run, runs, send, show, status, wait, watch,
 };
 use agentd::config;
 use agentd::config::answer::Answer;
@@ -64,6 +64,7 @@ fn main() -> ExitCode {
         Some(Command::Doctor(options)) => doctor::run(&arguments, options, &here),
         Some(Command::Watch(asking)) => watch::run(&asking.what, &arguments.places.client_socket(&here)),
         Some(Command::Logs(asking)) => logs::run(&arguments, &asking.what, &here),
+        Some(Command::History(asking)) => history::run(&asking.what, &arguments.places.client_socket(&here)),
         Some(Command::Events(asking)) => events::run(&asking.what, &arguments.places.client_socket(&here)),
         Some(Command::Show(asking)) => {
             let file = arguments.places.checked_config(&here);

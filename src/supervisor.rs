@@ -466,6 +466,10 @@ impl Supervisor {
             Event::Desired(desired) => {
                 self.log_pause(&desired);
                 self.desired = desired;
+                // A jcard that is not understood as a whole takes no agent's history.
+                if self.desired.complete {
+                    self.outlets.histories.declare(self.desired.agents.keys().map(Key::as_str));
+                }
                 self.redactions = None;
                 self.afterwards.publish = true;
                 self.knows_desired = true;

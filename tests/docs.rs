@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use agentd::wire::history::{EndedAttempt, History, PastRun};
 use agentd::wire::hold::GroupHold;
 use agentd::wire::run::{LastRun, RunStatus, TemplateRuns};
 use agentd::wire::status::{AgentStatus, Health, PastAttempt};
@@ -288,6 +289,9 @@ fn the_page_of_the_api_names_every_key() {
         keys_of::<RunStatus>(),
         keys_of::<TemplateRuns>(),
         keys_of::<LastRun>(),
+        keys_of::<PastRun>(),
+        keys_of::<EndedAttempt>(),
+        keys_of::<History>(),
     ] {
         let unnamed: Vec<String> = keys.into_iter().filter(|key| !page.contains(&format!("`{key}`"))).collect();
         assert_eq!(unnamed, [""; 0]);

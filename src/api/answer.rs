@@ -13,6 +13,7 @@ use crate::logs::store::Store;
 use crate::observe::metrics;
 use crate::observe::snapshot::Snapshot;
 use crate::text::printable::json_line;
+use crate::wire::history::History;
 use crate::wire::run::RunStatus;
 use crate::wire::status::{AgentStatus, Fault, FaultCode};
 
@@ -106,6 +107,7 @@ pub(super) fn answer<B>(
             None => no_such_run(&named, snapshot),
         },
         Route::Approvals => json(StatusCode::OK, json_line(snapshot.approvals()).into()),
+        Route::History => return later(StreamRequest::history(request)),
         Route::Events => return later(StreamRequest::events(request)),
     })
 }
@@ -156,6 +158,11 @@ fn no_such_run(Named { agent, id }: &Named<'_>, snapshot: &Snapshot) -> Response
 /// The answer to a request for a run that is no longer kept by now.
 pub(super) fn run_is_gone() -> Response<Bytes> {
     json(StatusCode::NOT_FOUND, error(FaultCode::NoSuchRun, "the run is no longer kept"))
+}
+
+/// The answer about what has ended.
+pub(super) fn history(history: &History) -> Response<Bytes> {
+    json(StatusCode::OK, json_line(history).into())
 }
 
 /// The answer about one run.

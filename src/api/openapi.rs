@@ -10,7 +10,7 @@ use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use super::query::{COLORED, RunsWanted};
+use super::query::{COLORED, HISTORY_USUAL, RunsWanted};
 use super::routes::{ROUTES, Route};
 use crate::agent::labels;
 use crate::logs::attempt::Output;
@@ -18,6 +18,7 @@ use crate::observe::metrics;
 use crate::text::printable::json_line;
 use crate::wire::approval::Approvals;
 use crate::wire::events::Event;
+use crate::wire::history::History;
 use crate::wire::hold::GroupHold;
 use crate::wire::run::RunStatus;
 use crate::wire::status::{AgentStatus, Fault, Health, Outcome, ScreenShown, State};
@@ -131,6 +132,14 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
             "run",
             "One run, with the text of its result",
             &json!({ "200": answer("The run.", &json_of::<RunStatus>(types)), "400": bad_query, "404": no_such_run }),
+        ),
+        Route::History => get(
+            "history",
+            "What has ended: runs, and the attempts of agents that are declared, the latest first",
+            &json!({
+                "200": answer("Those that fit the parameters.", &json_of::<History>(types)),
+                "400": bad_query, "503": cannot_tell,
+            }),
         ),
         Route::RunOutput(output) => get(
             output.file_name(),
@@ -270,6 +279,25 @@ fn parameters(route: Route) -> Option<Value> {
                 "limit",
                 &json!({ "type": "integer", "minimum": 1, "maximum": RunsWanted::MOST }),
                 "how many at most; without it, 1,000"
+            ),
+        ]),
+        Route::History => json!([
+            query("agent", &json!({ "type": "string" }), "only of this agent or template"),
+            query(
+                "since",
+                &json!({ "type": "string", "examples": ["2026-11-21T17:00:00Z", "168h"] }),
+                "only what ended at this time (RFC 3339, with an offset or in UTC, or a date alone) or later, or not longer ago than this duration"
+            ),
+            query("outcome", &json!({ "type": "string" }), "only what ended so; several are separated by commas"),
+            query(
+                "limit",
+                &json!({ "type": "integer", "minimum": 1, "maximum": RunsWanted::MOST }),
+                &format!("how many at most; without it, {HISTORY_USUAL}")
+            ),
+            query(
+                "cursor",
+                &json!({ "type": "string" }),
+                "the `next` of the answer before: what ended before all that it has"
             ),
         ]),
         Route::Events => json!([

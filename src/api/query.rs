@@ -14,6 +14,7 @@ use crate::logs::selection::Which;
 use crate::sys::clock;
 use crate::text::size;
 use crate::wire::events::Since;
+use crate::wire::history::HistoryWanted;
 use crate::wire::run::RunStatus;
 use crate::wire::status::{Outcome, State};
 
@@ -77,6 +78,13 @@ pub(super) enum StreamRequest {
         /// Whether to go on with what is printed later.
         follows: bool,
     },
+    /// What has ended.
+    History {
+        /// Which part of it.
+        wanted: HistoryWanted,
+        /// How much at most.
+        limit: usize,
+    },
     /// A run that is over, with all that is kept of its end.
     Run {
         /// The run.
@@ -114,10 +122,6 @@ impl RunsWanted {
     /// Reads a request for `/v1/runs`.
     pub(super) fn of<B>(request: &Request<B>) -> Result<Self, String> {
         let mut query = Query::of(request, &["agent", "id", "state", "outcome", "plan", LABEL, "limit"])?;
-        let limit = |text: &str| match size::count(text) {
-            Ok(count @ 1..=Self::MOST) => Ok(count),
-            _ => Err(format!("write a whole number from 1 to {}", Self::MOST)),
-        };
         Ok(Self {
             agent: query.take("agent", str::parse)?,
             id: query.take("id", str::parse)?,
@@ -180,6 +184,17 @@ pub(super) struct Style {
 
 fn count(text: &str) -> Result<usize, &'static str> {
     size::count(text).map_err(|_| "write a whole number from 0 on, such as 100")
+}
+
+/// How much of the history there is in an answer to a request without `limit`.
+pub(super) const HISTORY_USUAL: usize = 100;
+
+/// How many things a list has at most.
+fn limit(text: &str) -> Result<usize, String> {
+    match size::count(text) {
+        Ok(count @ 1..=RunsWanted::MOST) => Ok(count),
+        _ => Err(format!("write a whole number from 1 to {}", RunsWanted::MOST)),
+    }
 }
 
 fn flag(text: &str) -> Result<bool, &'static str> {
@@ -246,6 +261,18 @@ impl StreamRequest {
         Ok(Self::Output { run, output, begin, follows })
     }
 
+    /// Reads a request for `/v1/history`.
+    pub(super) fn history<B>(request: &Request<B>) -> Result<Self, String> {
+        let mut query = Query::of(request, &["agent", "since", "outcome", "limit", "cursor"])?;
+        let limit = query.take("limit", limit)?.unwrap_or(HISTORY_USUAL);
+        let outcomes = |text: &str| text.split(',').map(|word| one_of(Outcome::ALL, word)).collect();
+        let agent = query.take("agent", |text| text.parse().map(|key: Key| key.as_str().to_owned()))?;
+        let since = query.take("since", |text| clock::parse_moment(text, SystemTime::now()))?;
+        let outcomes = query.take("outcome", outcomes)?.unwrap_or_default();
+        let before = query.take("cursor", str::parse)?;
+        Ok(Self::History { wanted: HistoryWanted { agent, since, outcomes, before }, limit })
+    }
+
     /// Whether the answer is endless.
     pub(super) fn follows(&self) -> bool {
         match *self {
@@ -253,7 +280,7 @@ impl StreamRequest {
             | Self::Screen { follows, .. }
             | Self::Log { follows, .. }
             | Self::Output { follows, .. } => follows,
-            Self::Run { .. } => false,
+            Self::Run { .. } | Self::History { .. } => false,
         }
     }
 }
@@ -526,6 +553,32 @@ mod tests {
             ("label=", "the parameter label=: write KEY, or KEY=VALUE"),
         ] {
             let refused = wanted(query).unwrap_err();
+            assert!(refused.starts_with(expected), "{query}: {refused}");
+        }
+    }
+
+    #[test]
+    fn history_is_asked_for_by_what_ended_and_when() {
+        let order = |query: &str| StreamRequest::history(&request(query, &[]));
+        let all = HistoryWanted::default();
+        assert_eq!(order(""), Ok(StreamRequest::History { wanted: all.clone(), limit: HISTORY_USUAL }));
+        let wanted = HistoryWanted {
+            agent: Some("fixer".to_owned()),
+            since: Some(SystemTime::UNIX_EPOCH),
+            outcomes: vec![Outcome::Failed, Outcome::GaveUp],
+            before: Some("7,fixer/a".parse().unwrap()),
+        };
+        let query = "agent=Fixer&since=1970-01-01&outcome=failed,gave-up&cursor=7%2Cfixer%2Fa&limit=2";
+        assert_eq!(order(query), Ok(StreamRequest::History { wanted, limit: 2 }));
+        for (query, expected) in [
+            ("agent=fixer/a", "the parameter agent=fixer/a: a name has 1 to 64 characters"),
+            ("outcome=failed,done", "the parameter outcome=failed,done: write one of completed, failed"),
+            ("since=once", "the parameter since=once: neither a time"),
+            ("cursor=7", "the parameter cursor=7: write the `next` of an answer as it is"),
+            ("limit=1001", "the parameter limit=1001: write a whole number from 1 to 1000"),
+            ("run=a", "unknown parameter \"run\"; this route takes agent, since, outcome, limit, cursor"),
+        ] {
+            let refused = order(query).unwrap_err();
             assert!(refused.starts_with(expected), "{query}: {refused}");
         }
     }

@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use crate::logs::attempt::Output;
 
 /// Every route, with the template of its path: what is not in this table is neither served nor described.
-pub(super) const ROUTES: [(&str, Route); 16] = [
+pub(super) const ROUTES: [(&str, Route); 17] = [
     ("/v1/health", Route::Health),
     ("/v1/agents", Route::Agents),
     ("/v1/agents/{name}", Route::Agent),
@@ -19,6 +19,7 @@ pub(super) const ROUTES: [(&str, Route); 16] = [
     ("/v1/runs/{name}/{id}/stderr", Route::RunOutput(Output::Stderr)),
     ("/v1/runs/{name}/{id}/screen", Route::RunScreen),
     ("/v1/runs/{name}/{id}/log", Route::RunLog),
+    ("/v1/history", Route::History),
     ("/v1/approvals", Route::Approvals),
     ("/v1/holds", Route::Holds),
     ("/v1/events", Route::Events),
@@ -39,6 +40,7 @@ pub(super) enum Route {
     RunOutput(Output),
     RunScreen,
     RunLog,
+    History,
     Approvals,
     Holds,
     Events,
@@ -124,6 +126,8 @@ mod tests {
             ("/v1/runs/fixer/t1/log", run(Route::RunLog, "fixer", "t1")),
             ("/v1/runs/fixer/t1/stdin", None),
             ("/v1/runs/fixer/stdout", run(Route::Run, "fixer", "stdout")),
+            ("/v1/history", named(Route::History, "")),
+            ("/v1/history/fixer", None),
             ("/v1/holds", named(Route::Holds, "")),
             ("/v1/events", named(Route::Events, "")),
             ("/v1/events/", None),

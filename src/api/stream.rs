@@ -200,6 +200,13 @@ async fn answer(order: StreamRequest, responder: Arc<Responder>, over: Arc<Notif
             print(run, output, begin, follows, &responder, over).await
         }
         StreamRequest::Run { run } => whole_run(&run, &responder).await,
+        StreamRequest::History { wanted, limit } => {
+            let snapshot = responder.snapshot();
+            match blocking::run(move || snapshot.history(&wanted, limit)).await.and_then(|read| read) {
+                Ok(history) => refusal(answer::history(&history)),
+                Err(error) => refusal(answer::unavailable(&format!("failed to read the history: {error}"))),
+            }
+        }
         StreamRequest::Screen { agent, colors, follows: false } => {
             let content_type = if colors { COLORED } else { TEXT };
             match responder.screens.look(&agent, colors, || responder.snapshot()).await {

@@ -125,7 +125,7 @@ const NOT_ALLOWED: (&str, &str) =
 const NOT_ASKED: (&str, &str) = ("4", "no agent asks this, agentd does not answer, or you are not allowed to do it");
 
 /// The topics of the daemon and of all commands.
-pub const TOPICS: [Topic; 30] = [
+pub const TOPICS: [Topic; 31] = [
     Topic {
         verb: "",
         exit: &[
@@ -258,6 +258,14 @@ pub const TOPICS: [Topic; 30] = [
         examples: &[
             ("agentd events", "Print what has happened, one event on each line"),
             ("agentd events -f --json reviewer", "Print what happens to one agent, for programs"),
+        ],
+    },
+    Topic {
+        verb: "history",
+        exit: &[SHOWN, NOT_KNOWN, USAGE],
+        examples: &[
+            ("agentd history fixer --since 7d --failed", "Print what failed of an agent in a week"),
+            ("agentd history --summary", "Print how many runs each template had, how they ended, and what they cost"),
         ],
     },
     Topic {

@@ -1,6 +1,7 @@
 //! The snapshot: what the daemon knows at one instant, ready to be served.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,9 +17,11 @@ use crate::observe::facts::Facts;
 use crate::observe::outputs::Outputs;
 use crate::observe::redactions::{Redactions, Unknown, prepared};
 use crate::state::history::History;
+use crate::state::history::runs::Reader;
 use crate::text::printable::json_line;
 use crate::text::redact::Redactor;
 use crate::wire::approval::{Approval, Approvals};
+use crate::wire::history::{self, Ended, EndedAttempt, HistoryWanted};
 use crate::wire::hold::GroupHold;
 use crate::wire::reason::{Causes, WaitingFor};
 use crate::wire::run::RunStatus;
@@ -41,6 +44,8 @@ pub struct Parts {
     pub groups: Option<Arc<Cgroups>>,
     /// The finished attempts of agents.
     pub histories: HashMap<Key, Arc<History>>,
+    /// What reads the runs that have ended.
+    pub past_runs: Option<Reader>,
     /// All that a snapshot has of launches and secrets.
     pub redactions: Arc<Redactions>,
     /// Where overrides are written.
@@ -80,6 +85,7 @@ impl Parts {
             errors,
             groups: None,
             histories: HashMap::new(),
+            past_runs: None,
             redactions: Arc::default(),
             override_dir: None,
             spool_dir: None,
@@ -347,6 +353,20 @@ impl Snapshot {
     /// The agent or the run with this key.
     pub fn life(&self, key: &Key) -> Option<Life<'_>> {
         if key.is_run() { self.run(key).map(|run| Life::Run(run)) } else { self.agent(key).map(Life::Agent) }
+    }
+
+    /// What has ended and is meant, the latest first: runs, and the attempts of agents that are declared. Blocks.
+    pub fn history(&self, wanted: &HistoryWanted, limit: usize) -> io::Result<history::History> {
+        // One more tells whether there is a next page.
+        let read = self.parts.past_runs.as_ref().map(|reader| reader.read(wanted, limit.saturating_add(1)));
+        let mut ended = read.transpose()?.unwrap_or_default();
+        for agent in &self.parts.agents {
+            let past = agent.name.parse().ok().and_then(|key: Key| self.parts.histories.get(&key));
+            let attempts = past.into_iter().flat_map(|history| history.latest_first());
+            let attempts = attempts.map(|past| Ended::Attempt(Box::new(EndedAttempt::of(&agent.name, &past))));
+            ended.extend(attempts.filter(|ended| wanted.fits(ended)));
+        }
+        Ok(history::History::latest(ended, limit))
     }
 
     /// One agent with its history and its resources as far as the kernel counts them. The kernel answers from memory.

@@ -147,6 +147,7 @@ impl Supervisor {
             errors,
             groups: self.resources.seats.default_seat().containment.groups(),
             histories: self.outlets.histories.of(self.agents.keys()),
+            past_runs: self.outlets.histories.past_runs(),
             redactions: self.redactions(),
             override_dir: self.desired.override_dir.as_ref().map(|path| path.display().to_string()),
             spool_dir: Some(self.runs.spool_dir()),

@@ -5,15 +5,17 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::Shutdown;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use agentd::agent::name::Name;
 use agentd::api::Limits;
 use agentd::logs::store::{Retention, Store};
 use agentd::observe::redactions::{AgentRedactor, Redactions};
 use agentd::observe::snapshot::{Parts, Snapshot};
+use agentd::state::history::runs::PastRuns;
 use agentd::sys::secret_bytes::SecretBytes;
 use agentd::text::redact::Redactor;
+use agentd::wire::history::PastRun;
 use agentd::wire::run::{RunStatus, TemplateRuns};
 use agentd::wire::status::{AgentStatus, Errors};
 use nix::unistd::Gid;
@@ -126,6 +128,47 @@ fn runs_are_listed_latest_first_and_selected() {
     let listed = world.value("/v1/runs?id=done");
     assert_eq!(listed[0]["result"], json!({ "turns": 3, "is_error": false }), "the list has no text");
     assert_eq!(ids(&json!([world.value("/v1/runs/fixer/t1")])), "T1");
+}
+
+#[test]
+fn history_has_runs_and_attempts_in_pages() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let ended = |id: &str, minute: u32, outcome: &str| -> PastRun {
+        let at = |second: u32| format!("2026-12-01T06:{minute:02}:{second:02}.000Z");
+        let run = json!({
+            "agent": "Fixer", "id": id, "outcome": outcome, "queued_at": at(0), "started_at": at(1), "ended_at": at(2),
+        });
+        serde_json::from_value(run).unwrap()
+    };
+    let past_runs = runtime.block_on(async {
+        let mut runs = PastRuns::open(folder.path()).await;
+        for (id, minute, outcome) in [("a", 1, "completed"), ("b", 2, "failed"), ("c", 3, "gave-up")] {
+            runs.add(ended(id, minute, outcome));
+        }
+        let reader = runs.reader();
+        runs.finish(Duration::from_secs(10)).await;
+        reader
+    });
+    let world = World::new();
+    world.server.snapshots.send_replace(Arc::new(Snapshot::from(Parts {
+        past_runs: Some(past_runs),
+        ..Parts::new(vec![running("other")], Instant::now(), Errors::default())
+    })));
+    let page = |query: &str| {
+        let page = world.value(&format!("/v1/history?{query}"));
+        (ids(&page["ended"]), page["next"].as_str().map(str::to_owned))
+    };
+    let (first, next) = page("limit=2");
+    assert_eq!(first, "c b");
+    assert_eq!(page(&format!("limit=2&cursor={}", next.unwrap())), ("a".to_owned(), None));
+    assert_eq!(page("agent=fixer&outcome=failed,gave-up").0, "c b");
+    assert_eq!(page("since=2026-12-01T06:03:00Z").0, "c");
+    assert_eq!(page("agent=other").0, "");
+    let run = &world.value("/v1/history?limit=1")["ended"][0];
+    assert_eq!((&run["kind"], &run["outcome"]), (&json!("run"), &json!("gave-up")));
+    let (status, why) = world.ask("/v1/history?outcome=done");
+    assert!(status == 400 && why.contains("write one of completed"), "{why}");
 }
 
 #[test]
