@@ -193,7 +193,7 @@ fn what_can_be_no_task_is_refused_and_disturbs_nothing() {
     fs::File::create(folder.join("sparse")).unwrap().set_len(1 << 30).unwrap();
     fs::write(folder.join("empty"), " \n").unwrap();
     fs::write(folder.join("latin"), b"caf\xe9").unwrap();
-    fs::write(folder.join("not an id"), "x").unwrap();
+    fs::write(folder.join("no id!"), "x").unwrap();
     let whys = [
         ("fifo", "not a regular file"),
         ("link", "it is a link"),
@@ -201,7 +201,7 @@ fn what_can_be_no_task_is_refused_and_disturbs_nothing() {
         ("sparse", "larger than"),
         ("empty", "it is empty"),
         ("latin", "UTF-8"),
-        ("not an id", "1 to 40"),
+        ("no id!", "1 to 40"),
     ];
     for (name, why) in whys {
         let file = folder.join(".refused").join(format!("{name}.why"));
