@@ -1036,6 +1036,7 @@ mod tests {
                     "secret-dir",
                     "screen",
                     "harness",
+                    "plan",
                 ],
                 "harnesses" => &["config"],
                 "status" => &["label", "watch", "sort", "json", "failed", "check", "api-socket"],
