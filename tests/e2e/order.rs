@@ -103,6 +103,6 @@ fn agents_that_wait_for_each_other_leave_the_others_alone() {
     let waits = daemon.wait_for_state("a", State::Waiting);
     assert_eq!(reason(&waits), "waits for b (invalid)");
     let path = daemon.jcard();
-    let (code, told) = said(&daemon, &["check", path.to_str().unwrap()]);
+    let (code, told) = run(&mut daemon.agentd(&["check", path.to_str().unwrap()]));
     assert!(code == Some(1) && told.contains("a → b → a"), "{told}");
 }
