@@ -8,6 +8,7 @@ use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::SystemTime;
 
+use memchr::memchr_iter;
 use nix::fcntl::OFlag;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
@@ -38,14 +39,12 @@ pub(super) struct Output {
     is_returned: bool,
 }
 
-/// What was read of an output.
+/// What was read of an output, beside what there is to show.
 #[derive(Default)]
 pub(super) struct Piece {
     /// How many bytes were read.
     pub count: usize,
-    /// What there is to show, as a terminal wants it.
-    pub shown: Vec<u8>,
-    /// The same for the log; `None` if that is the same.
+    /// What the log has of what there is to show; `None` if that is all of it.
     pub logged: Option<Vec<u8>>,
     /// Whether an output could not be written to its file.
     pub lost: Option<io::Error>,
@@ -110,12 +109,12 @@ impl Output {
         Piece { logged: Some(logged), lost, ..Piece::default() }
     }
 
-    /// Reads the next piece. Nothing waits to be read if it is empty.
-    pub fn read(&mut self) -> Piece {
+    /// Reads the next piece, and adds what there is to show, as a terminal wants it. Nothing waits to be read if the piece is empty.
+    pub fn read(&mut self, shown: &mut Vec<u8>) -> Piece {
         let Some(pipe) = &self.pipe else { return Piece::default() };
         let mut buffer = [0; PIECE];
         match fd::read(pipe, &mut buffer) {
-            Ok(count @ 1..) => self.take_in(&buffer[..count]),
+            Ok(count @ 1..) => self.take_in(&buffer[..count], shown),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Piece::default(),
             // It is over, or cannot be read any more.
             Ok(_) | Err(_) => {
@@ -125,46 +124,46 @@ impl Output {
         }
     }
 
-    fn take_in(&mut self, bytes: &[u8]) -> Piece {
+    fn take_in(&mut self, bytes: &[u8], shown: &mut Vec<u8>) -> Piece {
         let lost = self.kept.as_mut().and_then(|kept| kept.write(bytes).err());
-        let shown = match (&mut self.stream, &mut self.news) {
-            (Some(stream), Some(news)) => {
-                let mut collected = Collected { news, shown: String::new() };
-                stream.feed(bytes, &mut collected);
-                collected.shown.into_bytes()
-            }
-            _ => bytes.to_vec(),
-        };
-        let shown = self.on_terminal(&shown);
+        let begin = shown.len();
+        if let (Some(stream), Some(news)) = (&mut self.stream, &mut self.news) {
+            let mut collected = Collected { news, shown: String::new() };
+            stream.feed(bytes, &mut collected);
+            let text = collected.shown;
+            self.show(text.as_bytes(), shown);
+        } else {
+            self.show(bytes, shown);
+        }
         let logged = (!self.redactor.is_idle()).then(|| {
-            let mut logged = Vec::with_capacity(shown.len());
-            self.redactor.pass(&shown, &mut logged);
+            let mut logged = Vec::new();
+            self.redactor.pass(&shown[begin..], &mut logged);
             logged
         });
-        Piece { count: bytes.len(), shown, logged, lost }
+        Piece { count: bytes.len(), logged, lost }
     }
 
-    /// Nothing more is read, because the harness has ended like this. Returns what is still to be shown.
-    pub fn end(&mut self, how: &ExitStatus) -> Piece {
+    /// Nothing more is read, because the harness has ended like this. Adds what is still to be shown.
+    pub fn end(&mut self, how: &ExitStatus, shown: &mut Vec<u8>) -> Piece {
         self.pipe = None;
         let lost = self.kept.take().and_then(|mut kept| kept.finish().err());
-        let mut shown = Vec::new();
+        let begin = shown.len();
         if let (Some(stream), Some(news)) = (self.stream.take(), &mut self.news) {
             let mut collected = Collected { news, shown: String::new() };
             let ending = stream.end(Some(how), &mut collected);
-            shown = collected.shown.into_bytes();
+            let text = collected.shown;
             news.end(ending);
+            self.show(text.as_bytes(), shown);
         }
-        let shown = self.on_terminal(&shown);
         let mut logged = Vec::new();
-        self.redactor.pass(&shown, &mut logged);
+        self.redactor.pass(&shown[begin..], &mut logged);
         self.redactor.finish(&mut logged);
-        Piece { count: 0, shown, logged: Some(logged), lost }
+        Piece { count: 0, logged: Some(logged), lost }
     }
 
-    /// With lines that end as on a terminal.
-    fn on_terminal(&mut self, text: &[u8]) -> Vec<u8> {
-        let mut shown = Vec::with_capacity(text.len() + 64);
+    /// Adds this with lines that end as on a terminal.
+    fn show(&mut self, text: &[u8], shown: &mut Vec<u8>) {
+        shown.reserve_exact(text.len() + memchr_iter(b'\n', text).count());
         for &byte in text {
             if byte == b'\n' && !self.is_returned {
                 shown.push(b'\r');
@@ -172,7 +171,6 @@ impl Output {
             shown.push(byte);
             self.is_returned = byte == b'\r';
         }
-        shown
     }
 }
 
@@ -219,12 +217,14 @@ mod tests {
             ("\0\x1b[1m", "\0\x1b[1m"),
         ] {
             end.write_all(printed.as_bytes()).unwrap();
-            let Piece { count, shown, logged, .. } = output.read();
+            let mut shown = Vec::new();
+            let Piece { count, logged, .. } = output.read(&mut shown);
             assert_eq!((count, shown.as_slice(), logged), (printed.len(), expected.as_bytes(), None));
         }
-        assert_eq!(output.read().count, 0);
+        let mut read = || (output.read(&mut Vec::new()).count, output.pipe().is_none());
+        assert_eq!(read(), (0, false));
         drop(end);
-        assert_eq!((output.read().count, output.pipe().is_none()), (0, true));
+        assert_eq!(read(), (0, true));
     }
 
     #[test]
@@ -233,10 +233,10 @@ mod tests {
         let mut logged = Vec::new();
         for piece in ["a hunter2", "-hunter2 b hunt"] {
             end.write_all(piece.as_bytes()).unwrap();
-            logged.extend(output.read().logged.unwrap());
+            logged.extend(output.read(&mut Vec::new()).logged.unwrap());
             logged.extend(b"|");
         }
-        logged.extend(output.end(&ExitStatus::of_code(0)).logged.unwrap());
+        logged.extend(output.end(&ExitStatus::of_code(0), &mut Vec::new()).logged.unwrap());
         assert_eq!(String::from_utf8(logged).unwrap(), format!("a |{:15} b |hunt", "********"));
     }
 

@@ -230,7 +230,7 @@ impl Terminal {
         for at in 0..self.outputs.len() {
             let held = self.outputs[at].as_mut().map(|output| output.redact(&redactor));
             // A failure shows again with the next piece.
-            let _ = held.map(|held| self.print(held));
+            let _ = held.map(|held| self.print(self.printed.bytes.len(), held));
         }
         if let Some(log) = &mut self.log {
             log.redact(redactor());
@@ -303,10 +303,11 @@ impl Terminal {
             let mut is_any = false;
             for (output, left) in outputs.iter_mut().zip(&mut left) {
                 let Some(output) = output.as_mut().filter(|_| *left > 0) else { continue };
-                let piece = output.read();
+                let begin = self.printed.bytes.len();
+                let piece = output.read(&mut self.printed.bytes);
                 *left = left.saturating_sub(piece.count);
                 is_any |= piece.count > 0;
-                logged = logged.and(self.print(piece));
+                logged = logged.and(self.print(begin, piece));
             }
             if !is_any {
                 break;
@@ -317,19 +318,21 @@ impl Terminal {
             }
         }
         for output in outputs.iter_mut().flatten() {
-            logged = logged.and(self.print(output.end(how)));
+            let begin = self.printed.bytes.len();
+            let piece = output.end(how, &mut self.printed.bytes);
+            logged = logged.and(self.print(begin, piece));
         }
         // What was said is still to be reported.
         self.outputs = outputs;
         logged
     }
 
-    /// Has this written to the log and shown in the pane.
-    fn print(&mut self, Piece { count, shown, logged, lost }: Piece) -> io::Result<()> {
+    /// Has this written to the log. What there is to show of it was added to what is printed, from there on.
+    fn print(&mut self, begin: usize, Piece { count, logged, lost }: Piece) -> io::Result<()> {
         self.has_printed |= count > 0;
-        self.printed.bytes.extend_from_slice(&shown);
-        self.traces.follow(&shown);
-        let logged = logged.as_ref().unwrap_or(&shown);
+        let shown = &self.printed.bytes[begin..];
+        self.traces.follow(shown);
+        let logged = logged.as_deref().unwrap_or(shown);
         let written = self.log.as_mut().map_or(Ok(()), |log| log.write(logged));
         lost.map_or(written, Err)
     }
@@ -381,10 +384,11 @@ impl Terminal {
                 && may_print
                 && let Some(output) = &mut self.outputs[at]
             {
-                let piece = output.read();
+                let begin = self.printed.bytes.len();
+                let piece = output.read(&mut self.printed.bytes);
                 // A stream says by itself what the harness does.
                 self.prints |= piece.count > 0 && !output.is_stream();
-                logged = logged.and(self.print(piece));
+                logged = logged.and(self.print(begin, piece));
             }
         }
         // Output for a pane that is gone is dropped.

@@ -13,7 +13,6 @@ use crate::text::redact::ByteStream;
 pub struct OutputWriter {
     file: TailFile,
     redactor: ByteStream,
-    redacted: Vec<u8>,
     /// How many bytes could not be written since.
     missing: u64,
     is_failing: bool,
@@ -23,7 +22,7 @@ impl OutputWriter {
     /// Writes to this file, which is opened for appending and has the output of earlier attempts, and keeps about `size` bytes of it.
     pub fn new(file: OwnedFd, size: u64, redactor: ByteStream) -> io::Result<Self> {
         let file = TailFile::with_earlier(file, size)?;
-        Ok(Self { file, redactor, redacted: Vec::new(), missing: 0, is_failing: false })
+        Ok(Self { file, redactor, missing: 0, is_failing: false })
     }
 
     /// Writes output. Of consecutive failures, only the first is returned.
@@ -31,9 +30,9 @@ impl OutputWriter {
         if self.redactor.is_idle() {
             return self.put(printed);
         }
-        let mut redacted = std::mem::take(&mut self.redacted);
+        let mut redacted = Vec::new();
         self.redactor.pass(printed, &mut redacted);
-        self.put_redacted(redacted)
+        self.put(&redacted)
     }
 
     /// Redacts with this from now on. What was held back is written first.
@@ -45,20 +44,13 @@ impl OutputWriter {
 
     /// Writes what was held back because it looked like the beginning of a secret.
     pub fn finish(&mut self) -> io::Result<()> {
-        let mut redacted = std::mem::take(&mut self.redacted);
+        let mut redacted = Vec::new();
         self.redactor.finish(&mut redacted);
-        let written = self.put_redacted(redacted);
+        let written = self.put(&redacted);
         if self.missing > 0 && self.file.skip(self.missing).is_ok() {
             self.missing = 0;
         }
         written
-    }
-
-    fn put_redacted(&mut self, mut redacted: Vec<u8>) -> io::Result<()> {
-        let result = self.put(&redacted);
-        redacted.clear();
-        self.redacted = redacted;
-        result
     }
 
     fn put(&mut self, text: &[u8]) -> io::Result<()> {
