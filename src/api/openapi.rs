@@ -62,7 +62,6 @@ fn document() -> Value {
 /// The description of a route without its parameters.
 fn described(route: Route, types: &mut SchemaGenerator) -> Value {
     let not_found = answer("There is no such agent.", &json_of::<Fault>(types));
-    let no_such_run = answer("There is no such run, or it is no longer kept.", &json_of::<Fault>(types));
     let bad_query = answer("The query is invalid; the error says what is expected.", &json_of::<Fault>(types));
     let cannot_tell = answer("It is not available at the moment; the error says why.", &json_of::<Fault>(types));
     let no_thread = answer("The system lacks the resources to answer; try again.", &json_of::<Fault>(types));
@@ -117,6 +116,51 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
                 "503": cannot_tell,
             }),
         ),
+        Route::Runs | Route::Run | Route::History | Route::RunOutput(_) | Route::RunScreen | Route::RunLog => {
+            described_of_runs(route, types)
+        }
+        Route::Approvals => get(
+            "approvals",
+            "The questions of agents that wait for an answer, and what came of earlier ones",
+            &json!({ "200": answer("What waits for an answer, and what was decided.", &json_of::<Approvals>(types)) }),
+        ),
+        Route::Holds => get(
+            "holds",
+            "The credentials that do not work, by the names of the groups of agents that share them",
+            &json!({ "200": answer("Each of them.", &json_of::<Vec<GroupHold>>(types)), "400": bad_query }),
+        ),
+        Route::Events => get(
+            "events",
+            "What happens, as server-sent events",
+            &json!({
+                "200": answer(
+                    "One message for each event, with its id, its type, and the data described here. A client that reconnects \
+                     with Last-Event-ID gets the events that it missed, or a `missed` event if they are no longer kept. A \
+                     comment every 15 s shows that the connection is alive.",
+                    &json!({ "text/event-stream": stream_of::<Event>(types) }),
+                ),
+                "400": bad_query, "503": cannot_tell,
+            }),
+        ),
+        Route::OpenApi => get(
+            "openapi",
+            "This description",
+            &json!({ "200": answer("The description.", &json!({ "application/json": { "schema": { "type": "object" } } })) }),
+        ),
+        Route::Metrics => get(
+            "metrics",
+            "Figures of the daemon and of all agents, for a monitoring system",
+            &json!({ "200": answer("Text in the format of OpenMetrics 1.0.", &text), "503": no_thread }),
+        ),
+    }
+}
+
+/// The same of the routes of runs and their history.
+fn described_of_runs(route: Route, types: &mut SchemaGenerator) -> Value {
+    let no_such_run = answer("There is no such run, or it is no longer kept.", &json_of::<Fault>(types));
+    let bad_query = answer("The query is invalid; the error says what is expected.", &json_of::<Fault>(types));
+    let cannot_tell = answer("It is not available at the moment; the error says why.", &json_of::<Fault>(types));
+    match route {
         Route::Runs => get(
             "runs",
             "The runs that wait, that are under way, and that are kept after their end, the latest first",
@@ -175,7 +219,7 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
                 "400": bad_query, "404": no_such_run, "503": cannot_tell,
             }),
         ),
-        Route::RunLog => get(
+        _ => get(
             "runLog",
             "What the terminal of a run showed, as far as it is kept, with secrets redacted",
             &json!({
@@ -187,39 +231,6 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
                 "404": answer("There is no such run, or nothing is kept of that attempt.", &json_of::<Fault>(types)),
                 "503": cannot_tell,
             }),
-        ),
-        Route::Approvals => get(
-            "approvals",
-            "The questions of agents that wait for an answer, and what came of earlier ones",
-            &json!({ "200": answer("What waits for an answer, and what was decided.", &json_of::<Approvals>(types)) }),
-        ),
-        Route::Holds => get(
-            "holds",
-            "The credentials that do not work, by the names of the groups of agents that share them",
-            &json!({ "200": answer("Each of them.", &json_of::<Vec<GroupHold>>(types)), "400": bad_query }),
-        ),
-        Route::Events => get(
-            "events",
-            "What happens, as server-sent events",
-            &json!({
-                "200": answer(
-                    "One message for each event, with its id, its type, and the data described here. A client that reconnects \
-                     with Last-Event-ID gets the events that it missed, or a `missed` event if they are no longer kept. A \
-                     comment every 15 s shows that the connection is alive.",
-                    &json!({ "text/event-stream": stream_of::<Event>(types) }),
-                ),
-                "400": bad_query, "503": cannot_tell,
-            }),
-        ),
-        Route::OpenApi => get(
-            "openapi",
-            "This description",
-            &json!({ "200": answer("The description.", &json!({ "application/json": { "schema": { "type": "object" } } })) }),
-        ),
-        Route::Metrics => get(
-            "metrics",
-            "Figures of the daemon and of all agents, for a monitoring system",
-            &json!({ "200": answer("Text in the format of OpenMetrics 1.0.", &text), "503": no_thread }),
         ),
     }
 }

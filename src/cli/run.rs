@@ -181,7 +181,7 @@ pub fn run(all: &Whole, arguments: &Arguments, here: &Surroundings) -> ExitCode 
         Ok(name) if arguments.wait || arguments.json => {
             let Place { client, spool, .. } = place;
             let waiting = Waiting { client, spool, name, timeout: arguments.timeout, is_json: arguments.json };
-            follow::run(waiting)
+            follow::run(&waiting)
         }
         _ => print(format!("{id}\n").as_bytes(), 0, FAILED),
     }
@@ -327,7 +327,7 @@ fn beside(arguments: &Arguments) -> Result<String, End> {
             None => run.as_str(),
             Some((of, id)) if of.eq_ignore_ascii_case(&arguments.name) => id,
             Some((of, _)) => {
-                let message = format!("{run} is a run of {of}, and only a run of {of} can continue it",);
+                let message = format!("{run} is a run of {of}, and only a run of {of} can continue it");
                 return Err(End { status: MISUSED, message });
             }
         };

@@ -52,13 +52,13 @@ enum End {
     /// It never was: its task was refused or removed before it was taken.
     Never(u8, String),
     /// The time was up.
-    TimedOut(Option<RunStatus>),
+    TimedOut(Option<Box<RunStatus>>),
     /// This signal came.
     Signal(i32),
 }
 
 /// Waits, and prints what comes: data to stdout, messages to stderr.
-pub fn run(waiting: Waiting) -> ExitCode {
+pub fn run(waiting: &Waiting) -> ExitCode {
     let work = async {
         let ended = waiting.wait().await?;
         if let End::Over(answer) = &ended
@@ -103,7 +103,7 @@ impl Waiting {
             number = interrupted() => Some(End::Signal(number.map_err(Failure::Print)?)),
             () = up => None,
         };
-        Ok(ended.unwrap_or(End::TimedOut(last)))
+        Ok(ended.unwrap_or_else(|| End::TimedOut(last.map(Box::new))))
     }
 
     async fn to_the_end(&self, last: &mut Option<RunStatus>) -> Result<End, Failure> {

@@ -98,7 +98,9 @@ mod tests {
 
     fn passed(is_terminal: bool, pieces: &[&[u8]]) -> Vec<u8> {
         let mut sink = Sink { out: Vec::new(), is_terminal, part: Vec::new() };
-        pieces.iter().for_each(|piece| sink.write(piece).unwrap());
+        for piece in pieces {
+            sink.write(piece).unwrap();
+        }
         sink.out
     }
 
