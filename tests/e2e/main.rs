@@ -51,6 +51,7 @@ mod restart;
 mod results;
 mod root;
 mod rotation;
+mod run_chaos;
 mod runs;
 mod runs_cli;
 mod sandbox;
