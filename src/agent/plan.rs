@@ -162,7 +162,7 @@ impl Plan {
     /// What is to be left is decided to the end: whatever came after it is left, too.
     pub fn decide(&self, states: &[TaskState]) -> Vec<Step> {
         let state = |task: usize| states.get(task).unwrap_or(&TaskState::Waiting);
-        let stop = self.stop_on_failure.then(|| self.failure(states)).flatten();
+        let stop = self.stop_on_failure.then(|| Self::failure(states)).flatten();
         let causes = self.causes(states);
         let (mut steps, mut starts) = (Vec::new(), Vec::new());
         for &task in &self.order {
@@ -231,7 +231,7 @@ impl Plan {
     }
 
     /// The first task that has failed.
-    fn failure(&self, states: &[TaskState]) -> Option<usize> {
+    fn failure(states: &[TaskState]) -> Option<usize> {
         let is_failure = |outcome| match outcome {
             Outcome::Failed | Outcome::TimedOut | Outcome::GaveUp | Outcome::Refused | Outcome::Interrupted => true,
             Outcome::Completed | Outcome::Cancelled | Outcome::Skipped => false,
@@ -288,7 +288,7 @@ impl Plan {
         if all().any(|state| state.outcome().is_none()) {
             return (State::Running, None);
         }
-        let outcome = if self.failure(states).is_some() {
+        let outcome = if Self::failure(states).is_some() {
             Outcome::Failed
         } else if all().all(|state| state.outcome() == Some(Outcome::Completed)) {
             Outcome::Completed
@@ -534,8 +534,10 @@ mod tests {
         assert_eq!(ended(Outcome::Cancelled, Outcome::Skipped), Outcome::Cancelled);
     }
 
-    /// For each task, what it comes after, whether any end will do, and how it ends.
-    fn stories() -> impl Strategy<Value = (bool, Vec<(Vec<(usize, bool)>, usize)>)> {
+    /// What a task comes after, each with whether any end will do, and how it ends.
+    type Story = (Vec<(usize, bool)>, usize);
+
+    fn stories() -> impl Strategy<Value = (bool, Vec<Story>)> {
         let task = (prop::collection::vec((0..20_usize, any::<bool>()), 0..4), 0..6_usize);
         (any::<bool>(), prop::collection::vec(task, 1..20))
     }

@@ -507,17 +507,16 @@ fn supply(agent: &AgentStatus, cause: &WaitingFor) -> String {
         WaitingFor::Enabled { by: None, .. } => {
             format!("Remove `enabled = false` from its entry; or start it without an edit: agentd start {name}.")
         }
-        WaitingFor::After { agents, .. } => match agents.iter().find(|agent| agent.stuck) {
-            Some(stuck) => {
+        WaitingFor::After { agents, .. } => {
+            if let Some(stuck) = agents.iter().find(|agent| agent.stuck) {
                 let other = &stuck.name;
                 let what = format!("It waits for {stuck}, which does not come by itself");
                 format!("{what}: agentd explain {other}. Or remove {other} from its `after`.")
-            }
-            None => {
+            } else {
                 let all = AllAwaited { agents, more: 0 };
                 format!("It starts by itself once these have come: {all}. Or remove them from its `after`.")
             }
-        },
+        }
         WaitingFor::Hold { group, hold: HoldKind::Login, until, evidence } => {
             let remedy = remedy(group);
             format!("Its harness said {evidence:?}. To start it before the next try at {until}: {remedy}.")

@@ -280,7 +280,7 @@ impl Reader<'_, '_> {
                 let name = quoted(other.as_str());
                 match places.get(&folded) {
                     Some(&task) if task == place => {
-                        self.error(at, format!("{name} cannot come after itself; remove it"))
+                        self.error(at, format!("{name} cannot come after itself; remove it"));
                     }
                     Some(&task) if !known.insert(task) => {
                         self.error(at, format!("{name} is twice in `after`; remove one of them"));
@@ -601,10 +601,9 @@ mod tests {
     #[test]
     fn a_plan_with_too_much_in_it_is_not_written() {
         let prompt = "x".repeat(LONGEST_TASK);
-        let many: String = (0..5)
-            .map(|number| format!("[[tasks]]\nid = \"t{number}\"\nagent = \"fixer\"\nprompt = \"{prompt}\"\n"))
-            .collect();
-        assert!(written(&read(&many).unwrap()).unwrap_err() > MAX_SIZE);
+        let task = |number| format!("[[tasks]]\nid = \"t{number}\"\nagent = \"fixer\"\nprompt = \"{prompt}\"\n");
+        let many: Vec<String> = (0..5).map(task).collect();
+        assert!(written(&read(&many.concat()).unwrap()).unwrap_err() > MAX_SIZE);
     }
 
     proptest! {
