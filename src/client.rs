@@ -199,8 +199,7 @@ impl Client {
     /// The run that is meant by its id alone; `None` if none has it, or the daemon knows no runs.
     pub async fn run_with_id(&self, id: &str) -> Result<Option<RunStatus>, Error> {
         // What can be no id is not asked for.
-        let is_id = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-        if id.is_empty() || id.len() > LONGEST_ID || !id.bytes().all(is_id) {
+        if id.len() > LONGEST_ID || !is_word(id) {
             return Ok(None);
         }
         match self.runs(&format!("id={}", utf8_percent_encode(id, NON_ALPHANUMERIC))).await {
@@ -224,14 +223,14 @@ impl Client {
     /// `GET /v1/agents/{name}`; the case of the name does not matter. Of a run, `NAME/ID` or an id that one run alone has, the status
     /// is in the form of an agent's, and the body is that of `GET /v1/runs/{name}/{id}`.
     pub async fn agent(&self, name: &str) -> Result<Answer<AgentStatus>, Error> {
-        let of_run = |Answer { value, body }: Answer<RunStatus>| Answer { value: value.as_agent(), body };
-        if is_run(name) {
-            return self.run(name).await.map(of_run);
+        let in_form = |Answer { value, body }: Answer<RunStatus>| Answer { value: value.as_agent(), body };
+        if of_run(name).is_some() {
+            return self.run(name).await.map(in_form);
         }
         let asked = self.get(&path_of(name, ""), &format!("agent {name}")).await;
         match self.or_no_such_agent(name, asked).await {
             Err(error @ Error::NoSuchAgent { .. }) => match self.run_with_id(name).await? {
-                Some(run) => self.run(&run.name).await.map(of_run),
+                Some(run) => self.run(&run.name).await.map(in_form),
                 None => Err(error),
             },
             asked => asked,
@@ -371,17 +370,22 @@ impl Client {
     }
 }
 
-/// Whether a name can only be that of a run.
-fn is_run(name: &str) -> bool {
-    name.contains('/')
+/// Whether a text has only characters that names and ids have.
+fn is_word(text: &str) -> bool {
+    let is_of_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    !text.is_empty() && text.bytes().all(is_of_word)
 }
 
-/// The path of an agent, or of a run, which has a slash in its name.
+/// The agent and the id, if a name is that of a run. Whatever else has a slash is the name of nothing.
+fn of_run(name: &str) -> Option<(&str, &str)> {
+    name.split_once('/').filter(|(agent, id)| is_word(agent) && is_word(id))
+}
+
+/// The path of an agent, or of a run.
 fn path_of(name: &str, what: &str) -> String {
-    let encoded = |part| utf8_percent_encode(part, NON_ALPHANUMERIC);
-    match name.split_once('/') {
-        Some((agent, id)) => format!("/v1/runs/{}/{}{what}", encoded(agent), encoded(id)),
-        None => format!("/v1/agents/{}{what}", encoded(name)),
+    match of_run(name) {
+        Some((agent, id)) => format!("/v1/runs/{agent}/{id}{what}"),
+        None => format!("/v1/agents/{}{what}", utf8_percent_encode(name, NON_ALPHANUMERIC)),
     }
 }
 
@@ -442,7 +446,9 @@ mod tests {
     fn a_name_with_a_slash_is_that_of_a_run() {
         assert_eq!(path_of("a b", "/log?x"), "/v1/agents/a%20b/log?x");
         assert_eq!(path_of("fixer/t1", "/stdout?"), "/v1/runs/fixer/t1/stdout?");
-        assert_eq!(path_of("fixer/t-1/x", ""), "/v1/runs/fixer/t%2D1%2Fx");
+        for name in ["fixer/t1/x", "../health", "/t1", "fixer/"] {
+            assert!(path_of(name, "").starts_with("/v1/agents/") && !path_of(name, "")[11..].contains('/'), "{name}");
+        }
     }
 
     #[test]
