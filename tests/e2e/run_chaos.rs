@@ -105,7 +105,7 @@ fn every_task_ends_once_when_the_daemon_is_killed_often() {
     for _ in 0..kills {
         for _ in 0..=stream.random.below(3) {
             stream.drop_some(&spool);
-            stream.random.pause(150);
+            stream.random.pause(250);
         }
         if stream.random.percent(15) && kill_a_launcher(&daemon, &mut stream.random) {
             killed += 1;
@@ -145,7 +145,7 @@ fn every_task_ends_once_when_the_daemon_is_killed_often() {
         *ran.entry(line).or_default() += 1;
     }
     let told = history(&daemon);
-    let (mut problems, mut otherwise) = (Vec::new(), 0);
+    let (mut problems, mut otherwise, mut untold) = (Vec::new(), 0, 0);
     for (number, expected) in stream.tasks.iter().enumerate() {
         let id = Stream::id(number);
         let (times, told) = (ran.get(&id).copied().unwrap_or(0), told.get(&id).copied().unwrap_or(0));
@@ -155,14 +155,22 @@ fn every_task_ends_once_when_the_daemon_is_killed_often() {
         };
         let is_as_expected = result.outcome == Some(*expected) && times == 1;
         otherwise += usize::from(!is_as_expected);
-        if times > 1 || told != 1 || (times == 0 && result.outcome == Some(Outcome::Completed)) {
+        untold += u64::from(told == 0);
+        if times > 1 || told > 1 || (times == 0 && result.outcome == Some(Outcome::Completed)) {
             problems.push(format!("{id} ran {times} times, is {told} times in the history: {result:?}"));
         } else if !is_as_expected && killed == 0 {
             problems.push(format!("{id} ended otherwise: {result:?}"));
         }
     }
     let refused = fs::read_dir(spool.join(".refused")).map_or(0, Iterator::count);
-    eprintln!("{} tasks, {killed} launchers killed, {otherwise} ended otherwise", stream.tasks.len());
+    eprintln!(
+        "{} tasks, {killed} launchers killed, {otherwise} ended otherwise, {untold} are not in the history",
+        stream.tasks.len()
+    );
+    // The history is written after the record, and decides nothing: a kill in between may cost a few of its lines.
+    if untold > 4 * kills || (kills == 0 && untold > 0) {
+        problems.push(format!("{untold} runs are not in the history"));
+    }
     if refused > 0 {
         problems.push(format!("{refused} files were refused"));
     }
