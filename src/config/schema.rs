@@ -13,6 +13,8 @@ use crate::agent::conversation::RESUME_PROMPT;
 use crate::agent::harness::{self, keys};
 use crate::agent::labels;
 use crate::agent::name::Name;
+use crate::agent::run;
+use crate::agent::schedule::MOST_PATTERNS;
 use crate::config::agents::MAX_GENERATION;
 use crate::config::confinement::MOST_PATHS;
 use crate::config::{MAX_AGENTS, MAX_REPLICAS};
@@ -67,7 +69,8 @@ pub fn schema() -> Value {
 
 /// The fields of an agent, described in the words of the table in docs/jcard.md.
 fn fields() -> Value {
-    let groups = [program_fields(), life_fields(), confinement_fields()];
+    let runs = json!({ "runs": table_of_runs() });
+    let groups = [program_fields(), life_fields(), confinement_fields(), runs];
     Value::Object(groups.iter().filter_map(Value::as_object).flatten().map(|(k, v)| (k.clone(), v.clone())).collect())
 }
 
@@ -308,6 +311,84 @@ fn after() -> Value {
     after
 }
 
+/// The table `[agents.runs]`.
+fn table_of_runs() -> Value {
+    json!({
+        "type": ["object", "string"],
+        "maxLength": 0,
+        "properties": fields_of_runs(),
+        "description": "a table that makes the entry a template: it is not started itself, and each task makes a run of it; see [Runs](#runs)",
+    })
+}
+
+/// The fields of `[agents.runs]`, described in the words of its table in docs/jcard.md.
+fn fields_of_runs() -> Value {
+    let time = || duration("*");
+    // Which numbers and names a field may have is left to `agentd check`.
+    let times = "\\s*(@[A-Za-z]+|every\\s.+|\\S+(\\s+\\S+){4})\\s*";
+    json!({
+        "at_once": with_default(number(1, Some(run::MOST_AT_ONCE)), json!(1), "how many runs are under way at once"),
+        "waiting": with_default(number(0, Some(run::MOST_WAITING)), json!(100), "how many runs wait for a place; a further task is refused"),
+        "keep": with_default(number(0, Some(run::MOST_KEPT)), json!(100), "how many runs are kept after their end, with their output"),
+        "interrupted": with_default(
+            json!({ "type": "string", "enum": ["fail", "again", ""] }),
+            json!("fail"),
+            "what becomes of a run that a stop of agentd or of the machine interrupts: it has failed (`fail`), or it runs `again`",
+        ),
+        "task": described(
+            json!({ "type": "string", "enum": ["stdin", "argument", "file", ""] }),
+            "how the harness gets a task: on its standard input (`stdin`), as its prompt (`argument`), or in a `file` whose path is the end of the prompt",
+        ),
+        "workdirs": with_default(
+            workdirs(),
+            json!([]),
+            "folders that a task may choose in place of `workdir`",
+        ),
+        "schedule": described(
+            json!({
+                "type": ["string", "array"],
+                "pattern": format!("^({times})?$"),
+                "maxItems": MOST_PATTERNS,
+                "items": { "type": "string", "pattern": format!("^{times}$") },
+            }),
+            "the times at which a run is made by itself, or an array of them; its task is the prompt; see [Schedules](#schedules)",
+        ),
+        "time_zone": described(
+            json!({ "type": "string", "maxLength": 64, "pattern": "^$|^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z][A-Za-z0-9_+-]*)*$" }),
+            "the zone of the schedule: a name like `Europe/Berlin`, or `UTC`",
+        ),
+        "missed": with_default(
+            json!({ "type": "string", "enum": ["once", "skip", ""] }),
+            json!("once"),
+            "what becomes of times that passed while agentd or the machine was off: the last one makes a run (`once`), or none does (`skip`)",
+        ),
+        "missed_within": with_default(time(), json!("24h"), "how long ago a missed time may be that still makes a run"),
+        "spread": with_default(
+            time(),
+            json!("0s"),
+            "the times of agents with the same schedule differ by up to this, each by an offset of its own; at most `24h`",
+        ),
+        "warm": with_default(
+            number(0, Some(run::MOST_WARM)),
+            json!(0),
+            "how many runs are prepared before there are tasks for them; needs tasks on standard input",
+        ),
+        "warm_for": with_default(time(), json!("1h"), "how long a run stays prepared"),
+    })
+}
+
+fn workdirs() -> Value {
+    let path = json!({
+        "type": "string",
+        "maxLength": MAX_ARGUMENT,
+        "pattern": "^(/|~$|~/)",
+        "not": { "pattern": "(^|/)\\.\\.(/|$)" },
+    });
+    let mut paths = array(&path);
+    paths["maxItems"] = run::MOST_WORKDIRS.into();
+    paths
+}
+
 fn user() -> Value {
     json!({
         "type": "string",
@@ -436,7 +517,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
     use rstest::rstest;
 
-    use super::super::{Config, fields};
+    use super::super::{Config, fields, runs};
     use super::*;
 
     static SCHEMA: LazyLock<Validator> = LazyLock::new(|| jsonschema::draft7::new(&schema()).unwrap());
@@ -459,6 +540,12 @@ pub(super) mod tests {
     /// Asserts that the schema refuses an error that can be judged by a value alone.
     pub fn refuses(text: &str, error: &str) {
         const NOT_OF_A_VALUE: [&str; 16] = [
+=======
+            "cannot be a `schedule`",
+            "exclude each other",
+            "needs something to do",
+            "needs a task on standard input",
+            "on its standard input",
             "has the network of the machine",
             "does not work with runsc",
             "has a NUL character",
@@ -486,10 +573,10 @@ pub(super) mod tests {
         assert!(jsonschema::draft7::meta::is_valid(&schema()));
     }
 
-    /// The rows of the table of fields in docs/jcard.md: the field and its meaning.
-    fn table() -> Vec<(String, String)> {
+    /// The rows of a table of fields in docs/jcard.md that begins so: the field and its meaning.
+    fn table(head: &str) -> Vec<(String, String)> {
         let page = include_str!("../../docs/jcard.md");
-        let lines = page.lines().skip_while(|line| !line.starts_with("| field | type |")).skip(2);
+        let lines = page.lines().skip_while(|line| !line.starts_with(head)).skip(2);
         let rows = lines.take_while(|line| line.starts_with('|')).map(|line| {
             let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
             (cells[0].trim_matches('`').to_owned(), cells[3].to_owned())
@@ -500,13 +587,19 @@ pub(super) mod tests {
     #[test]
     fn fields_are_exactly_those_read_and_documented() {
         let schema = schema();
-        let described = schema["definitions"]["agent"]["properties"].as_object().unwrap();
-        let fields: BTreeSet<&str> = described.keys().map(String::as_str).collect();
-        assert_eq!(fields, fields::KNOWN.iter().copied().collect());
-        let table = table();
-        assert_eq!(fields, table.iter().map(|(field, _)| field.as_str()).collect());
-        for (field, meaning) in &table {
-            assert_eq!(described[field]["description"], meaning.as_str(), "{field}");
+        let agent = &schema["definitions"]["agent"]["properties"];
+        let runs = &agent["runs"]["properties"];
+        for (described, known, head) in
+            [(agent, fields::KNOWN, "| field | type |"), (runs, runs::KNOWN, "| field of `[agents.runs]` | type |")]
+        {
+            let described = described.as_object().unwrap();
+            let fields: BTreeSet<&str> = described.keys().map(String::as_str).collect();
+            assert_eq!(fields, known.iter().copied().collect());
+            let table = table(head);
+            assert_eq!(fields, table.iter().map(|(field, _)| field.as_str()).collect());
+            for (field, meaning) in &table {
+                assert_eq!(described[field]["description"], meaning.as_str(), "{field}");
+            }
         }
     }
 
