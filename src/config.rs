@@ -141,7 +141,7 @@ pub fn lines(text: &[u8]) -> Vec<Lines> {
 pub struct Lines {
     /// The line of its header.
     pub header: usize,
-    /// The line of each field that is set.
+    /// The line of each field that is set. Those of `[agents.runs]` are `runs.FIELD`.
     pub fields: BTreeMap<String, usize>,
 }
 

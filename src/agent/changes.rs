@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::agent::declaration::Declaration;
+use crate::agent::run::Template;
 use crate::agent::spec::{Kind, Policy};
 pub use crate::wire::reason::Changes;
 
@@ -140,6 +142,19 @@ pub fn changes(before: Before<'_>, later: &Declaration) -> Changes {
     changes
 }
 
+/// Whether two tables `[agents.runs]` say the same. What the rules of a zone are, they do not say.
+fn is_same(before: Option<&Template>, later: Option<&Template>) -> bool {
+    let (Some(before), Some(later)) = (before, later) else { return before.is_none() && later.is_none() };
+    let as_said = |template: &Template| {
+        let mut template = template.clone();
+        if let Some(schedule) = &mut template.schedule {
+            schedule.zone.rules = TimeZone::UTC;
+        }
+        template
+    };
+    before == later || as_said(before) == as_said(later)
+}
+
 fn of_policy((kind, before): (&Kind, &Policy), (later_kind, later): (&Kind, &Policy)) -> Vec<&'static str> {
     let fields = [
         ("restart", before.restart != later.restart),
@@ -163,6 +178,7 @@ fn of_policy((kind, before): (&Kind, &Policy), (later_kind, later): (&Kind, &Pol
         ("hold", before.hold != later.hold),
         ("hold_retry", before.hold_retry != later.hold_retry),
         ("after", before.after != later.after),
+        ("runs", !is_same(before.template.as_deref(), later.template.as_deref())),
     ];
     fields.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }
@@ -264,6 +280,7 @@ mod tests {
             ("hold", Policy { hold: OnHold::Fail, ..before.clone() }),
             ("hold_retry", Policy { hold_retry: second, ..before.clone() }),
             ("after", Policy { after: vec![After::parse("x").unwrap()], ..before.clone() }),
+            ("runs", Policy { template: Some(Arc::default()), ..before.clone() }),
             ("", before.clone()),
         ] {
             let marks = marks("k", &[], &[]);

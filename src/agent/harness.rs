@@ -21,7 +21,6 @@ use toml::de::DeTable;
 
 use self::form::{Form, Place};
 use self::rule::Rule;
-use crate::agent::run::TaskBy;
 use crate::agent::stream_kind::StreamKind;
 use crate::sys::secret_bytes::SecretBytes;
 
@@ -471,20 +470,24 @@ impl Harness {
         self.formed(form, command, args, choices, prompt)
     }
 
-    /// The command line of a run, and the argument that its task is appended to: `None` if the task is on standard input.
+    /// The command line of a run, which ends when its task is done. Without a prompt, the task is on standard input.
     ///
-    /// It ends when the task is done. No task is taken for anything else, whatever it says.
-    pub fn run_line(&self, command: &[String], args: &[String], choices: &Choices<'_>, task: TaskBy) -> CommandLine {
+    /// The prompt may stand for any text: none is taken for anything else, whatever it says.
+    pub fn run_line(
+        &self,
+        command: &[String],
+        args: &[String],
+        choices: &Choices<'_>,
+        prompt: Option<&SecretBytes>,
+    ) -> CommandLine {
         static BARE: Form = Form { before_args: Vec::new(), prompt: Place::Stdin(Vec::new()) };
         let choices = Choices { interactive: Some(false), ..*choices };
-        match task {
-            TaskBy::Stdin => self.formed(self.task_stdin.as_ref().unwrap_or(&BARE), command, args, &choices, None),
-            TaskBy::Argument | TaskBy::File => {
-                // The form for a prompt that could be taken for something else is right for every one.
-                let form = self.form(command.len() + args.len() > 1, Some(false), b"-");
-                self.formed(form, command, args, &choices, Some(&SecretBytes::default()))
-            }
-        }
+        let form = match prompt {
+            None => self.task_stdin.as_ref().unwrap_or(&BARE),
+            // The form for a prompt that could be taken for something else is right for every one.
+            Some(_) => self.form(command.len() + args.len() > 1, Some(false), b"-"),
+        };
+        self.formed(form, command, args, &choices, prompt)
     }
 
     /// Whether agentd knows how it takes a task on standard input.
@@ -908,11 +911,16 @@ mod tests {
         assert_eq!(chosen("gemini-cli", &["--yolo", "-p"], &choices), "gemini --yolo --session-id S -p do it");
     }
 
-    /// The words of a run's command line, and which of them its task is appended to.
-    fn run_words(harness: &str, args: &[&str], choices: &Choices<'_>, task: TaskBy) -> (String, Option<usize>) {
+    /// The words of a run's command line, and which of them holds its task.
+    fn run_words(
+        harness: &str,
+        args: &[&str],
+        choices: &Choices<'_>,
+        prompt: Option<&SecretBytes>,
+    ) -> (String, Option<usize>) {
         let harness = Harness::find(harness).unwrap();
         let args: Vec<String> = args.iter().map(|&word| word.to_owned()).collect();
-        let (words, at) = harness.run_line(std::slice::from_ref(&harness.binary), &args, choices, task);
+        let (words, at) = harness.run_line(std::slice::from_ref(&harness.binary), &args, choices, prompt);
         let words = words.iter().map(|word| String::from_utf8(word.as_slice().to_vec()).unwrap());
         (words.collect::<Vec<_>>().join(" "), at)
     }
@@ -928,32 +936,32 @@ mod tests {
     fn a_task_on_standard_input_is_in_no_argument(#[case] harness: &str, #[case] expected: &str) {
         let session = Some(Session::Resume("S"));
         let choices = Choices { results: true, session, max_cost: Some("1.5"), ..Choices::default() };
-        assert_eq!(run_words(harness, &["-x"], &choices, TaskBy::Stdin), (expected.to_owned(), None));
+        assert_eq!(run_words(harness, &["-x"], &choices, None), (expected.to_owned(), None));
         let known = Harness::find(harness).unwrap();
         assert_eq!((known.has_task_on_stdin(), known.may_take_task_on_stdin()), (harness != "custom", true));
     }
 
     #[rstest]
-    #[case("claude-code", "claude -x -p -- ")]
-    #[case("codex", "codex exec --skip-git-repo-check -x -- ")]
-    #[case("gemini-cli", "gemini -x --prompt=")]
-    #[case("opencode", "opencode run -x -- ")]
-    #[case("pi", "pi -x -p -- ")]
-    #[case("qwen-code", "qwen -x --prompt=")]
-    #[case("kimi", "kimi -x --prompt=")]
-    #[case("aider", "aider --no-check-update -x --message=")]
-    #[case("custom", "agent -x ")]
+    #[case("claude-code", "claude -x -p -- TASK")]
+    #[case("codex", "codex exec --skip-git-repo-check -x -- TASK")]
+    #[case("gemini-cli", "gemini -x --prompt=TASK")]
+    #[case("opencode", "opencode run -x -- TASK")]
+    #[case("pi", "pi -x -p -- TASK")]
+    #[case("qwen-code", "qwen -x --prompt=TASK")]
+    #[case("kimi", "kimi -x --prompt=TASK")]
+    #[case("aider", "aider --no-check-update -x --message=TASK")]
+    #[case("custom", "agent -x TASK")]
     fn a_task_among_the_arguments_is_nothing_else(#[case] harness: &str, #[case] expected: &str) {
         for interactive in [None, Some(true)] {
             let choices = Choices { interactive, ..Choices::default() };
-            let (words, at) = run_words(harness, &["-x"], &choices, TaskBy::Argument);
+            let (words, at) = run_words(harness, &["-x"], &choices, Some(&SecretBytes::from("TASK")));
             assert_eq!((words.as_str(), at), (expected, Some(expected.split(' ').count() - 1)));
         }
     }
 
     #[test]
     fn an_option_for_the_prompt_is_left_out_if_the_task_is_on_standard_input() {
-        let (words, _) = run_words("gemini-cli", &["--yolo", "-p"], &Choices::default(), TaskBy::Stdin);
+        let (words, _) = run_words("gemini-cli", &["--yolo", "-p"], &Choices::default(), None);
         assert_eq!(words, "gemini --yolo");
     }
 

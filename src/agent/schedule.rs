@@ -39,7 +39,7 @@ pub const SET_BACK: Duration = Duration::from_hours(48);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
     /// At least one.
-    pub times: Vec<Times>,
+    pub patterns: Vec<Pattern>,
     /// Of the clock on the wall.
     pub zone: Zone,
     /// What becomes of times that passed while nobody could act.
@@ -48,6 +48,15 @@ pub struct Schedule {
     pub missed_within: Duration,
     /// How far the times of agents are apart that have the same ones: each has an offset below this.
     pub spread: Duration,
+}
+
+/// What one of its texts means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    /// As written.
+    pub text: String,
+    /// The instants.
+    pub times: Times,
 }
 
 /// A time zone.
@@ -125,8 +134,8 @@ impl Schedule {
     /// What tells schedules apart: an edit of the times or of the zone makes another one.
     pub fn identity(&self) -> String {
         let mut identity = self.zone.name.clone().unwrap_or_default();
-        for times in &self.times {
-            let _ = write!(identity, "; {times}");
+        for pattern in &self.patterns {
+            let _ = write!(identity, "; {}", pattern.times);
         }
         identity
     }
@@ -171,7 +180,7 @@ impl Schedule {
     }
 
     fn next(&self, after: Timestamp) -> Option<Timestamp> {
-        self.times.iter().filter_map(|times| times.next_after(after, &self.zone.rules)).min()
+        self.patterns.iter().filter_map(|pattern| pattern.times.next_after(after, &self.zone.rules)).min()
     }
 
     /// How many times there are after one instant and up to another, and the last of them. `None` if there are none.

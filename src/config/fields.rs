@@ -132,7 +132,15 @@ impl<'a> Fields<'a> {
         let keys = self.table.iter().map(|(key, _)| key.get_ref().to_string()).filter(|key| self.is_set(key));
         // Of these, 0 is not set.
         let keys = keys.filter(|key| !(["memory", "pid_limit", "cpu"].contains(&key.as_str()) && self.is_empty(key)));
-        Lines { header: line(self.start), fields: keys.map(|key| (key.clone(), line(self.place(&key)))).collect() }
+        let mut fields: BTreeMap<String, usize> = keys.map(|key| (key.clone(), line(self.place(&key)))).collect();
+        if let Some(DeValue::Table(runs)) = self.value(runs::KEY).map(Spanned::get_ref) {
+            let inner = Self::new(runs, self.start, self.places);
+            let keys = runs.iter().filter(|(key, _)| inner.is_set(key.get_ref()));
+            fields.extend(
+                keys.map(|(key, value)| (format!("{}.{}", runs::KEY, key.get_ref()), line(value.span().start))),
+            );
+        }
+        Lines { header: line(self.start), fields }
     }
 
     pub(super) fn error(&mut self, at: usize, message: impl Into<String>) {

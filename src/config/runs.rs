@@ -9,7 +9,7 @@ use crate::agent::run::{
     Interrupted, MOST_AT_ONCE, MOST_KEPT, MOST_WAITING, MOST_WARM, MOST_WORKDIRS, TaskBy, Template,
 };
 use crate::agent::schedule::times::{self, Times};
-use crate::agent::schedule::{MISSED_WITHIN, MOST_PATTERNS, Missed, Schedule, Zone};
+use crate::agent::schedule::{MISSED_WITHIN, MOST_PATTERNS, Missed, Pattern, Schedule, Zone};
 use crate::agent::spec::Workdir;
 use crate::text::duration;
 
@@ -153,7 +153,11 @@ fn read_schedule(fields: &mut Fields<'_>, has_prompt: bool) -> Option<Schedule> 
     if let Some((at, _)) = texts.get(MOST_PATTERNS) {
         fields.error(*at, format!("these are too many times for one `schedule`; write at most {MOST_PATTERNS}"));
     }
-    let times = texts.into_iter().filter_map(|(at, text)| read_times(fields, at, text)).collect();
+    let pattern = |(at, text): (usize, &str)| {
+        let times = read_times(fields, at, text)?;
+        Some(Pattern { text: text.trim().to_owned(), times })
+    };
+    let patterns = texts.into_iter().filter_map(pattern).collect();
     if missed == Some(Missed::Skip) && missed_within.is_some() {
         let right = "remove it, or write `missed = \"once\"`";
         fields.warn(
@@ -162,7 +166,7 @@ fn read_schedule(fields: &mut Fields<'_>, has_prompt: bool) -> Option<Schedule> 
         );
     }
     Some(Schedule {
-        times,
+        patterns,
         zone,
         missed: missed.unwrap_or_default(),
         missed_within: missed_within.unwrap_or(MISSED_WITHIN),

@@ -539,8 +539,7 @@ pub(super) mod tests {
 
     /// Asserts that the schema refuses an error that can be judged by a value alone.
     pub fn refuses(text: &str, error: &str) {
-        const NOT_OF_A_VALUE: [&str; 16] = [
-=======
+        const NOT_OF_A_VALUE: &[&str] = &[
             "cannot be a `schedule`",
             "exclude each other",
             "needs something to do",

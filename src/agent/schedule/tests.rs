@@ -38,7 +38,7 @@ fn times(text: &str) -> Times {
 
 fn schedule(texts: &[&str], rules: TimeZone) -> Schedule {
     Schedule {
-        times: texts.iter().map(|text| times(text)).collect(),
+        patterns: texts.iter().map(|&text| Pattern { text: text.to_owned(), times: times(text) }).collect(),
         zone: Zone { name: None, rules },
         missed: Missed::Once,
         missed_within: MISSED_WITHIN,
