@@ -65,12 +65,11 @@ impl Place {
                     Some(command) => work.commands.push(command),
                     None => return,
                 },
-                events = next(queue.as_ref()) => match events {
-                    Ok(events) => work.events = events,
-                    Err(_) => {
-                        (queue, work.is_round) = (None, true);
-                        tokio::time::sleep(SOON).await;
-                    }
+                events = next(queue.as_ref()) => if let Ok(events) = events {
+                    work.events = events;
+                } else {
+                    (queue, work.is_round) = (None, true);
+                    tokio::time::sleep(SOON).await;
                 },
                 changed = rounds.changed() => match changed {
                     Ok(()) => work.is_round = true,

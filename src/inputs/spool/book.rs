@@ -185,10 +185,19 @@ struct Opened {
     owner: Uid,
 }
 
+/// The folder of all, in this round.
+#[derive(Clone, Default)]
+enum Spool {
+    #[default]
+    NotTried,
+    Opened(Rc<OwnedFd>),
+    Unusable,
+}
+
 /// What was opened in this round.
 #[derive(Default)]
 struct Visit {
-    spool: Option<Option<Rc<OwnedFd>>>,
+    spool: Spool,
     folders: BTreeMap<Key, Option<Rc<Opened>>>,
     /// The folders of what is refused.
     refused: BTreeMap<Key, Rc<OwnedFd>>,
@@ -262,7 +271,7 @@ impl Book {
                 {
                     let version = Version { file, written };
                     let file = File { id, version, standing: Standing::Known, is_edited: false };
-                    self.folder(&agent).insert(key, file);
+                    self.folder(&agent).insert(&key, file);
                 }
             }
             Command::Took { key } => drop(self.told.remove(&key)),
@@ -350,8 +359,10 @@ impl Book {
 
     /// Opens the spool, and makes it if there are templates and nothing that it would seem to remove.
     fn open_spool(&mut self, visit: &mut Visit) -> Option<Rc<OwnedFd>> {
-        if let Some(opened) = &visit.spool {
-            return opened.clone();
+        match &visit.spool {
+            Spool::NotTried => {}
+            Spool::Opened(spool) => return Some(Rc::clone(spool)),
+            Spool::Unusable => return None,
         }
         let is_wanted = self.templates.as_ref().is_some_and(|templates| !templates.is_empty());
         let is_expected = self.folders.values().any(Folder::expects);
@@ -374,7 +385,7 @@ impl Book {
             Err(error) => Some(format!("{error}; no task is taken until it is right")),
         };
         let opened = opened.ok().map(Rc::new);
-        visit.spool = Some(opened.clone());
+        visit.spool = opened.clone().map_or(Spool::Unusable, Spool::Opened);
         opened
     }
 
@@ -779,15 +790,14 @@ impl Book {
         visit: &mut Visit,
     ) -> io::Result<()> {
         let group = self.place.group;
-        let refused = match visit.refused.get(agent) {
-            Some(refused) => Rc::clone(refused),
-            None => {
-                let path = self.path(agent).join(refused::FOLDER);
-                let refused = refused::open(&opened.folder, opened.owner, &path, group).map_err(io::Error::other)?;
-                let refused = Rc::new(refused);
-                visit.refused.insert(agent.clone(), Rc::clone(&refused));
-                refused
-            }
+        let refused = if let Some(refused) = visit.refused.get(agent) {
+            Rc::clone(refused)
+        } else {
+            let path = self.path(agent).join(refused::FOLDER);
+            let refused = refused::open(&opened.folder, opened.owner, &path, group).map_err(io::Error::other)?;
+            let refused = Rc::new(refused);
+            visit.refused.insert(agent.clone(), Rc::clone(&refused));
+            refused
         };
         refused::put(&opened.folder, &refused, (name, base), why, group)?;
         if let Some(folder) = self.folders.get_mut(agent) {
@@ -811,13 +821,16 @@ impl Book {
             _ => Ok(()),
         };
         let name = OsStr::new(&id);
-        let removed = match safe_path::look(&opened.folder, name) {
-            // If what is beside it stays, that is no harm.
-            Ok(look) if look.version.id == file => unlink(name).map(|()| drop(unlink(&beside(&id)))),
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(drop(unlink(&beside(&id)))),
-            Err(error) => Err(error),
+        let (removed, is_gone) = match safe_path::look(&opened.folder, name) {
+            Ok(look) if look.version.id == file => (unlink(name), true),
+            Ok(_) => (Ok(()), false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (Ok(()), true),
+            Err(error) => (Err(error), false),
         };
+        if removed.is_ok() && is_gone {
+            // If what is beside it stays, that is no harm.
+            let _ = unlink(&beside(&id));
+        }
         match removed {
             Ok(()) => {
                 visit.news.push(News::Removed { key: key.clone() });
@@ -928,10 +941,10 @@ impl Folder {
         agent.of_run(id).key()
     }
 
-    fn insert(&mut self, key: Key, file: File) {
-        self.drop(&key);
+    fn insert(&mut self, key: &Key, file: File) {
+        self.drop(key);
         self.files.insert(key.clone(), file);
-        self.enter(&key);
+        self.enter(key);
     }
 
     /// Changes how a file stands.
@@ -989,7 +1002,9 @@ impl Folder {
     fn forget_new(&mut self) {
         let is_new = |file: &File| matches!(file.standing, Standing::Unsettled(_) | Standing::Ready(_));
         let new: Vec<Key> = self.files.iter().filter(|(_, it)| is_new(it)).map(|(key, _)| key.clone()).collect();
-        new.iter().for_each(|key| self.drop(key));
+        for key in &new {
+            self.drop(key);
+        }
         self.others.clear();
     }
 
@@ -997,7 +1012,9 @@ impl Folder {
     fn forget_absent(&mut self, found: &BTreeSet<Key>, names: &[OsString]) {
         let is_absent = |(key, file): &(&Key, &File)| file.standing != Standing::Known && !found.contains(*key);
         let absent: Vec<Key> = self.files.iter().filter(is_absent).map(|(key, _)| key.clone()).collect();
-        absent.iter().for_each(|key| self.drop(key));
+        for key in &absent {
+            self.drop(key);
+        }
         if !self.others.is_empty() {
             let names: BTreeSet<&OsString> = names.iter().collect();
             self.others.retain(|name, _| names.contains(name));
@@ -1062,7 +1079,7 @@ impl Folder {
         let fresh = if happened.is_written { Standing::Ready(false) } else { Standing::Unsettled(until) };
         let Some(file) = self.files.get_mut(&key) else {
             if is_template {
-                self.insert(key.clone(), File { id, version, standing: fresh, is_edited: false });
+                self.insert(&key, File { id, version, standing: fresh, is_edited: false });
             }
             return Some((key, false));
         };
@@ -1076,7 +1093,7 @@ impl Folder {
             }
             Standing::Leaving(_) if is_same_file => {}
             Standing::Unsettled(_) | Standing::Ready(_) if !happened.is_written && version == file.version => {}
-            _ if is_template => self.insert(key.clone(), File { id, version, standing: fresh, is_edited: false }),
+            _ if is_template => self.insert(&key, File { id, version, standing: fresh, is_edited: false }),
             _ => self.drop(&key),
         }
         Some((key, false))

@@ -121,6 +121,14 @@ fn remove(folder: &OwnedFd, name: &OsStr) {
     }
 }
 
+/// What was refused together.
+#[derive(Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Group {
+    /// When, in seconds and nanoseconds since 1970.
+    written: Option<(i64, u32)>,
+    names: Vec<OsString>,
+}
+
 /// Removes the oldest if there are too many. Returns how many there are.
 pub fn prune(folder: &OwnedFd) -> io::Result<usize> {
     let names = fs::read_dir(format!("/proc/self/fd/{}", folder.as_raw_fd()))?.map(|entry| Ok(entry?.file_name()));
@@ -129,25 +137,25 @@ pub fn prune(folder: &OwnedFd) -> io::Result<usize> {
         return Ok(names.len());
     }
     // What belongs together goes together, by the time of its note.
-    let mut groups: BTreeMap<OsString, (Option<(i64, u32)>, Vec<OsString>)> = BTreeMap::new();
+    let mut groups: BTreeMap<OsString, Group> = BTreeMap::new();
     for name in &names {
         let text = name.to_string_lossy();
         let stem = [NOTE, ENDING].iter().find_map(|ending| text.strip_suffix(ending));
-        let (written, members) = groups.entry(stem.map_or_else(|| name.clone(), OsString::from)).or_default();
-        if text.ends_with(NOTE) || written.is_none() && stem.is_none() {
-            *written = safe_path::look(folder, name).ok().map(|look| look.version.written);
+        let group = groups.entry(stem.map_or_else(|| name.clone(), OsString::from)).or_default();
+        if text.ends_with(NOTE) || group.written.is_none() && stem.is_none() {
+            group.written = safe_path::look(folder, name).ok().map(|look| look.version.written);
         }
-        members.push(name.clone());
+        group.names.push(name.clone());
     }
     let mut groups: Vec<_> = groups.into_values().collect();
     groups.sort();
     let mut left = names.len();
-    for (_, members) in groups {
+    for Group { names, .. } in groups {
         if left <= LEFT {
             break;
         }
-        left -= members.len();
-        for name in members {
+        left -= names.len();
+        for name in names {
             remove(folder, &name);
         }
     }

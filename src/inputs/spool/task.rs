@@ -192,6 +192,7 @@ fn read_file(
     Ok((text, owner, after.version.into()))
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn unreadable(error: io::Error) -> Flaw {
     if error.kind() == io::ErrorKind::NotFound { Flaw::Gone } else { Flaw::Unreadable(error.to_string()) }
 }

@@ -174,9 +174,10 @@ async fn keep(store: Arc<Store>, mut commands: mpsc::UnboundedReceiver<Command>,
     let mut next = None;
     loop {
         let unknown = store.ledgers.unknown();
-        let first = match next.take() {
-            Some(command) => command,
-            None => tokio::select! {
+        let first = if let Some(command) = next.take() {
+            command
+        } else {
+            tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => command,
                     None => return,
@@ -184,10 +185,12 @@ async fn keep(store: Arc<Store>, mut commands: mpsc::UnboundedReceiver<Command>,
                 () = tokio::time::sleep(RETRY), if !unknown.is_empty() => {
                     let reader = Arc::clone(&store);
                     let readable = blocking::run(move || reader.read_again(unknown)).await.unwrap_or_default();
-                    readable.into_iter().for_each(|agent| tell(Kept::Readable { agent }));
+                    for agent in readable {
+                        tell(Kept::Readable { agent });
+                    }
                     continue;
                 }
-            },
+            }
         };
         let mut keys = BTreeSet::from([first.key()]);
         let mut batch = vec![first];

@@ -61,6 +61,7 @@ struct Ledger {
 }
 
 /// What was read of a file.
+#[derive(Default)]
 struct Content {
     /// In the order of the file.
     lines: Vec<(String, u64)>,
@@ -153,7 +154,7 @@ impl Ledgers {
             return self.add(agent, ids, folder, now);
         }
         let now = seconds(now);
-        let text: String = ids.iter().map(|id| format!("{id} {now}\n")).collect();
+        let text: String = ids.iter().map(|id| line(id, now)).collect();
         let path = folder.join(FILE);
         append(&path, length, text.as_bytes()).map_err(PathError::of("write", &path))?;
         let mut shared = self.lock();
@@ -180,7 +181,7 @@ impl Ledgers {
         let lines = &lines[old..];
         let mut length = length;
         if old > 0 {
-            let text: String = lines.iter().map(|(id, at)| format!("{id} {at}\n")).collect();
+            let text: String = lines.iter().map(|(id, at)| line(id, *at)).collect();
             atomic_file::write(&path, text.as_bytes(), Durability::Now).map_err(PathError::of("write", &path))?;
             length = text.len() as u64;
         }
@@ -202,10 +203,9 @@ impl Ledger {
     }
 }
 
-impl Default for Content {
-    fn default() -> Self {
-        Self { lines: Vec::new(), length: 0 }
-    }
+/// A line of a ledger.
+fn line(id: &str, at: u64) -> String {
+    format!("{id} {at}\n")
 }
 
 fn seconds(time: SystemTime) -> u64 {
