@@ -204,7 +204,7 @@ impl Ledger {
 }
 
 /// A line of a ledger.
-fn line(id: &str, at: u64) -> String {
+pub(super) fn line(id: &str, at: u64) -> String {
     format!("{id} {at}\n")
 }
 

@@ -203,7 +203,7 @@ fn old_ids_are_forgotten_only_beyond_the_number_that_is_kept() {
     let agent: Key = "fixer".parse().unwrap();
     let id = |number: usize| format!("fixer+t{number}").parse::<Key>().unwrap();
     let write = |times: &dyn Fn(usize) -> u64| {
-        let text: String = (0..120_000).map(|number| format!("t{number} {}\n", times(number))).collect();
+        let text: String = (0..120_000).map(|number| ledger::line(&format!("t{number}"), times(number))).collect();
         fs::write(folder.join("done"), text).unwrap();
         let ledgers = Ledgers::default();
         ledgers.read(&agent, folder).unwrap();
