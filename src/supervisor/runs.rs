@@ -389,6 +389,11 @@ impl Supervisor {
     }
 
     fn not_kept(&mut self, key: &Key, what: Asked, error: String) {
+        let is_over = matches!(self.runs.queue.phase(key), Some(Phase::Ending(_) | Phase::Ended) | None);
+        if what == Asked::Begin && is_over {
+            // It ended while its task was read for its machine.
+            return;
+        }
         let now = Timestamp::now();
         self.runs.stall(error, now);
         self.afterwards.publish = true;
@@ -428,7 +433,11 @@ impl Supervisor {
     fn begin_run(&mut self, key: &Key, task: &SecretBytes) {
         self.runs.resolve();
         if self.runs.unread.remove(key) {
-            return self.declare_run(key, task, true);
+            // Its machine may have ended since it was asked for: a new one would run it again.
+            if matches!(self.runs.queue.phase(key), Some(Phase::Live { .. })) && self.agents.contains_key(key) {
+                self.declare_run(key, task, true);
+            }
+            return;
         }
         match self.runs.queue.begun(key) {
             Some(Turn::Ends(outcome)) => self.finish_run(key, outcome, None),
@@ -573,6 +582,8 @@ impl Supervisor {
 
     /// Keeps the result of a run that is over.
     fn finish_run(&mut self, key: &Key, outcome: Outcome, why: Option<String>) {
+        // Its machine needs no declaration any more.
+        self.runs.unread.remove(key);
         let Some(record) = self.runs.records.get(key) else { return };
         let now = Time(SystemTime::now());
         let mut status = match self.agents.get(key) {
