@@ -1149,9 +1149,9 @@ in
             };
             # The daemon makes the folder of each template, for the operators.
             ${spoolDir}.d = {
-              mode = "0755";
+              mode = "0750";
               user = "root";
-              group = "root";
+              group = cfg.operatorGroup;
             };
           }
           // lib.optionalAttrs (apiFolder == "/run/stereos" || secretDir == null) {

@@ -40,7 +40,7 @@ in
     machine.wait_for_unit("agentd.service")
     spool = "/var/spool/agentd"
     machine.wait_until_succeeds(f"test $(stat --format %U:%G:%a {spool}/fixer) = root:operators:2770")
-    machine.succeed(f"test $(stat --format %U:%G:%a {spool}) = root:root:755")
+    machine.succeed(f"test $(stat --format %U:%G:%a {spool}) = root:operators:750")
 
     # A file, written aside and renamed, by an operator; and nobody else's.
     by_operator = "runuser --user operator -- sh -c"

@@ -207,9 +207,9 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
         group = "drivers";
       };
       tasks = {
-        mode = "0755";
+        mode = "0750";
         user = "root";
-        group = "root";
+        group = "drivers";
       };
       written = [
         "-/srv/overrides"
@@ -401,7 +401,7 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
       "00-agentd"."/run/agentd" = "2750 agent admin";
       "10-agentd" = {
         "/var/lib/agentd-overrides" = "2770 root admin";
-        "/var/spool/agentd" = "0755 root root";
+        "/var/spool/agentd" = "0750 root admin";
         "/run/stereos" = "0750 root admin";
         "/run/stereos/secrets" = "0700 root root";
         "/home/agent/workspace" = "0755 agent agent";
