@@ -30,6 +30,7 @@ const LEAST_ROOM: usize = 20;
 /// Which part of the history, and how.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Arguments {
     /// Only of this agent or template; the case of its name does not matter
     #[arg(add = complete::names())]
@@ -262,7 +263,7 @@ mod tests {
 
     use super::*;
 
-    fn ended(more: serde_json::Value) -> Ended {
+    fn ended(more: &serde_json::Value) -> Ended {
         let mut run = json!({
             "kind": "run", "agent": "fixer", "id": "t1", "outcome": "completed", "reason": "exited with status 0",
             "queued_at": "2026-12-01T06:00:00.000Z", "started_at": "2026-12-01T06:00:01.000Z",
@@ -284,7 +285,7 @@ mod tests {
 
     #[test]
     fn each_end_is_a_line() {
-        let text = list(&[ended(json!({})), attempt()], &Times::Exact, None);
+        let text = list(&[ended(&json!({})), attempt()], &Times::Exact, None);
         let expected = "\
 ENDED                     NAME       OUTCOME    EXIT     TOOK    COST     WHY
 2026-12-01T06:01:31.000Z  fixer/t1   completed  0        1m 30s  $0.2500  exited with status 0
@@ -296,7 +297,7 @@ ENDED                     NAME       OUTCOME    EXIT     TOOK    COST     WHY
 
     #[test]
     fn a_reason_cannot_move_the_cursor_and_is_wrapped_on_a_terminal() {
-        let hostile = ended(json!({ "reason": "a\u{1b}[2J and more words than fit into one line of it" }));
+        let hostile = ended(&json!({ "reason": "a\u{1b}[2J and more words than fit into one line of it" }));
         let text = list(&[hostile], &Times::Exact, Some(100));
         assert!(text.contains(r"\u{1b}[2J") && text.lines().count() > 2, "{text}");
     }
@@ -305,10 +306,10 @@ ENDED                     NAME       OUTCOME    EXIT     TOOK    COST     WHY
     fn a_summary_counts_what_says_something_about_the_work() {
         let mut sums = BTreeMap::<String, Sums>::new();
         let all = [
-            ended(json!({})),
-            ended(json!({ "id": "t2", "outcome": "failed", "started_at": "2026-12-01T06:01:30.000Z" })),
-            ended(json!({ "id": "t3", "outcome": "cancelled", "started_at": null, "cost_usd": null })),
-            ended(json!({ "id": "t4", "started_at": "2026-12-01T06:01:01.000Z", "cost_usd": 1.0 })),
+            ended(&json!({})),
+            ended(&json!({ "id": "t2", "outcome": "failed", "started_at": "2026-12-01T06:01:30.000Z" })),
+            ended(&json!({ "id": "t3", "outcome": "cancelled", "started_at": null, "cost_usd": null })),
+            ended(&json!({ "id": "t4", "started_at": "2026-12-01T06:01:01.000Z", "cost_usd": 1.0 })),
             attempt(),
         ];
         for ended in &all {
