@@ -363,8 +363,9 @@ fn line(
     (prompt, task): (Option<&SecretBytes>, Option<&TaskForm>),
 ) -> (Vec<SecretBytes>, Option<usize>) {
     let Some(task) = task else { return spec.harness.command_line(command, args, choices, prompt) };
-    let by = if matches!(task, TaskForm::Stdin { .. }) { TaskBy::Stdin } else { TaskBy::Argument };
-    let (mut words, at) = spec.harness.run_line(command, args, choices, by);
+    let nothing = SecretBytes::default();
+    let appended = if let TaskForm::Argument { .. } = task { Some(&nothing) } else { None };
+    let (mut words, at) = spec.harness.run_line(command, args, choices, appended);
     if let Some(word) = at.and_then(|at| words.get_mut(at)) {
         *word = SecretBytes::from([word.as_slice(), TASK_SLOT.as_bytes()].concat());
     }
