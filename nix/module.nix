@@ -43,7 +43,6 @@ let
   apiSocket = normalize (toString cfg.apiSocket);
   tmuxSocket = normalize (toString cfg.tmuxSocket);
   overrideDir = normalize (toString cfg.overrideDir);
-  spoolDir = normalize (toString cfg.spoolDir);
   apiFolder = dirOf apiSocket;
   tmuxFolder = dirOf tmuxSocket;
   terminalSocket = normalize (toString cfg.terminalSocket);
@@ -172,10 +171,6 @@ let
       "--log-total"
       cfg.logTotal
     ]
-    ++ lib.optionals (cfg.runsAtOnce != null) [
-      "--runs-at-once"
-      (toString cfg.runsAtOnce)
-    ]
     ++ lib.optionals (cfg.agentGroup != "agentd-agents") [
       "--agent-group"
       cfg.agentGroup
@@ -195,8 +190,6 @@ let
       cfg.operatorGroup
       "--override-dir"
       overrideDir
-      "--spool-dir"
-      spoolDir
       # It has a unit of its own.
       "--await-tmux"
     ];
@@ -211,7 +204,6 @@ let
     operator-group = "operatorGroup";
     agent-group = "agentGroup";
     override-dir = "overrideDir";
-    spool-dir = "spoolDir";
   }
   // lib.optionalAttrs (cfg.settings != { }) { config = "settings"; }
   // lib.optionalAttrs (cfg.settings == { } && cfg.agents != { }) { config = "agents"; }
@@ -221,8 +213,7 @@ let
   // lib.optionalAttrs (cfg.sandbox.defaultType != null) { default-type = "sandbox.defaultType"; }
   // lib.optionalAttrs (cfg.sandbox.engine != null) { sandbox = "sandbox.engine"; }
   // lib.optionalAttrs (cfg.logLevel == "debug") { debug = "logLevel"; }
-  // lib.optionalAttrs (cfg.logTotal != null) { log-total = "logTotal"; }
-  // lib.optionalAttrs (cfg.runsAtOnce != null) { runs-at-once = "runsAtOnce"; };
+  // lib.optionalAttrs (cfg.logTotal != null) { log-total = "logTotal"; };
 
   # The flags among the words, with one dash or two, as the daemon reads them: a name and a value, which may be the next word.
   flags = lib.concatLists (
@@ -399,16 +390,14 @@ let
     # Root sees the processes that it may trace, which are all. The helpers of the agent user see only their own.
     ProtectProc = "invisible";
     ProtectSystem = "strict";
-    # The folders of the sockets may be gone and made again, so it is what they are in. Temporary files are for the login shell. The
-    # daemon removes what it has taken from the folders of overrides and tasks. What need not be there has a dash.
+    # The folders of the sockets may be gone and made again, so it is what they are in. Temporary files are for the login shell. What
+    # need not be there has a dash.
     ReadWritePaths = map (path: "-${path}") (
       lib.unique (
         [
           "/run"
           "/tmp"
           "/var/tmp"
-          overrideDir
-          spoolDir
         ]
         ++ lib.filter (folder: !isWithin "/run" folder) (
           map dirOf [
@@ -610,25 +599,6 @@ in
       description = ''
         Where the members of {option}`services.agentd.operatorGroup` say, a file each, which agents they have stopped or restarted. Only
         root may be able to change what is on the way to it.
-      '';
-    };
-
-    spoolDir = mkOption {
-      type = types.path;
-      default = "/var/spool/agentd";
-      example = "/srv/tasks";
-      description = ''
-        Where the members of {option}`services.agentd.operatorGroup` put the tasks of runs, a folder for each template. Only root may be
-        able to change what is on the way to it.
-      '';
-    };
-
-    runsAtOnce = mkOption {
-      type = types.nullOr types.ints.positive;
-      default = null;
-      example = 8;
-      description = ''
-        How many runs of all templates together may be under way at once. If null, only the limit of each template counts (`at_once`).
       '';
     };
 
@@ -892,10 +862,6 @@ in
                 name = "terminalSocket";
                 path = terminalSocket;
               }
-              {
-                name = "spoolDir";
-                path = spoolDir;
-              }
             ]
             ++ lib.optional (cfg.secretDir != null) {
               name = "secretDir";
@@ -1005,8 +971,6 @@ in
         ]
         ++ map (user: "agentd-tmux@${user}.service") furtherUsers;
         path = [ cfg.tmuxPackage ] ++ cfg.sandboxPackages;
-        # For the time zones of schedules. This path stays the same when the data is updated, so that an update restarts nothing.
-        environment.TZDIR = mkDefault "/etc/zoneinfo";
 
         # In one step, so that the daemon knows that it is being restarted, and leaves the agents alone.
         stopIfChanged = false;
@@ -1144,12 +1108,6 @@ in
             # The daemon's unit may not make it.
             ${overrideDir}.d = {
               mode = "2770";
-              user = "root";
-              group = cfg.operatorGroup;
-            };
-            # The daemon makes the folder of each template, for the operators.
-            ${spoolDir}.d = {
-              mode = "0750";
               user = "root";
               group = cfg.operatorGroup;
             };

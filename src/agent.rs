@@ -1,7 +1,6 @@
 //! What an agent is, and how it lives: decisions only.
 
 pub mod activity;
-pub mod after;
 pub mod approval;
 pub mod changes;
 pub mod conversation;
@@ -16,15 +15,12 @@ pub mod machine;
 pub mod name;
 pub mod orders;
 pub mod packages;
-pub mod plan;
 pub mod program;
 pub mod reconcile;
 pub mod reset_time;
 pub mod restart;
 pub mod rotation;
-pub mod run;
 pub mod sandbox;
-pub mod schedule;
 pub mod secrets;
 pub mod seen;
 pub mod skills;

@@ -16,7 +16,6 @@ mod http;
 mod logs;
 mod metrics;
 mod openapi;
-mod outputs;
 mod query;
 mod routes;
 mod screens;

@@ -2,7 +2,6 @@
 
 pub mod approve;
 pub mod attach;
-pub mod cancel;
 pub mod check;
 pub mod complete;
 pub mod diff;
@@ -11,15 +10,11 @@ pub mod events;
 pub mod explain;
 mod go_flags;
 pub mod harnesses;
-pub mod history;
 pub mod init;
 pub mod logs;
 pub mod manual;
 pub mod operate;
 pub mod output;
-mod plan_file;
-pub mod run;
-pub mod runs;
 mod sandbox;
 pub mod send;
 pub mod show;
@@ -137,12 +132,6 @@ pub enum Command {
     /// With -f, the command survives restarts of the daemon.
     #[command(after_long_help = manual::help("events"))]
     Events(Asking<events::Arguments>),
-    /// Print what has ended, runs and attempts, the latest first
-    ///
-    /// Of agents that are declared there are the latest 50 attempts, of templates all runs that are kept. With --summary there is a line
-    /// for each agent: how many, how many of them completed, how long they took in the middle, and what they cost.
-    #[command(after_long_help = manual::help("history"))]
-    History(Asking<history::Arguments>),
     /// Stop agents until somebody starts them again
     ///
     /// A stop goes through the grace period: SIGINT, then SIGKILL. It survives restarts of agentd and of the machine. Members of the
@@ -159,20 +148,6 @@ pub enum Command {
     /// The stop goes through the grace period. An agent that has ended starts at once.
     #[command(after_long_help = manual::help("restart"))]
     Restart(Asking<operate::Stop>),
-    /// Give a template a task: a run of it does the task
-    ///
-    /// The task is a file in the spool, written as you: agentd need not run, and takes the task when it does. The id of the run is
-    /// printed. Members of the operators' group may do it without root.
-    #[command(after_long_help = manual::help("run"))]
-    Run(Asking<run::Arguments>),
-    /// Show the runs that wait, that are under way, and that are kept after their end
-    #[command(after_long_help = manual::help("runs"))]
-    Runs(Asking<runs::Arguments>),
-    /// Cancel runs: those that wait never start, and those that are under way are stopped
-    ///
-    /// A run is cancelled by removing its task from the spool, as you. A stop goes through the grace period of the template.
-    #[command(after_long_help = manual::help("cancel"))]
-    Cancel(Asking<cancel::Arguments>),
     /// Let no agent start, and leave alone what runs
     #[command(after_long_help = manual::help("pause"))]
     Pause(Asking<operate::Pause>),
@@ -339,12 +314,8 @@ impl Command {
             Self::Watch(asking) => of_api(&asking.api),
             Self::Logs(asking) => of_api(&asking.api),
             Self::Events(asking) => of_api(&asking.api),
-            Self::History(asking) => of_api(&asking.api),
             Self::Stop(asking) | Self::Restart(asking) => of_api(&asking.api),
             Self::Start(asking) => of_api(&asking.api),
-            Self::Run(asking) => of_api(&asking.api),
-            Self::Runs(asking) => of_api(&asking.api),
-            Self::Cancel(asking) => of_api(&asking.api),
             Self::Pause(asking) | Self::Unpause(asking) => of_api(&asking.api),
             Self::Approvals(asking) => of_api(&asking.api),
             Self::Approve(asking) => of_api(&asking.api),
@@ -396,9 +367,6 @@ pub struct Whereabouts {
     /// What operators want of agents, a file each [default: /var/lib/agentd-overrides; without root: $XDG_STATE_HOME/agentd-overrides]
     #[arg(long, value_name = "DIR", value_parser = path())]
     override_dir: Option<PathBuf>,
-    /// The tasks of runs, a folder for each template [default: /var/spool/agentd; without root: $XDG_STATE_HOME/agentd/spool]
-    #[arg(long, value_name = "DIR", value_parser = path())]
-    spool_dir: Option<PathBuf>,
 }
 
 /// The options of the daemon alone.
@@ -434,9 +402,6 @@ pub struct Daemon {
     /// [default: a tenth of the file system, at most 20GiB]
     #[arg(long, value_name = "SIZE", value_parser = log_size)]
     log_total: Option<u64>,
-    /// How many runs of all templates together may be under way at once [default: no limit but that of each template]
-    #[arg(long, value_name = "N", value_parser = runs_at_once)]
-    runs_at_once: Option<u32>,
     /// Also log full command lines with prompts, working directories, names of variables, and the last screen of an agent
     #[arg(long)]
     debug: bool,
@@ -518,8 +483,6 @@ impl Arguments {
             agent_group: whereabouts.agent_group.clone().unwrap_or_else(|| "agentd-agents".to_owned()),
             admin_group,
             override_dir: or(&whereabouts.override_dir, here.overrides()),
-            spool_dir: or(&whereabouts.spool_dir, here.spool()),
-            runs_at_once: daemon.runs_at_once,
             resync: daemon.resync.max(Duration::from_millis(10)),
             settle: daemon.settle,
             login_timeout: daemon.login_timeout,
@@ -546,7 +509,6 @@ impl Whereabouts {
             operator_group,
             agent_group,
             override_dir,
-            spool_dir,
         } = other.clone();
         self.secret_dir = secret_dir.or(self.secret_dir.take());
         self.tmux_socket = tmux_socket.or(self.tmux_socket.take());
@@ -559,7 +521,6 @@ impl Whereabouts {
         self.operator_group = operator_group.or(self.operator_group.take());
         self.agent_group = agent_group.or(self.agent_group.take());
         self.override_dir = override_dir.or(self.override_dir.take());
-        self.spool_dir = spool_dir.or(self.spool_dir.take());
     }
 }
 
@@ -627,14 +588,6 @@ fn log_attempts(text: &str) -> Result<usize, String> {
     }
 }
 
-fn runs_at_once(text: &str) -> Result<u32, String> {
-    match size::count(text) {
-        Ok(count) if count > 0 => Ok(count),
-        Ok(_) | Err(size::Error::OutOfRange) => Err(format!("write a whole number from 1 to {}", u32::MAX)),
-        Err(size::Error::Malformed) => Err("write a whole number such as 8".to_owned()),
-    }
-}
-
 /// Parses a path. A value that begins with `-` is refused: it is the next option, and the path is missing.
 pub(crate) fn path() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|path| {
@@ -688,7 +641,10 @@ fn refuse_without_effect(command: &mut clap::Command, matches: &ArgMatches) -> R
 
 /// Words that people try because other programs have them, and what to do instead.
 const HINTS: [(&[&str], &str); 3] = [
-    (&["add", "create", "new", "edit"], "agents are declared in the jcard: edit it and save; agentd init writes one"),
+    (
+        &["add", "run", "create", "new", "edit"],
+        "agents are declared in the jcard: edit it and save; agentd init writes one",
+    ),
     (&["remove", "rm", "delete"], "remove the agent's entry from the jcard, and save"),
     (&["daemon", "serve"], "agentd without a command is the daemon"),
 ];
@@ -787,7 +743,7 @@ mod tests {
 
     #[test]
     fn a_word_of_other_programs_gets_a_hint() {
-        for (word, hint) in [("add", "edit it and save"), ("new", "agentd init"), ("rm", "remove the agent's entry")] {
+        for (word, hint) in [("add", "edit it and save"), ("run", "agentd init"), ("rm", "remove the agent's entry")] {
             let said = refusal(read(&["agentd", word]).unwrap_err());
             assert!(said.contains(hint) && said.contains(word), "{said}");
         }
@@ -813,14 +769,13 @@ mod tests {
             (settings.state_dir, "/var/lib/agentd"),
             (settings.log_dir, "/var/log/agentd"),
             (settings.override_dir, "/var/lib/agentd-overrides"),
-            (settings.spool_dir, "/var/spool/agentd"),
         ];
         for (path, default) in paths {
             assert_eq!(path, Path::new(default));
         }
         assert_eq!((settings.user, settings.admin_group.as_str()), (None, "admin"));
         assert_eq!((settings.resync, settings.settle), (Duration::from_secs(5), Duration::from_millis(300)));
-        assert_eq!((settings.detail, settings.runs_at_once), (Detail::Plain, None));
+        assert_eq!(settings.detail, Detail::Plain);
     }
 
     #[test]
@@ -840,7 +795,6 @@ mod tests {
             (settings.state_dir, "/s/agentd"),
             (settings.log_dir, "/s/agentd/logs"),
             (settings.override_dir, "/s/agentd-overrides"),
-            (settings.spool_dir, "/s/agentd/spool"),
         ];
         for (path, default) in paths {
             assert_eq!(path, Path::new(default));
@@ -942,8 +896,6 @@ mod tests {
             ("--log-size", "99999999999GiB", "from 64KiB to 18446744073709551615 bytes"),
             ("--log-size", "1KiB", "from 64KiB to"),
             ("--log-attempts", "0", "from 1 to"),
-            ("--runs-at-once", "0", "from 1 to"),
-            ("--runs-at-once", "4294967296", "from 1 to 4294967295"),
             ("--log-attempts", "99999999999999999999999", "from 1 to"),
             ("--settle", "400 years", "from 0 to 292 years"),
         ] {
@@ -1002,7 +954,6 @@ mod tests {
         "operator-group",
         "agent-group",
         "override-dir",
-        "spool-dir",
     ];
     const OF_DAEMON: &[&str] = &[
         "await-tmux",
@@ -1013,7 +964,6 @@ mod tests {
         "log-size",
         "log-attempts",
         "log-total",
-        "runs-at-once",
         "debug",
     ];
 
@@ -1036,7 +986,6 @@ mod tests {
                     "secret-dir",
                     "screen",
                     "harness",
-                    "plan",
                 ],
                 "harnesses" => &["config"],
                 "status" => &["label", "watch", "sort", "json", "failed", "check", "api-socket"],
@@ -1056,29 +1005,12 @@ mod tests {
                     "since",
                     "raw",
                     "json",
-                    "stdout",
-                    "stderr",
                     "log-dir",
                     "secret-dir",
                     "user",
                     "api-socket",
                 ],
                 "events" => &["label", "follow", "after", "utc", "json", "api-socket"],
-                "run" => &[
-                    "file",
-                    "id",
-                    "wait",
-                    "json",
-                    "timeout",
-                    "continue",
-                    "label",
-                    "workdir",
-                    "spool-dir",
-                    "api-socket",
-                ],
-                "runs" => &["plan", "state", "outcome", "label", "limit", "json", "api-socket"],
-                "cancel" => &["spool-dir", "api-socket"],
-                "history" => &["since", "failed", "lines", "summary", "utc", "json", "api-socket"],
                 "stop" | "restart" => &["now", "wait", "override-dir", "api-socket"],
                 "start" => &["wait", "override-dir", "api-socket"],
                 "pause" | "unpause" => &["all", "override-dir", "api-socket"],
@@ -1116,7 +1048,7 @@ mod tests {
                     (true, "default-type") => "=sandboxed",
                     (true, "sandbox") => "=crun",
                     (true, "log-size" | "log-total") => "=1GiB",
-                    (true, "log-attempts" | "runs-at-once") => "=3",
+                    (true, "log-attempts") => "=3",
                     (true, "resync" | "settle" | "login-timeout") => "=1s",
                     (true, _) => "=/x",
                 };
@@ -1192,7 +1124,7 @@ mod tests {
                 count += 1;
             }
         }
-        assert_eq!(count, 24);
+        assert_eq!(count, 20);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioExecutor;
 use hyperlocal::UnixConnector;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 pub use self::sse::{Message, Messages, Stream};
@@ -21,16 +22,11 @@ use crate::sys::unix_socket;
 use crate::text::suggest::nearest;
 use crate::wire::SOCKET_VARIABLE;
 use crate::wire::approval::Approvals;
-use crate::wire::history::{History, HistoryWanted};
 use crate::wire::hold::GroupHold;
-use crate::wire::run::RunStatus;
-use crate::wire::status::{AgentStatus, Fault, FaultCode, Health, Time};
+use crate::wire::status::{AgentStatus, Health};
 
 /// How long an answer may take in all. The daemon answers from memory, so one that takes this long does not work.
 const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The most characters of the id of a run.
-const LONGEST_ID: usize = 40;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -72,22 +68,6 @@ pub enum Error {
         /// The agent that was probably meant.
         nearest: Option<String>,
     },
-    /// The daemon knows no such run, and says what would be right.
-    #[error("{message}; agentd runs lists those that are kept")]
-    NoSuchRun {
-        /// The run, as it was given.
-        name: String,
-        /// What the daemon says.
-        message: String,
-    },
-    /// Several runs have the id that was given alone.
-    #[error("several runs have the id {id:?}: {}", names.join(", "))]
-    SeveralRuns {
-        /// The id.
-        id: String,
-        /// Those that have it.
-        names: Vec<String>,
-    },
     /// An answer other than 200.
     #[error("{}", if message.is_empty() { format!("failed to get {what} from agentd: {status}") } else { message.clone() })]
     Refused {
@@ -97,8 +77,6 @@ pub enum Error {
         status: StatusCode,
         /// The `error` of the answer, if it has one.
         message: String,
-        /// The `code` of the answer.
-        code: FaultCode,
     },
     /// An answer of 200 whose body is not understood.
     #[error("failed to understand agentd's answer about {what}: {source}")]
@@ -111,11 +89,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the daemon knows neither an agent nor a run of that name.
-    pub fn is_unknown_name(&self) -> bool {
-        matches!(self, Self::NoSuchAgent { .. } | Self::NoSuchRun { .. })
-    }
-
     /// Whether the cause may be that the daemon is being restarted.
     pub fn may_come_back(&self) -> bool {
         matches!(self, Self::NotRunning(_) | Self::Timeout { .. } | Self::Transport { .. })
@@ -166,100 +139,26 @@ impl Client {
         self.get("/v1/agents", "the agents").await
     }
 
-    /// `GET /v1/history`, at most `limit` of it.
-    pub async fn history(&self, wanted: &HistoryWanted, limit: usize) -> Result<Answer<History>, Error> {
-        let HistoryWanted { agent, since, outcomes, before } = wanted;
-        let outcomes: Vec<&str> = outcomes.iter().map(|outcome| outcome.word()).collect();
-        let parameters = [
-            ("agent", agent.clone()),
-            ("since", since.map(|since| Time(since).to_string())),
-            ("outcome", Some(outcomes.join(",")).filter(|outcomes| !outcomes.is_empty())),
-            ("cursor", before.as_ref().map(ToString::to_string)),
-        ];
-        let given = parameters.into_iter().filter_map(|(key, value)| Some((key, value?)));
-        let given = given.map(|(key, value)| format!("&{key}={}", utf8_percent_encode(&value, NON_ALPHANUMERIC)));
-        self.get(&format!("/v1/history?limit={limit}{}", given.collect::<String>()), "the history").await
-    }
-
     /// `GET /v1/approvals`
     pub async fn approvals(&self) -> Result<Answer<Approvals>, Error> {
         self.get("/v1/approvals", "what agents ask").await
     }
 
-    /// `GET /v1/runs`, with its query.
-    pub async fn runs(&self, query: &str) -> Result<Answer<Vec<RunStatus>>, Error> {
-        self.get(&format!("/v1/runs?{query}"), "the runs").await
-    }
-
-    /// `GET /v1/runs/{name}/{id}`, of a run that is named `NAME/ID`.
-    pub async fn run(&self, name: &str) -> Result<Answer<RunStatus>, Error> {
-        self.or_no_such_agent(name, self.get(&path_of(name, ""), &format!("run {name}")).await).await
-    }
-
-    /// The run that is meant by its id alone; `None` if none has it, or the daemon knows no runs.
-    pub async fn run_with_id(&self, id: &str) -> Result<Option<RunStatus>, Error> {
-        // What can be no id is not asked for.
-        if id.len() > LONGEST_ID || !is_word(id) {
-            return Ok(None);
-        }
-        match self.runs(&format!("id={}", utf8_percent_encode(id, NON_ALPHANUMERIC))).await {
-            Ok(Answer { mut value, .. }) if value.len() <= 1 => Ok(value.pop()),
-            Ok(Answer { value, .. }) => {
-                let names = value.into_iter().map(|run| run.name).collect();
-                Err(Error::SeveralRuns { id: id.to_owned(), names })
-            }
-            // An older daemon.
-            Err(Error::Refused { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// `GET /v1/runs/{name}/{id}/stdout` or `stderr`, of a run that is named `NAME/ID`, with its query.
-    pub async fn output(&self, name: &str, output: &str, query: &str) -> Result<Stream<'_>, Error> {
-        let path = path_of(name, &format!("/{output}?{query}"));
-        self.or_no_such_agent(name, self.stream(&path, format!("the {output} of {name}"), None).await).await
-    }
-
-    /// `GET /v1/agents/{name}`; the case of the name does not matter. Of a run, `NAME/ID` or an id that one run alone has, the status
-    /// is in the form of an agent's, and the body is that of `GET /v1/runs/{name}/{id}`.
+    /// `GET /v1/agents/{name}`; the case of the name does not matter.
     pub async fn agent(&self, name: &str) -> Result<Answer<AgentStatus>, Error> {
-        let in_form = |Answer { value, body }: Answer<RunStatus>| Answer { value: value.as_agent(), body };
-        if of_run(name).is_some() {
-            return self.run(name).await.map(in_form);
-        }
-        let asked = self.get(&path_of(name, ""), &format!("agent {name}")).await;
-        match self.or_no_such_agent(name, asked).await {
-            Err(error @ Error::NoSuchAgent { .. }) => match self.run_with_id(name).await? {
-                Some(run) => self.run(&run.name).await.map(in_form),
-                None => Err(error),
-            },
-            asked => asked,
-        }
+        self.or_no_such_agent(name, self.get(&path_of(name, ""), &format!("agent {name}")).await).await
     }
 
-    /// The log of an agent or a run, with its query.
+    /// `GET /v1/agents/{name}/log`, with its query.
     pub async fn log(&self, name: &str, query: &str) -> Result<Stream<'_>, Error> {
-        self.of_either(name, "log", query).await
+        let path = path_of(name, &format!("/log?{query}"));
+        self.or_no_such_agent(name, self.stream(&path, format!("the log of {name}"), None).await).await
     }
 
-    /// The screen of an agent or a run, with its query.
+    /// `GET /v1/agents/{name}/screen`, with its query.
     pub async fn screen(&self, name: &str, query: &str) -> Result<Stream<'_>, Error> {
-        self.of_either(name, "screen", query).await
-    }
-
-    /// What an agent has, or else a run with this id.
-    async fn of_either(&self, name: &str, what: &str, query: &str) -> Result<Stream<'_>, Error> {
-        let ask = async |name: &str| {
-            let path = path_of(name, &format!("/{what}?{query}"));
-            self.or_no_such_agent(name, self.stream(&path, format!("the {what} of {name}"), None).await).await
-        };
-        match ask(name).await {
-            Err(error @ Error::NoSuchAgent { .. }) => match self.run_with_id(name).await? {
-                Some(run) => ask(&run.name).await,
-                None => Err(error),
-            },
-            asked => asked,
-        }
+        let path = path_of(name, &format!("/screen?{query}"));
+        self.or_no_such_agent(name, self.stream(&path, format!("the screen of {name}"), None).await).await
     }
 
     /// `GET /v1/agents/{name}/screen` with `follow=true`, and with its query.
@@ -288,9 +187,6 @@ impl Client {
     /// Says of an agent that does not exist which one was probably meant.
     async fn or_no_such_agent<T>(&self, name: &str, result: Result<T, Error>) -> Result<T, Error> {
         match result {
-            Err(Error::Refused { status: StatusCode::NOT_FOUND, code: FaultCode::NoSuchRun, message, .. }) => {
-                Err(Error::NoSuchRun { name: name.to_owned(), message })
-            }
             // Without a name, it is another route.
             Err(Error::Refused { status: StatusCode::NOT_FOUND, message, .. })
                 if message == "agent not found" || name.is_empty() =>
@@ -320,16 +216,14 @@ impl Client {
         }
         let body = tokio::time::timeout(TIMEOUT, response.into_body().collect()).await;
         let body = body.map_err(|_| self.timed_out(&what, TIMEOUT))?.map_err(|error| self.transport(&what, error))?;
-        let Fault { error: message, code } = refusal(&body.to_bytes());
-        Err(Error::Refused { what, status, message, code })
+        Err(Error::Refused { what, status, message: refusal(&body.to_bytes()) })
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str, what: &str) -> Result<Answer<T>, Error> {
         let answer = tokio::time::timeout(TIMEOUT, self.exchange(path, what)).await;
         let (status, body) = answer.map_err(|_| self.timed_out(what, TIMEOUT))??;
         if status != StatusCode::OK {
-            let Fault { error: message, code } = refusal(&body);
-            return Err(Error::Refused { what: what.to_owned(), status, message, code });
+            return Err(Error::Refused { what: what.to_owned(), status, message: refusal(&body) });
         }
         let value =
             serde_json::from_slice(&body).map_err(|source| Error::Malformed { what: what.to_owned(), source })?;
@@ -370,23 +264,8 @@ impl Client {
     }
 }
 
-/// Whether a text has only characters that names and ids have.
-fn is_word(text: &str) -> bool {
-    let is_of_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-    !text.is_empty() && text.bytes().all(is_of_word)
-}
-
-/// The agent and the id, if a name is that of a run. Whatever else has a slash is the name of nothing.
-fn of_run(name: &str) -> Option<(&str, &str)> {
-    name.split_once('/').filter(|(agent, id)| is_word(agent) && is_word(id))
-}
-
-/// The path of an agent, or of a run.
 fn path_of(name: &str, what: &str) -> String {
-    match of_run(name) {
-        Some((agent, id)) => format!("/v1/runs/{agent}/{id}{what}"),
-        None => format!("/v1/agents/{}{what}", utf8_percent_encode(name, NON_ALPHANUMERIC)),
-    }
+    format!("/v1/agents/{}{what}", utf8_percent_encode(name, NON_ALPHANUMERIC))
 }
 
 fn meant(nearest: Option<&str>) -> String {
@@ -433,23 +312,18 @@ fn root_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std:
     error.source().map_or(error, root_cause)
 }
 
-/// What a refusal says; nothing if that is not understood.
-fn refusal(body: &[u8]) -> Fault {
-    serde_json::from_slice(body).unwrap_or_else(|_| Fault { error: String::new(), code: FaultCode::default() })
+/// The message of a refusal; empty if it has none.
+fn refusal(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Refusal {
+        error: String,
+    }
+    serde_json::from_slice(body).map(|Refusal { error }| error).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_with_a_slash_is_that_of_a_run() {
-        assert_eq!(path_of("a b", "/log?x"), "/v1/agents/a%20b/log?x");
-        assert_eq!(path_of("fixer/t1", "/stdout?"), "/v1/runs/fixer/t1/stdout?");
-        for name in ["fixer/t1/x", "../health", "/t1", "fixer/"] {
-            assert!(path_of(name, "").starts_with("/v1/agents/") && !path_of(name, "")[11..].contains('/'), "{name}");
-        }
-    }
 
     #[test]
     fn an_interrupted_answer_is_told_without_its_encoding() {

@@ -5,18 +5,14 @@
 //! what needs the system (whether a `workdir` exists, what a `prompt_file` holds) is found out later, in [`crate::inputs`].
 
 mod advice;
-mod after;
 mod agents;
 pub mod answer;
 mod confinement;
 pub mod drop_in;
 mod fields;
 mod harnesses;
-pub mod plan;
 mod position;
-mod runs;
 mod schema;
-pub mod sidecar;
 #[cfg(test)]
 mod tests;
 
@@ -141,7 +137,7 @@ pub fn lines(text: &[u8]) -> Vec<Lines> {
 pub struct Lines {
     /// The line of its header.
     pub header: usize,
-    /// The line of each field that is set. Those of `[agents.runs]` are `runs.FIELD`.
+    /// The line of each field that is set.
     pub fields: BTreeMap<String, usize>,
 }
 

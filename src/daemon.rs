@@ -24,7 +24,6 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::agent::machine::Machine;
 use crate::agent::name::{Key, Name};
-use crate::agent::run::Order;
 use crate::agent::user::AgentUser;
 use crate::api::{self, Sources};
 use crate::contain::server_scope::ServerScope;
@@ -34,7 +33,7 @@ use crate::inputs::answers::Answers;
 use crate::inputs::assemble::DeclarationContext;
 use crate::inputs::overrides::Release;
 use crate::inputs::users::{Banned, Database, Rules};
-use crate::inputs::{Inputs, News, Nudge, overrides, spool};
+use crate::inputs::{Inputs, News, Nudge, overrides};
 use crate::launch::socket_dir::{self, LaunchSocketKeeper, Names, SocketDir};
 use crate::launch::{listener, program};
 use crate::logs::store::Store;
@@ -42,16 +41,13 @@ use crate::observe::ring::Ring;
 use crate::observe::snapshot::{Parts, Snapshot};
 use crate::settings::Settings;
 use crate::state::conversations::{self, Conversations, Kept};
-use crate::state::history::runs::PastRuns;
 use crate::state::history::{self, Histories, History};
 use crate::state::lock::{self, Lock};
 use crate::state::record::{self, Reading, Record, Recorder, Report};
-use crate::state::runs::{self, Keeper, Ledgers, Recorded};
 use crate::supervisor::log_files::StoredLogs;
 use crate::supervisor::pacing::Pace;
 use crate::supervisor::resources::{CLEARINGS, Programs, Resources, Seats};
-use crate::supervisor::schedules;
-use crate::supervisor::{Event, Keeping, Outlets, Supervisor};
+use crate::supervisor::{Event, Outlets, Supervisor};
 use crate::sys::account::{self, Account};
 use crate::sys::blocking;
 use crate::sys::fd;
@@ -66,7 +62,6 @@ use crate::sys::unix_socket::{self, Address, Bound};
 use crate::terminal;
 use crate::tmux::desks::Desks;
 use crate::tmux::{self, Tmux};
-use crate::wire::run::RunStatus;
 use crate::wire::status::Errors;
 
 /// How long the tmux server may take for its part of the shutdown.
@@ -413,7 +408,6 @@ async fn serve(
     state_errors.extend(problems.iter().map(ToString::to_string));
     log_errors(&state_errors);
     let reports = events.clone();
-    let record_of_boot = record.clone();
     let recorder = Recorder::new(record, move |report| drop(reports.send(Event::Recorded(report))));
     let notifier = Notifier::from_environment();
     let histories = histories(&settings.state_dir).await;
@@ -428,14 +422,10 @@ async fn serve(
         conversations,
         notifier: notifier.clone(),
     };
-    let (orders, ordered) = mpsc::unbounded_channel();
-    let (keeping, records) = keep_runs(settings, &record_of_boot, orders, &events).await;
-    let mut supervisor = Supervisor::new(resources, outlets, keeping, settings.detail, started, state_errors);
+    let mut supervisor = Supervisor::new(resources, outlets, settings.detail, started, state_errors);
     seat_maker.restore(agents.values().filter_map(Machine::user).cloned().collect(), snapshot.clone()).await;
     // Before any request can arrive.
     supervisor.resume(agents);
-    supervisor.resume_runs(records, kept_runs(&store).await);
-    follow_spool(settings, &overrides, round.clone(), ordered, events.clone());
 
     let sources = sources(snapshot.clone(), happening, &desks, &store);
     let terminals = Terminals::start(doors.terminal, &sources, store.clone(), &desks, agent_uids)?;
@@ -620,71 +610,6 @@ async fn follow(
     inputs.follow(nudged, send).await
 }
 
-/// The runs that an earlier daemon had on record, and what keeps them from now on.
-async fn keep_runs(
-    settings: &Settings,
-    record: &Record,
-    orders: mpsc::UnboundedSender<Order>,
-    events: &mpsc::UnboundedSender<Event>,
-) -> (Keeping, Vec<Recorded>) {
-    let state_dir = settings.state_dir.clone();
-    let reading = blocking::run(move || runs::read_all(&state_dir)).await;
-    let runs::Reading { runs, ledgers, problems } = reading.unwrap_or_else(|error| {
-        tracing::error!("failed to read the runs on record: {error}; no task is taken");
-        runs::Reading { runs: Vec::new(), ledgers: Ledgers::unreadable(), problems: Vec::new() }
-    });
-    for problem in problems {
-        tracing::error!("{problem}");
-    }
-    let reports = events.clone();
-    // Fails only when the daemon is ending.
-    let tell = move |kept| drop(reports.send(Event::Kept(kept)));
-    let keeper = Keeper::start(&settings.state_dir, ledgers.clone(), tell);
-    let (boot, at_once) = (record.boot().to_owned(), settings.runs_at_once);
-    let spool_dir = settings.spool_dir.clone();
-    let (scheduled, templates) = watch::channel(Arc::default());
-    let (state_dir, news) = (settings.state_dir.clone(), events.clone());
-    tokio::spawn(async move {
-        let tell = |it| drop(news.send(Event::Schedule(it)));
-        if let Err(error) = schedules::follow(state_dir, templates, tell).await {
-            tracing::error!("failed to follow the schedules: {error}; no schedule makes runs");
-        }
-    });
-    (Keeping { keeper, ledgers, orders, boot, at_once, spool_dir, scheduled }, runs)
-}
-
-/// The runs that are kept after their end, the oldest first. What cannot be read is left out.
-async fn kept_runs(store: &Store) -> Vec<RunStatus> {
-    let store = store.clone();
-    let read = move || -> Vec<RunStatus> {
-        let keys = store.all_runs().unwrap_or_default().into_iter();
-        let result = |key: Key| serde_json::from_slice(&store.read_result(&key).ok()??).ok();
-        let mut kept: Vec<RunStatus> = keys.filter_map(result).collect();
-        kept.sort_by_key(|run| run.ended_at);
-        kept
-    };
-    blocking::run(read).await.unwrap_or_default()
-}
-
-/// Follows the spool, and tells the supervisor.
-fn follow_spool(
-    settings: &Settings,
-    overrides: &overrides::Place,
-    rounds: watch::Receiver<()>,
-    orders: mpsc::UnboundedReceiver<Order>,
-    events: mpsc::UnboundedSender<Event>,
-) {
-    let place = spool::Place {
-        directory: settings.spool_dir.clone(),
-        group: overrides.group,
-        operators: overrides.operators.clone(),
-        settle: settings.settle,
-        resync: settings.resync,
-    };
-    // Fails only when the daemon is ending.
-    tokio::spawn(place.follow(rounds, orders, move |news| drop(events.send(Event::Spool(news)))));
-}
-
 /// Sends what operators answer to the supervisor.
 async fn follow_answers(
     answers: Answers,
@@ -743,7 +668,7 @@ async fn histories(state_dir: &Path) -> Histories {
     for problem in problems {
         tracing::warn!("{problem}");
     }
-    Histories::new(agents, recorder_that_warns(record)).with_runs(PastRuns::open(state_dir).await)
+    Histories::new(agents, recorder_that_warns(record))
 }
 
 /// The conversations that outlive a boot. What cannot be read is renamed and logged.

@@ -10,9 +10,7 @@ pub mod comparison;
 pub mod overrides;
 pub mod secrets;
 pub mod skills;
-pub mod spool;
 pub mod users;
-pub mod zones;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -38,7 +36,6 @@ use crate::inputs::overrides::Release;
 use crate::inputs::secrets::{Known, Named};
 use crate::inputs::skills::Skills;
 use crate::inputs::users::{Database, Entry, Rules, Standing, Standings, View, Views};
-use crate::inputs::zones::Zones;
 use crate::state;
 use crate::state::overrides::Kept;
 use crate::sys::account::Account;
@@ -351,7 +348,6 @@ impl Inputs {
         }
         let mut views = self.look_as_all(onlookers, &last.views).await;
         views.skills = self.read_skills(config, &last.views.skills).await;
-        views.zones = self.read_zones(config, &last.views.zones).await;
         is_news |= is_edited || last.reading != before || views != last.views;
         report_unreachable(&views, &last.views);
         if is_news {
@@ -383,15 +379,6 @@ impl Inputs {
         }
         let (config, folder) = (config.clone(), folder_of(&self.place.file).to_owned());
         blocking::run(move || skills::read(&config, &folder)).await.unwrap_or_else(|_| before.clone())
-    }
-
-    /// The zones of the jcard's schedules. If no thread is available, those from before.
-    async fn read_zones(&self, config: &Config, before: &Zones) -> Zones {
-        let named = zones::named(config);
-        if named.is_empty() {
-            return Zones::new();
-        }
-        blocking::run(move || zones::read(named)).await.unwrap_or_else(|_| before.clone())
     }
 
     /// The secrets with the files that the jcard names: only now is it known which those are.

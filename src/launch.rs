@@ -35,7 +35,6 @@ mod git;
 pub mod launcher;
 pub mod listener;
 pub mod login;
-mod output;
 pub mod packages;
 pub mod program;
 pub mod protocol;

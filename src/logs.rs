@@ -6,13 +6,6 @@
 //!                                  and at what size: the terminal's columns and rows from an offset on, marked by the highest bit
 //! ```
 //!
-//! A run has a folder of its own below that of its template, with such files and those of the run itself:
-//!
-//! ```text
-//! LOG_DIR/NAME/runs/ID/stdout         what its harness printed on standard output, over all attempts; `stderr` likewise
-//! LOG_DIR/NAME/runs/ID/result.json    how the run ended, once it has
-//! ```
-//!
 //! The daemon creates the files, readable by root and the administrators, and passes them to the launcher, which writes. So
 //! logging continues while no daemon runs, and a flood of output does not burden the daemon. The daemon [limits](guard) how much
 //! disk space the files take, since the launcher runs as the agent user. The number before the attempt's only ever grows within a
@@ -28,7 +21,6 @@
 pub mod attempt;
 pub mod guard;
 pub mod news;
-pub mod output_writer;
 pub mod reader;
 pub mod renderer;
 pub mod rendering;

@@ -11,8 +11,8 @@ use agentd::agent::harness::hooks;
 use agentd::cli;
 use agentd::cli::operate::{self, Order};
 use agentd::cli::{
-    Arguments, Command, approve, attach, cancel, check, complete, diff, doctor, events, explain, harnesses, history,
-    init, logs, manual, output, run, runs, send, show, status, wait, watch,
+    Arguments, Command, approve, attach, check, complete, diff, doctor, events, explain, harnesses, init, logs, manual,
+    output, send, show, status, wait, watch,
 };
 use agentd::config;
 use agentd::config::answer::Answer;
@@ -64,7 +64,6 @@ fn main() -> ExitCode {
         Some(Command::Doctor(options)) => doctor::run(&arguments, options, &here),
         Some(Command::Watch(asking)) => watch::run(&asking.what, &arguments.places.client_socket(&here)),
         Some(Command::Logs(asking)) => logs::run(&arguments, &asking.what, &here),
-        Some(Command::History(asking)) => history::run(&asking.what, &arguments.places.client_socket(&here)),
         Some(Command::Events(asking)) => events::run(&asking.what, &arguments.places.client_socket(&here)),
         Some(Command::Show(asking)) => {
             let file = arguments.places.checked_config(&here);
@@ -77,9 +76,6 @@ fn main() -> ExitCode {
         Some(Command::Stop(it)) => operate::run(&arguments, &Order::Stop(it.what.clone()), &here),
         Some(Command::Start(it)) => operate::run(&arguments, &Order::Start(it.what.clone()), &here),
         Some(Command::Restart(it)) => operate::run(&arguments, &Order::Restart(it.what.clone()), &here),
-        Some(Command::Run(asking)) => run::run(&arguments, &asking.what, &here),
-        Some(Command::Runs(asking)) => runs::run(&asking.what, &arguments.places.client_socket(&here)),
-        Some(Command::Cancel(asking)) => cancel::run(&arguments, &asking.what, &here),
         Some(Command::Approvals(asking)) => approve::list(&arguments, &asking.what, &here),
         Some(Command::Approve(it)) => {
             let answer = Answer { allow: true, why: None };

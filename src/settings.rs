@@ -45,10 +45,6 @@ pub struct Settings {
     pub admin_group: String,
     /// The overrides directory.
     pub override_dir: PathBuf,
-    /// The spool directory: the tasks of runs, a folder for each template.
-    pub spool_dir: PathBuf,
-    /// How many runs of all templates together are under way at once; `None` is no limit.
-    pub runs_at_once: Option<u32>,
     /// The group that may act on agents, if agentd runs as root.
     pub operator_group: String,
     /// The group whose members agents may run as, if agentd runs as root.
@@ -161,10 +157,6 @@ impl Surroundings {
 
     pub(crate) fn overrides(&self) -> PathBuf {
         if self.root { "/var/lib/agentd-overrides".into() } else { self.own_state().join("agentd-overrides") }
-    }
-
-    pub(crate) fn spool(&self) -> PathBuf {
-        if self.root { "/var/spool/agentd".into() } else { self.own_state().join("agentd/spool") }
     }
 
     pub(crate) fn api_socket(&self) -> PathBuf {

@@ -6,5 +6,3 @@ pub mod key;
 pub mod lock;
 pub mod overrides;
 pub mod record;
-pub mod runs;
-pub mod schedules;

@@ -12,13 +12,10 @@ pub mod future;
 mod holds;
 pub mod log_files;
 mod operators;
-mod order;
 pub mod pacing;
 mod publisher;
 pub mod resources;
 mod rotation;
-mod runs;
-pub mod schedules;
 mod screens;
 pub mod sessions;
 #[cfg(test)]
@@ -42,7 +39,6 @@ use crate::agent::launch::Launch;
 use crate::agent::machine::{self, Attempt, Effect, LaunchReason, Machine, Removal};
 use crate::agent::name::{Key, Name};
 use crate::agent::reconcile::{Action, Held, HeldAgent, InForce, Wanted, plan};
-use crate::agent::run;
 use crate::agent::spec::Limits;
 use crate::agent::user::{AgentUser, UserName};
 use crate::launch::listener::UnverifiedLauncher;
@@ -54,7 +50,6 @@ use crate::observe::snapshot::Snapshot;
 use crate::state::conversations::Conversations;
 use crate::state::history::Histories;
 use crate::state::record::{Recorder, Report, Version};
-use crate::state::runs::Kept;
 use crate::sys::clock::{Alarm, Timestamp};
 use crate::sys::log::Detail;
 use crate::sys::random;
@@ -64,12 +59,10 @@ use crate::text::screen;
 use crate::wire::activity::Doing;
 use crate::wire::events::{self, Change, What};
 use crate::wire::reason;
-use crate::wire::run::RunStatus;
 use crate::wire::status::{AgentStatus, Errors, PendingRotation, State};
 
 use crate::supervisor::attempt::{Brakes, Command, Start};
 use crate::supervisor::resources::{Resources, Seat};
-pub use crate::supervisor::runs::{Keeping, Runs};
 
 /// An event that the supervisor reacts to.
 #[derive(Debug)]
@@ -117,26 +110,6 @@ pub enum Event {
     },
     /// Control groups have become available, or unavailable.
     Groups,
-    /// Something happens in the spool.
-    Spool(run::News),
-    /// What schedules say.
-    Schedule(schedules::News),
-    /// What keeps runs on record reports.
-    Kept(Kept),
-    /// What keeps runs on record is to be asked again.
-    AskAgain {
-        /// About which run.
-        key: Key,
-        /// For what.
-        ask: fn(&Runs, Key),
-    },
-    /// The result of a run is on disk.
-    ResultKept {
-        /// Which run.
-        key: Key,
-        /// With what its files tell.
-        status: Box<RunStatus>,
-    },
     /// A write to the record has succeeded or failed.
     Recorded(Report),
     /// Stop all agents, then the supervisor.
@@ -171,7 +144,6 @@ pub struct Supervisor {
     desired: Desired,
     /// Which credentials do not work.
     holds: Holds,
-    runs: Runs,
     /// Sessions that were found, of agents of which it is not known yet whether they can be of that user: before the first reading of
     /// the inputs, and of nobody's agents as long as not every entry is known.
     found: Vec<(Option<AgentUser>, BTreeSet<Key>)>,
@@ -179,8 +151,6 @@ pub struct Supervisor {
     knows_desired: bool,
     /// What attempts wait to hear once it is on record.
     to_note: Vec<Note>,
-    /// Launches of runs that wait until their machines are on record: what is not on record was not launched.
-    to_launch: Vec<Launching>,
     /// The latest version that was put on record.
     version: Version,
     /// The latest version that the recorder has tried to write.
@@ -226,16 +196,6 @@ struct Note {
     command: Command,
 }
 
-/// A launch that waits for the record.
-#[derive(Debug)]
-struct Launching {
-    /// What must be on record first.
-    version: Version,
-    key: Key,
-    attempt: Attempt,
-    effect: Effect,
-}
-
 /// Where the daemon is heading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Course {
@@ -251,8 +211,6 @@ struct Afterwards {
     reconcile: bool,
     /// An agent has closed its session; somebody may wait for it.
     call_up: bool,
-    /// Something has become of an agent that others may come after.
-    review_order: bool,
     /// Something has changed that the API does not serve yet.
     publish: bool,
 }
@@ -331,7 +289,6 @@ impl Supervisor {
     pub fn new(
         resources: Resources,
         outlets: Outlets,
-        keeping: Keeping,
         detail: Detail,
         started: Instant,
         state_errors: Vec<String>,
@@ -340,11 +297,9 @@ impl Supervisor {
             agents: BTreeMap::new(),
             desired: Desired::default(),
             holds: Holds::default(),
-            runs: Runs::new(keeping),
             found: Vec::new(),
             knows_desired: false,
             to_note: Vec::new(),
-            to_launch: Vec::new(),
             version: 0,
             recorded: 0,
             untold: None,
@@ -408,7 +363,7 @@ impl Supervisor {
             let due = self.agents.values().filter_map(|agent| agent.machine.due());
             let by = self.untold.as_ref().map(|untold| untold.by);
             let holds = self.holds.due();
-            alarm.set(due.chain(by).chain(self.roll_due).chain(holds).chain(self.runs.due()).min())?;
+            alarm.set(due.chain(by).chain(self.roll_due).chain(holds).min())?;
             // Both arms only wait, so that whichever is cancelled has lost nothing.
             tokio::select! {
                 received = inbox.recv_many(&mut batch, BATCH) => if received == 0 { break },
@@ -427,7 +382,6 @@ impl Supervisor {
         tokio::join!(
             self.outlets.recorder.finish(TO_FINISH),
             self.outlets.histories.finish(TO_FINISH),
-            self.runs.finish(TO_FINISH),
             self.outlets.conversations.finish(TO_FINISH)
         );
         Ok(self.course == Course::Stopping)
@@ -443,20 +397,16 @@ impl Supervisor {
         if std::mem::take(&mut self.afterwards.call_up) {
             self.call_up();
         }
-        self.review_order();
         self.holds.time_passed(Timestamp::now());
         self.roll();
         self.review_holds();
-        // What was held may have to ask once more.
-        self.review_order();
-        self.give_places();
         self.publish();
     }
 
     fn is_over(&self) -> bool {
         match self.course {
             Course::Running => false,
-            Course::Stopping => self.agents.is_empty() && self.runs.is_at_rest(),
+            Course::Stopping => self.agents.is_empty(),
             Course::Detaching => true,
         }
     }
@@ -466,10 +416,6 @@ impl Supervisor {
             Event::Desired(desired) => {
                 self.log_pause(&desired);
                 self.desired = desired;
-                // A jcard that is not understood as a whole takes no agent's history.
-                if self.desired.complete {
-                    self.outlets.histories.declare(self.desired.agents.keys().map(Key::as_str));
-                }
                 self.redactions = None;
                 self.afterwards.publish = true;
                 self.knows_desired = true;
@@ -547,11 +493,6 @@ impl Supervisor {
                 }
             }
             Event::Sessions { user, owners } => self.find_all(user, owners),
-            Event::Spool(news) => self.heed_spool(news),
-            Event::Schedule(news) => self.heed_schedule(news),
-            Event::Kept(kept) => self.heed_keeper(kept),
-            Event::AskAgain { key, ask } => self.ask_again(key, ask),
-            Event::ResultKept { key, status } => self.result_kept(key, *status),
             Event::Recorded(Report { tried, error }) => self.recorded(tried, error),
             Event::Detach => {
                 self.course = Course::Detaching;
@@ -627,10 +568,6 @@ impl Supervisor {
             }
             self.take_up(key, machine);
             self.afterwards.reconcile = true;
-            if key.is_run() {
-                // Nothing is on record of it, so it is over, or was never begun.
-                self.step(key, machine::Event::Remove(Removal::Over));
-            }
         }
     }
 
@@ -645,7 +582,7 @@ impl Supervisor {
         self.hand_on_orders();
         // Before anything is launched, and lifted once everything is as it is declared now.
         self.bar(false);
-        let staying = self.agents.iter().filter(|(key, agent)| !agent.machine.is_leaving() && !key.is_run());
+        let staying = self.agents.iter().filter(|(_, agent)| !agent.machine.is_leaving());
         let held: Held = staying.map(|(key, agent)| (key.clone(), agent.held())).collect();
         for action in plan(&self.desired, &held) {
             match action {
@@ -682,7 +619,6 @@ impl Supervisor {
         for (_, agent) in self.agents.iter_mut().filter(|(_, agent)| !agent.machine.is_leaving()) {
             agent.note_generation(&self.desired);
         }
-        self.reconcile_runs();
         self.facts.reconcile.observe(from.elapsed().as_secs_f64());
     }
 
@@ -802,10 +738,8 @@ impl Supervisor {
         let after = agent.status();
         self.afterwards.publish |= before != after;
         log_change(&before, &after);
-        self.afterwards.review_order |= agent.machine.must_be_reviewed() || order::concerns_others(&before, &after);
         let known = std::mem::replace(&mut agent.is_told, true).then_some(&before);
         self.happened.extend(What::of_change(known, &after));
-        self.runs.has_changed |= agent.machine.is_template();
         if let Some(detail) = newly_logged_out(&before, &after) {
             self.shows_login(key, detail);
         } else if has_logged_in(&before, &after) {
@@ -820,25 +754,12 @@ impl Supervisor {
         if let Some(kept) = agent.machine.conversation_kept().filter(|_| is_decided) {
             self.outlets.conversations.keep(key, kept.filter(|_| !is_undeclared));
         }
-        let is_over = is_gone && (!key.is_run() || self.may_drop(key));
-        let Some(agent) = self.agents.get(key) else { return };
-        self.version = self.outlets.recorder.put(key, Some(&agent.machine).filter(|_| !is_over));
+        self.version = self.outlets.recorder.put(key, Some(&agent.machine).filter(|_| !is_gone));
         for effect in effects {
-            match effect {
-                Effect::Launch { attempt, .. } if key.is_run() => {
-                    let version = self.version;
-                    self.to_launch.push(Launching { version, key: key.clone(), attempt, effect });
-                }
-                effect if Self::is_of_run(key, &effect) => {}
-                effect => self.carry_out(key, effect),
-            }
+            self.carry_out(key, effect);
         }
-        if key.is_run() {
-            self.follow_run(key);
-        }
-        if is_over {
+        if is_gone {
             self.agents.remove(key);
-            self.afterwards.review_order = true;
             self.happened.push(What::Removed { name: after.name });
             self.tidy_store();
             (self.afterwards.reconcile, self.afterwards.publish) = (true, true);

@@ -32,7 +32,7 @@ pub use access::Rule;
 use self::access::Operator;
 use self::budget::Budget;
 use self::send::Turns;
-use crate::agent::name::{Key, Name};
+use crate::agent::name::Key;
 use crate::logs::store::Store;
 use crate::observe::snapshot::Snapshot;
 use crate::sys::rate_limit::Brake;
@@ -205,17 +205,13 @@ async fn frame(socket: &mut UnixStream) -> Result<(Kind, Vec<u8>), Option<Failur
 }
 
 impl Service {
-    /// The agent of that name, whose case does not matter, or the run: `AGENT/ID`.
+    /// The agent of that name, whose case does not matter.
     async fn agent(&self, name: &str) -> Result<(Key, AgentStatus), Failure> {
         let mut snapshot = self.snapshot.clone();
         let _ = timeout(FIRST_READING, snapshot.wait_for(|snapshot| snapshot.is_read())).await;
         let snapshot = Arc::clone(&self.snapshot.borrow());
         let lower = name.to_ascii_lowercase();
-        let found = Name::parse_any(name).ok().and_then(|name| {
-            let key = name.key();
-            let agent = snapshot.life(&key)?.as_agent();
-            Some((key, agent))
-        });
+        let found = lower.parse::<Key>().ok().and_then(|key| Some((key.clone(), snapshot.agent(&key)?.clone())));
         found.ok_or_else(|| {
             let near = nearest(&lower, snapshot.agents().iter().map(|agent| agent.name.as_str()));
             let hint = near

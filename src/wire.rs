@@ -1,17 +1,13 @@
 //! The types of the API, which daemon and clients share.
 
 pub mod activity;
-pub mod after;
 pub mod approval;
 pub mod conversation;
 pub mod events;
 pub mod exit_status;
-pub mod history;
 pub mod hold;
-pub mod plan;
 pub mod reason;
 pub mod result;
-pub mod run;
 pub mod status;
 pub mod terminal;
 

@@ -53,8 +53,6 @@ fn settings(folder: &Path) -> Settings {
         operator_group: "root".to_owned(),
         agent_group: "root".to_owned(),
         override_dir: folder.join("overrides"),
-        spool_dir: folder.join("spool"),
-        runs_at_once: None,
         resync: Duration::from_secs(5),
         login_timeout: Duration::from_mins(1),
         settle: Duration::ZERO,

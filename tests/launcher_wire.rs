@@ -33,8 +33,6 @@ const RECORDINGS: [&str; 3] = [
 /// The version of the protocol in each.
 const VERSIONS: [u32; 3] = [1, 1, 2];
 
-#[path = "support/launcher_pipes.rs"]
-mod pipes;
 #[path = "support/skip.rs"]
 mod skip;
 
@@ -157,7 +155,7 @@ struct Launcher {
     stream: Option<UnixStream>,
     log: tempfile::NamedTempFile,
     index: File,
-    terminal: pty_process::blocking::Pty,
+    _terminal: pty_process::blocking::Pty,
 }
 
 impl Drop for Launcher {
@@ -179,7 +177,7 @@ impl Launcher {
         // Opened as the daemon does.
         let log = tempfile::Builder::new().append(true).tempfile_in(folder).unwrap();
         let index = tempfile::tempfile_in(folder).unwrap();
-        Self { child, listener, stream: None, log, index, terminal }
+        Self { child, listener, stream: None, log, index, _terminal: terminal }
     }
 
     async fn accept(&mut self) {
@@ -199,19 +197,10 @@ impl Launcher {
     }
 
     async fn tell(&mut self, body: &str, with_files: bool) {
-        if with_files {
-            return self.tell_with(body, &[]).await;
-        }
-        self.stream.as_mut().unwrap().write_all(&frame_of(body)).await.unwrap();
-    }
-
-    /// Passes the files of the log and more with the message.
-    async fn tell_with(&mut self, body: &str, more: &[&File]) {
         let frame = frame_of(body);
         let stream = self.stream.as_mut().unwrap();
-        let files = [self.log.as_file(), &self.index].into_iter().chain(more.iter().copied());
-        let files: Vec<_> = files.map(AsFd::as_fd).collect();
-        let sent = fd_passing::send(stream, &frame, &files).await.unwrap();
+        let files = [self.log.as_file().as_fd(), self.index.as_fd()];
+        let sent = fd_passing::send(stream, &frame, if with_files { &files } else { &[] }).await.unwrap();
         stream.write_all(&frame[sent..]).await.unwrap();
     }
 

@@ -144,8 +144,6 @@ impl<'a> Daemon<'a> {
         beyond.push(("--terminal-socket", terminal.to_str().unwrap()));
         let overrides = self.path("overrides");
         beyond.push(("--override-dir", overrides.to_str().unwrap()));
-        let spool = self.path("spool");
-        beyond.push(("--spool-dir", spool.to_str().unwrap()));
         beyond.push(("--settle", "0ms"));
         if geteuid().is_root() {
             beyond

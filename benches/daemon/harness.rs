@@ -22,18 +22,6 @@ use crate::wait::{self, BOUND, SLICE};
 /// The first argument that makes this program a harness.
 pub const ROLE: &str = "harness";
 
-/// The first argument that makes this program a harness that takes a task: its last argument, which it reports as its token.
-pub const TASK: &str = "task";
-
-/// The task of a harness that reports nothing.
-pub const QUIET: &str = "quiet";
-
-/// The task of a harness that does not end by itself.
-pub const LASTING: &str = "lasting";
-
-/// How long any other task takes.
-const WORK: Duration = Duration::from_millis(250);
-
 /// Now, on a clock that all processes share.
 pub fn now() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap().into()
@@ -42,16 +30,11 @@ pub fn now() -> Duration {
 /// Runs the harness, if this program was started as one.
 pub fn play() -> Option<ExitCode> {
     let mut arguments = std::env::args().skip(1);
-    let role = arguments.next()?;
-    if role != ROLE && role != TASK {
+    if arguments.next()? != ROLE {
         return None;
     }
     let began = now();
     let (beacon, token) = (arguments.next()?, arguments.next()?);
-    if role == TASK && token == QUIET {
-        std::thread::sleep(WORK);
-        return Some(ExitCode::SUCCESS);
-    }
     if Path::new(&beacon).is_dir() {
         return match File::create(Path::new(&beacon).join(&token)) {
             Ok(_) => sleep(),
@@ -62,10 +45,6 @@ pub fn play() -> Option<ExitCode> {
     if let Err(error) = UnixDatagram::unbound().and_then(|socket| socket.send_to(report.as_bytes(), &beacon)) {
         eprintln!("{beacon}: {error}");
         return Some(ExitCode::FAILURE);
-    }
-    if role == TASK && token != LASTING {
-        std::thread::sleep(WORK);
-        return Some(ExitCode::SUCCESS);
     }
     sleep()
 }

@@ -39,7 +39,6 @@ mod latency;
 mod load;
 mod machine;
 mod process;
-mod runs;
 mod sandboxes;
 mod size;
 mod table;
@@ -132,7 +131,6 @@ struct Scale {
     clients: usize,
     /// How many of each kind are sandboxed at the same time.
     sandboxed: usize,
-    runs: runs::Scale,
     idle: Duration,
     load: Duration,
 }
@@ -152,7 +150,6 @@ impl Scale {
                 adopted: 5,
                 clients: 10,
                 sandboxed: 2,
-                runs: runs::Scale { tries: 2, tasks: 20, at_once: 4, waiting: 20 },
                 idle: second,
                 load: second,
             };
@@ -166,7 +163,6 @@ impl Scale {
             adopted: 100,
             clients: 100,
             sandboxed: 20,
-            runs: runs::Scale { tries: options.tries, tasks: 2000, at_once: 8, waiting: 1000 },
             idle: Duration::from_secs(options.idle_seconds),
             load: Duration::from_secs(options.load_seconds),
         }
@@ -203,7 +199,6 @@ impl Run<'_> {
         self.each("sandboxes", tables, |setting, table| {
             sandboxes::measure(setting, scale.tries, scale.sandboxed, table);
         });
-        self.each("runs", tables, |setting, table| runs::measure(setting, scale.runs, table));
         self.each("idle", tables, |setting, table| idle::measure(setting, scale.resting, scale.idle, table));
         for agents in scale.agents {
             let what = format!("load, {agents} agents");

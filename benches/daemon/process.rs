@@ -133,11 +133,6 @@ impl Process {
         Some(Memory { resident: bytes("Rss:")?, proportional: bytes("Pss:")?, private })
     }
 
-    /// Its memory that no file stands behind, in bytes.
-    pub fn anonymous(self) -> Option<u64> {
-        number(&self.read("status")?, "RssAnon:").map(|kib| kib << 10)
-    }
-
     /// Whether a debugger such as strace is attached.
     pub fn is_traced(self) -> bool {
         self.read("status").and_then(|status| number(&status, "TracerPid:")).is_some_and(|tracer| tracer != 0)

@@ -7,11 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use jiff::tz::TimeZone;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::agent::declaration::Declaration;
-use crate::agent::run::Template;
 use crate::agent::spec::{Kind, Policy};
 pub use crate::wire::reason::Changes;
 
@@ -142,19 +140,6 @@ pub fn changes(before: Before<'_>, later: &Declaration) -> Changes {
     changes
 }
 
-/// Whether two tables `[agents.runs]` say the same. What the rules of a zone are, they do not say.
-fn is_same(before: Option<&Template>, later: Option<&Template>) -> bool {
-    let (Some(before), Some(later)) = (before, later) else { return before.is_none() && later.is_none() };
-    let as_said = |template: &Template| {
-        let mut template = template.clone();
-        if let Some(schedule) = &mut template.schedule {
-            schedule.zone.rules = TimeZone::UTC;
-        }
-        template
-    };
-    before == later || as_said(before) == as_said(later)
-}
-
 fn of_policy((kind, before): (&Kind, &Policy), (later_kind, later): (&Kind, &Policy)) -> Vec<&'static str> {
     let fields = [
         ("restart", before.restart != later.restart),
@@ -177,8 +162,6 @@ fn of_policy((kind, before): (&Kind, &Policy), (later_kind, later): (&Kind, &Pol
         ("rotate_within", before.rotation.within != later.rotation.within),
         ("hold", before.hold != later.hold),
         ("hold_retry", before.hold_retry != later.hold_retry),
-        ("after", before.after != later.after),
-        ("runs", !is_same(before.template.as_deref(), later.template.as_deref())),
     ];
     fields.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }
@@ -186,7 +169,6 @@ fn of_policy((kind, before): (&Kind, &Policy), (later_kind, later): (&Kind, &Pol
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::after::After;
     use crate::agent::declaration::{Missing, WaitingFor};
     use crate::agent::launch::Launch;
 
@@ -279,8 +261,6 @@ mod tests {
             ("rotate_within", Policy { rotation: Rotation { within: second, ..rotation }, ..before.clone() }),
             ("hold", Policy { hold: OnHold::Fail, ..before.clone() }),
             ("hold_retry", Policy { hold_retry: second, ..before.clone() }),
-            ("after", Policy { after: vec![After::parse("x").unwrap()], ..before.clone() }),
-            ("runs", Policy { template: Some(Arc::default()), ..before.clone() }),
             ("", before.clone()),
         ] {
             let marks = marks("k", &[], &[]);

@@ -38,8 +38,6 @@ pub struct Harness {
     pub binary: String,
     alone: Form,
     forms: Forms,
-    /// For a task on standard input.
-    task_stdin: Option<Form>,
     stays_by_default: bool,
     subcommands: Vec<String>,
     looks_behind_dashes: bool,
@@ -183,7 +181,6 @@ impl Harness {
             binary: String::new(),
             alone: Form { before_args: Vec::new(), prompt: Place::Nowhere },
             forms: Forms::default(),
-            task_stdin: None,
             stays_by_default: false,
             subcommands: Vec::new(),
             looks_behind_dashes: false,
@@ -239,13 +236,6 @@ impl Harness {
         &self.results
     }
 
-    /// Whether `args` say how the output is to be: with the option of the stream, or with one of the usual name.
-    pub fn says_results(&self, args: &[String]) -> bool {
-        let options = self.results.iter().take(1).map(String::as_str).chain(["--output-format"]);
-        let says = |option: &str| args.iter().any(|word| word.split('=').next() == Some(option));
-        options.into_iter().any(says)
-    }
-
     /// The form of that stream, if agentd can read it.
     pub fn stream(&self) -> Option<StreamKind> {
         self.stream
@@ -292,7 +282,7 @@ impl Harness {
     pub fn says_prompt<'a>(&self, args: &'a [String]) -> Option<&'a str> {
         let after = match self.forms.prompt.as_ref().filter(|_| !self.stays_by_default).map(|form| &form.prompt) {
             Some(Place::After(words)) => words.as_slice(),
-            Some(Place::JoinedTo(_) | Place::Stdin(_) | Place::Nowhere) | None => &[],
+            Some(Place::JoinedTo(_) | Place::Nowhere) | None => &[],
         };
         let is_it = |word: &&String| word.starts_with('-') && word.as_str() != "--" && after.contains(word);
         args.iter().find(is_it).or(args.last().filter(|last| self.prompt_options.contains(last))).map(String::as_str)
@@ -463,52 +453,11 @@ impl Harness {
         choices: &Choices<'_>,
         prompt: Option<&SecretBytes>,
     ) -> CommandLine {
+        let interactive = choices.stays();
         let form = match prompt {
-            Some(prompt) => self.form(command.len() + args.len() > 1, choices.stays(), prompt.as_slice()),
+            Some(prompt) => self.form(command.len() + args.len() > 1, interactive, prompt.as_slice()),
             None => &self.alone,
         };
-        self.formed(form, command, args, choices, prompt)
-    }
-
-    /// The command line of a run, which ends when its task is done. Without a prompt, the task is on standard input.
-    ///
-    /// The prompt may stand for any text: none is taken for anything else, whatever it says.
-    pub fn run_line(
-        &self,
-        command: &[String],
-        args: &[String],
-        choices: &Choices<'_>,
-        prompt: Option<&SecretBytes>,
-    ) -> CommandLine {
-        static BARE: Form = Form { before_args: Vec::new(), prompt: Place::Stdin(Vec::new()) };
-        let choices = Choices { interactive: Some(false), ..*choices };
-        let form = match prompt {
-            None => self.task_stdin.as_ref().unwrap_or(&BARE),
-            // The form for a prompt that could be taken for something else is right for every one.
-            Some(_) => self.form(command.len() + args.len() > 1, Some(false), b"-"),
-        };
-        self.formed(form, command, args, &choices, prompt)
-    }
-
-    /// Whether agentd knows how it takes a task on standard input.
-    pub fn has_task_on_stdin(&self) -> bool {
-        self.task_stdin.is_some()
-    }
-
-    /// Whether an entry may say that its task is on standard input: what a custom command reads, its author knows.
-    pub fn may_take_task_on_stdin(&self) -> bool {
-        self.has_task_on_stdin() || self.is_custom()
-    }
-
-    fn formed(
-        &self,
-        form: &Form,
-        command: &[String],
-        args: &[String],
-        choices: &Choices<'_>,
-        prompt: Option<&SecretBytes>,
-    ) -> CommandLine {
-        let interactive = choices.stays();
         let is_flag = |word: &&String| word.starts_with('-');
         let (flags, subcommands): (Vec<&String>, Vec<&String>) = form.before_args.iter().partition(is_flag);
         let is_in_command = |word: &String| self.own_words(command).contains(word);
@@ -534,9 +483,6 @@ impl Harness {
         words.extend(flags.into_iter().filter(|flag| !is_given(flag)));
         words.extend(args.iter().chain(&session).chain(option));
         let mut arguments: Vec<SecretBytes> = words.into_iter().map(|word| SecretBytes::from(word.as_str())).collect();
-        if let Place::Stdin(words) = &form.prompt {
-            arguments.extend(words.iter().map(|word| SecretBytes::from(word.as_str())));
-        }
         let Some(prompt) = prompt else { return (arguments, None) };
         match &form.prompt {
             Place::After(words) => {
@@ -554,7 +500,7 @@ impl Harness {
                 arguments.push(SecretBytes::from([option.as_bytes(), b"=", prompt.as_slice()].concat()));
             }
             // An entry with such a prompt is refused.
-            Place::Stdin(_) | Place::Nowhere => return (arguments, None),
+            Place::Nowhere => return (arguments, None),
         }
         let at = arguments.len() - 1;
         (arguments, Some(at))
@@ -909,66 +855,6 @@ mod tests {
     fn a_conversation_stands_before_an_option_for_the_prompt() {
         let choices = Choices { session: Some(Session::New("S")), ..Choices::default() };
         assert_eq!(chosen("gemini-cli", &["--yolo", "-p"], &choices), "gemini --yolo --session-id S -p do it");
-    }
-
-    /// The words of a run's command line, and which of them holds its task.
-    fn run_words(
-        harness: &str,
-        args: &[&str],
-        choices: &Choices<'_>,
-        prompt: Option<&SecretBytes>,
-    ) -> (String, Option<usize>) {
-        let harness = Harness::find(harness).unwrap();
-        let args: Vec<String> = args.iter().map(|&word| word.to_owned()).collect();
-        let (words, at) = harness.run_line(std::slice::from_ref(&harness.binary), &args, choices, prompt);
-        let words = words.iter().map(|word| String::from_utf8(word.as_slice().to_vec()).unwrap());
-        (words.collect::<Vec<_>>().join(" "), at)
-    }
-
-    #[rstest]
-    #[case("claude-code", "claude --output-format stream-json --verbose --max-budget-usd 1.5 -x --resume S -p")]
-    #[case("codex", "codex exec --skip-git-repo-check --json -x resume S -")]
-    #[case("gemini-cli", "gemini -o stream-json -x --resume S")]
-    #[case("opencode", "opencode run --format json -x -s S")]
-    #[case("pi", "pi --mode json -x --session-id S -p")]
-    #[case("qwen-code", "qwen -o stream-json -x --resume S")]
-    #[case("custom", "agent -x")]
-    fn a_task_on_standard_input_is_in_no_argument(#[case] harness: &str, #[case] expected: &str) {
-        let session = Some(Session::Resume("S"));
-        let choices = Choices { results: true, session, max_cost: Some("1.5"), ..Choices::default() };
-        assert_eq!(run_words(harness, &["-x"], &choices, None), (expected.to_owned(), None));
-        let known = Harness::find(harness).unwrap();
-        assert_eq!((known.has_task_on_stdin(), known.may_take_task_on_stdin()), (harness != "custom", true));
-    }
-
-    #[rstest]
-    #[case("claude-code", "claude -x -p -- TASK")]
-    #[case("codex", "codex exec --skip-git-repo-check -x -- TASK")]
-    #[case("gemini-cli", "gemini -x --prompt=TASK")]
-    #[case("opencode", "opencode run -x -- TASK")]
-    #[case("pi", "pi -x -p -- TASK")]
-    #[case("qwen-code", "qwen -x --prompt=TASK")]
-    #[case("kimi", "kimi -x --prompt=TASK")]
-    #[case("aider", "aider --no-check-update -x --message=TASK")]
-    #[case("custom", "agent -x TASK")]
-    fn a_task_among_the_arguments_is_nothing_else(#[case] harness: &str, #[case] expected: &str) {
-        for interactive in [None, Some(true)] {
-            let choices = Choices { interactive, ..Choices::default() };
-            let (words, at) = run_words(harness, &["-x"], &choices, Some(&SecretBytes::from("TASK")));
-            assert_eq!((words.as_str(), at), (expected, Some(expected.split(' ').count() - 1)));
-        }
-    }
-
-    #[test]
-    fn an_option_for_the_prompt_is_left_out_if_the_task_is_on_standard_input() {
-        let (words, _) = run_words("gemini-cli", &["--yolo", "-p"], &Choices::default(), None);
-        assert_eq!(words, "gemini --yolo");
-    }
-
-    #[test]
-    fn those_that_are_not_known_to_read_standard_input_are_known() {
-        let refuse = shipped().iter().filter(|harness| !harness.may_take_task_on_stdin());
-        assert_eq!(refuse.map(|harness| &*harness.name).collect::<Vec<_>>(), ["kimi", "aider"]);
     }
 
     #[test]

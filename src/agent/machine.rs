@@ -3,8 +3,7 @@
 //! Where each event leads. A cell names every state in which it may leave an agent; an empty one leaves it where it is.
 //! "Due" is time that passes. The unit tests draw this table from what the machine does. A [bar](Event::Barred) by itself leads nowhere:
 //! it only keeps the agent from starting, as a pause does. So does a [hold](Event::Held): while one lasts, what would lead to
-//! starting leads to waiting, or to backoff if its end is known, and its end leads from there to starting. What would lead an agent to
-//! its first start that comes [after others](Event::Awaits) leads to waiting, and the word that they have come leads on from there.
+//! starting leads to waiting, or to backoff if its end is known, and its end leads from there to starting.
 //!
 //! | | declare | update | ordered | remove | started | not started | ended | gone | session busy | session free | look again | closed | due |
 //! |---|---|---|---|---|---|---|---|---|---|---|---|---|---|
@@ -35,7 +34,6 @@
 //! [takes up](Machine::resume) what was under way, and learns what it lacks with the first declaration.
 
 mod asked;
-mod awaiting;
 mod conversing;
 mod event;
 mod life;
@@ -46,7 +44,6 @@ mod rotation;
 #[cfg(test)]
 mod tests;
 
-use awaiting::Gate;
 pub use event::{Absent, Effect, Event, LaunchReason, NotStarted, Removal};
 
 use rotation::Given;
@@ -397,11 +394,6 @@ impl Machine {
         self.latest.as_ref()?.started
     }
 
-    /// When a harness was first started under its present declaration.
-    pub fn first_start(&self) -> Option<Timestamp> {
-        self.life.as_ref()?.first_started
-    }
-
     /// The number of the latest attempt, as people see it, and that of the first under its declaration.
     pub fn numbers(&self) -> Numbers {
         let attempts = self.life.as_ref().map_or(0, |life| life.attempts);
@@ -424,7 +416,7 @@ impl Machine {
     }
 
     /// Why it is on its way out, if it is.
-    pub fn removal(&self) -> Option<Removal> {
+    fn removal(&self) -> Option<Removal> {
         match self.state {
             State::Stopping { why: StopReason::Removed(removal), .. }
             | State::Closing { then: Then::Leave(removal), .. }
@@ -501,7 +493,7 @@ impl Machine {
     /// When the declaration's timeout passes, in states that it ends.
     fn timeout_at(&self) -> Option<Timestamp> {
         match self.state {
-            State::Waiting if self.stays_down() => None,
+            State::Waiting if self.is_disabled() => None,
             State::Starting { .. }
             | State::Running { .. }
             | State::Backoff { .. }
@@ -544,7 +536,6 @@ impl Machine {
             Event::Ordered(orders) => self.ordered(orders, now, &mut effects),
             Event::Barred(why) => self.barred(why, now, &mut effects),
             Event::Rotate => self.rotate(now, &mut effects),
-            Event::Awaits(unmet) => self.awaits(unmet, now, &mut effects),
             Event::Held(hold) => self.held_by_group(hold, now, &mut effects),
             Event::Remove(removal) => self.remove(removal, now, &mut effects),
             Event::Opened { attempt } => self.opened(attempt),
@@ -596,7 +587,7 @@ impl Machine {
         }
         let generation = Some(self.orders.generation(&declaration.policy));
         self.life = Some(Life { generation, changed, ..Life::new(declaration, now) });
-        let reason = if self.stays_down() {
+        let reason = if self.is_disabled() {
             self.giver = self.orders.stopped_by();
             StopReason::Disabled
         } else {
@@ -618,12 +609,9 @@ impl Machine {
 
     fn update(&mut self, declaration: Declaration, now: Timestamp, effects: &mut Vec<Effect>) {
         self.entry_error = None;
-        let was_down = self.stays_down();
+        let was_disabled = self.is_disabled();
         let Some(life) = &mut self.life else { return self.declare(declaration, now, effects) };
         life.kind = declaration.kind;
-        if life.policy.after != declaration.policy.after {
-            life.gate = Gate::default();
-        }
         let limits = declaration.policy.limits;
         let has_new_limits = life.policy.limits != limits;
         life.policy = declaration.policy;
@@ -643,12 +631,12 @@ impl Machine {
         self.see_cost(now, effects);
         let Some(life) = &mut self.life else { return };
         life.generation.get_or_insert_with(|| self.orders.generation(&life.policy));
-        self.heed(was_down, now, effects);
+        self.heed(was_disabled, now, effects);
         self.read_screen(effects);
-        let stays_down = self.stays_down();
+        let is_disabled = self.is_disabled();
         let Some(life) = &mut self.life else { return };
         match self.state {
-            State::Waiting if stays_down => {}
+            State::Waiting if is_disabled => {}
             // It was to wait for the end of a hold, which is for the policy to say.
             State::Waiting | State::Backoff { .. } if life.next == Some(Next::Released) && life.exit.is_some() => {
                 if life.policy.hold == OnHold::Wait {
@@ -1141,7 +1129,7 @@ impl Machine {
 
     /// Starts the next attempt, or whatever has to come before it.
     fn begin(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        if self.stays_down() {
+        if self.is_disabled() {
             self.state = State::Waiting;
             return;
         }
@@ -1154,7 +1142,7 @@ impl Machine {
             self.state = State::Backoff { until: now, why: BackoffReason::Clearing };
             return;
         }
-        if !is_held && (self.wait_for_others() || self.wait_for_group()) {
+        if !is_held && self.wait_for_group() {
             return;
         }
         let Some(life) = &mut self.life else { return };

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::agent::after::{self, After};
 use crate::agent::approval::Asking;
 use crate::agent::conversation::Resume;
 use crate::agent::cost::MaxCost;
@@ -17,7 +16,6 @@ use crate::agent::hold::{self, OnHold};
 use crate::agent::name::Name;
 use crate::agent::packages::Package;
 use crate::agent::rotation::Rotation;
-use crate::agent::run::Template;
 use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
 use crate::agent::user::UserName;
 use crate::agent::verdict::Terms;
@@ -76,11 +74,6 @@ pub struct AgentSpec {
 }
 
 impl AgentSpec {
-    /// Whether it has something to do: a prompt, or tasks.
-    pub fn has_work(&self) -> bool {
-        self.prompt.is_some() || self.policy.template.is_some()
-    }
-
     /// What it wants of its harness's command line.
     pub fn choices(&self) -> Choices<'_> {
         Choices {
@@ -253,13 +246,6 @@ pub struct Policy {
     /// What of it, and of how the agent is confined, its entry does not say.
     #[serde(default, skip_serializing_if = "ByDefault::is_nothing")]
     pub by_default: ByDefault,
-    /// What must have become of other agents before it first starts. Records of earlier builds lack it.
-    #[serde(default, deserialize_with = "after::recorded", skip_serializing_if = "Vec::is_empty")]
-    pub after: Vec<After>,
-    /// How its runs are made, if it is a template: then nothing is launched but its runs. Not on record: the next daemon reads the jcard
-    /// before it starts anything.
-    #[serde(skip)]
-    pub template: Option<Arc<Template>>,
 }
 
 /// What an entry leaves to the daemon, so that people can be told where it comes from.
@@ -318,8 +304,6 @@ impl Default for Policy {
             hold: OnHold::Off,
             hold_retry: hold::RETRY,
             by_default: ByDefault::default(),
-            after: Vec::new(),
-            template: None,
         }
     }
 }

@@ -6,15 +6,13 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use super::metrics::Figures;
 use super::openapi;
-use super::query::{self, RunsWanted, StreamRequest};
-use super::routes::{Named, Route};
+use super::query::{self, StreamRequest};
+use super::routes::Route;
 use crate::agent::name::{Key, Name};
 use crate::logs::store::Store;
 use crate::observe::metrics;
 use crate::observe::snapshot::Snapshot;
 use crate::text::printable::json_line;
-use crate::wire::history::History;
-use crate::wire::run::RunStatus;
 use crate::wire::status::{AgentStatus, Fault, FaultCode};
 
 /// How a request is answered.
@@ -35,7 +33,7 @@ pub(super) fn answer<B>(
     logs: Option<&Store>,
     figures: Option<&Figures>,
 ) -> Reply {
-    let Some((route, named)) = Route::find(request.uri().path()) else {
+    let Some((route, name)) = Route::find(request.uri().path()) else {
         return Reply::Now(json(StatusCode::NOT_FOUND, error(FaultCode::NotFound, "not found")));
     };
     // hyper leaves out the body of an answer to HEAD.
@@ -66,66 +64,22 @@ pub(super) fn answer<B>(
             Ok(labels) => json(StatusCode::OK, json_line(&snapshot.agents_labeled(&labels)).into()),
             Err(why) => json(StatusCode::BAD_REQUEST, error(FaultCode::BadQuery, &why)),
         },
-        Route::Agent => match named.agent.parse().ok().and_then(|key| in_full(&key, snapshot, logs)) {
+        Route::Agent => match name.parse().ok().and_then(|key| in_full(&key, snapshot, logs)) {
             Some(agent) => json(StatusCode::OK, json_line(&agent).into()),
             None => no_such_agent(),
         },
-        Route::Screen => match named.agent.parse() {
+        Route::Screen => match name.parse() {
             Ok(key) if snapshot.agent(&key).is_some() => return later(StreamRequest::screen(key, request)),
             _ => no_such_agent(),
         },
         // Logs outlive their agents.
-        Route::Log => match Name::try_from(named.agent.as_ref()) {
+        Route::Log => match Name::try_from(name.as_ref()) {
             Ok(name) => return later(StreamRequest::log(name, request)),
             Err(_) => no_such_agent(),
         },
-        Route::Runs => match RunsWanted::of(request) {
-            Ok(wanted) => json(StatusCode::OK, json_line(&listed(&wanted, snapshot)).into()),
-            Err(why) => json(StatusCode::BAD_REQUEST, error(FaultCode::BadQuery, &why)),
-        },
-        Route::Run => match query::nothing(request) {
-            Ok(()) => match run_name(&named).and_then(|name| Some((snapshot.run(&name.key())?, name))) {
-                // Only the record of the end has all of it.
-                Some((run, name)) if run.is_over() && logs.is_some() => {
-                    return Reply::Later(StreamRequest::Run { run: name });
-                }
-                Some((run, _)) => json(StatusCode::OK, json_line(&**run).into()),
-                None => no_such_run(&named, snapshot),
-            },
-            Err(why) => json(StatusCode::BAD_REQUEST, error(FaultCode::BadQuery, &why)),
-        },
-        Route::RunOutput(output) => match known_run(&named, snapshot) {
-            Some(run) => return later(StreamRequest::output(run, output, request)),
-            None => no_such_run(&named, snapshot),
-        },
-        Route::RunScreen => match known_run(&named, snapshot) {
-            Some(run) => return later(StreamRequest::screen(run.key(), request)),
-            None => no_such_run(&named, snapshot),
-        },
-        Route::RunLog => match known_run(&named, snapshot) {
-            Some(run) => return later(StreamRequest::log(run, request)),
-            None => no_such_run(&named, snapshot),
-        },
         Route::Approvals => json(StatusCode::OK, json_line(snapshot.approvals()).into()),
-        Route::History => return later(StreamRequest::history(request)),
         Route::Events => return later(StreamRequest::events(request)),
     })
-}
-
-/// The name of the run that a path names, if it can be one.
-fn run_name(Named { agent, id }: &Named<'_>) -> Option<Name> {
-    Some(Name::try_from(agent.as_ref()).ok()?.of_run(&id.parse().ok()?))
-}
-
-/// The same, if there is such a run.
-fn known_run(named: &Named<'_>, snapshot: &Snapshot) -> Option<Name> {
-    run_name(named).filter(|name| snapshot.run(&name.key()).is_some())
-}
-
-/// The runs that are meant, without the texts of their results.
-fn listed(wanted: &RunsWanted, snapshot: &Snapshot) -> Vec<RunStatus> {
-    let meant = snapshot.runs().iter().filter(|run| wanted.fits(run)).take(wanted.limit());
-    meant.map(|run| run.without_text()).collect()
 }
 
 /// All that is known about one agent.
@@ -137,37 +91,6 @@ fn in_full(agent: &Key, snapshot: &Snapshot, logs: Option<&Store>) -> Option<Age
 /// The answer to a request about an agent that nobody declares.
 pub(super) fn no_such_agent() -> Response<Bytes> {
     json(StatusCode::NOT_FOUND, error(FaultCode::NoSuchAgent, "agent not found"))
-}
-
-/// The answer to a request about a run that is not known.
-fn no_such_run(Named { agent, id }: &Named<'_>, snapshot: &Snapshot) -> Response<Bytes> {
-    let template = agent.parse().ok().and_then(|key| snapshot.agent(&key));
-    let why = match template {
-        None => format!("there is no run {id:?} of {agent:?}, and no agent of that name"),
-        Some(template) if template.runs.is_none() => {
-            format!("{} has no runs: its entry has no table [agents.runs]", template.name)
-        }
-        Some(template) => format!(
-            "{} has no run {id:?}, or it is no longer kept; GET /v1/runs?agent={} lists those that are",
-            template.name, template.name
-        ),
-    };
-    json(StatusCode::NOT_FOUND, error(FaultCode::NoSuchRun, &why))
-}
-
-/// The answer to a request for a run that is no longer kept by now.
-pub(super) fn run_is_gone() -> Response<Bytes> {
-    json(StatusCode::NOT_FOUND, error(FaultCode::NoSuchRun, "the run is no longer kept"))
-}
-
-/// The answer about what has ended.
-pub(super) fn history(history: &History) -> Response<Bytes> {
-    json(StatusCode::OK, json_line(history).into())
-}
-
-/// The answer about one run.
-pub(super) fn one_run(run: &RunStatus) -> Response<Bytes> {
-    json(StatusCode::OK, json_line(run).into())
 }
 
 /// The answer to a request for output that is not kept.

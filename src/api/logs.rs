@@ -18,7 +18,7 @@ use crate::logs::attempt::{AttemptId, Named};
 use crate::logs::selection::{Opened, Wanted, Which, open};
 use crate::logs::store::Store;
 use crate::observe::redactions::Unknown;
-use crate::observe::snapshot::{Life, Snapshot};
+use crate::observe::snapshot::Snapshot;
 use crate::sys::file_id::FileId;
 use crate::wire::status::{AgentStatus, State, Time};
 
@@ -73,18 +73,9 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    fn of(life: Life<'_>) -> Self {
-        match life {
-            Life::Agent(&AgentStatus { state, attempt, attempt_total, declared_at, .. }) => {
-                Self { state, attempt, attempt_total, declared_at }
-            }
-            Life::Run(run) => Self {
-                state: run.state,
-                attempt: Some(run.attempts),
-                attempt_total: None,
-                declared_at: Some(run.queued_at),
-            },
-        }
+    fn of(agent: &AgentStatus) -> Self {
+        let &AgentStatus { state, attempt, attempt_total, declared_at, .. } = agent;
+        Self { state, attempt, attempt_total, declared_at }
     }
 
     fn may_print_in(&self, attempt: u64) -> bool {
@@ -201,8 +192,8 @@ impl Telling {
     async fn is_live(&mut self, kept: AttemptId, file: Option<FileId>) -> bool {
         let standing = {
             let snapshot = self.snapshot.borrow_and_update();
-            let Some(life) = snapshot.life(&self.agent.key()) else { return false };
-            Standing::of(life)
+            let Some(agent) = snapshot.agent(&self.agent.key()) else { return false };
+            Standing::of(agent)
         };
         if !standing.may_print_in(kept.attempt) {
             return false;
@@ -222,14 +213,14 @@ impl Telling {
     /// Whether the file is of the same attempt.
     fn goes_on_in(&self, kept: AttemptId, next: &Opened) -> bool {
         let (snapshot, next) = (self.snapshot.borrow(), next.log.kept());
-        let Some(life) = snapshot.life(&self.agent.key()) else { return false };
-        let standing = Standing::of(life);
+        let Some(agent) = snapshot.agent(&self.agent.key()) else { return false };
+        let standing = Standing::of(agent);
         self.live_in.as_ref() == Some(&standing) && next.attempt == kept.attempt && standing.may_print_in(next.attempt)
     }
 
     /// Whether the agent will not start again by itself.
     fn is_over(&self) -> bool {
         let snapshot = self.snapshot.borrow();
-        snapshot.life(&self.agent.key()).is_none_or(|life| matches!(life.state(), State::Exited | State::Invalid))
+        snapshot.agent(&self.agent.key()).is_none_or(|agent| matches!(agent.state, State::Exited | State::Invalid))
     }
 }

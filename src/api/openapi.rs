@@ -10,18 +10,15 @@ use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use super::query::{COLORED, HISTORY_USUAL, RunsWanted};
+use super::query::COLORED;
 use super::routes::{ROUTES, Route};
 use crate::agent::labels;
-use crate::logs::attempt::Output;
 use crate::observe::metrics;
 use crate::text::printable::json_line;
 use crate::wire::approval::Approvals;
 use crate::wire::events::Event;
-use crate::wire::history::History;
 use crate::wire::hold::GroupHold;
-use crate::wire::run::RunStatus;
-use crate::wire::status::{AgentStatus, Fault, Health, Outcome, ScreenShown, State};
+use crate::wire::status::{AgentStatus, Fault, Health, ScreenShown};
 
 /// The answer to `GET /v1/openapi.json`.
 pub(super) fn body() -> Bytes {
@@ -116,9 +113,6 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
                 "503": cannot_tell,
             }),
         ),
-        Route::Runs | Route::Run | Route::History | Route::RunOutput(_) | Route::RunScreen | Route::RunLog => {
-            described_of_runs(route, types)
-        }
         Route::Approvals => get(
             "approvals",
             "The questions of agents that wait for an answer, and what came of earlier ones",
@@ -155,160 +149,45 @@ fn described(route: Route, types: &mut SchemaGenerator) -> Value {
     }
 }
 
-/// The same of the routes of runs and their history.
-fn described_of_runs(route: Route, types: &mut SchemaGenerator) -> Value {
-    let no_such_run = answer("There is no such run, or it is no longer kept.", &json_of::<Fault>(types));
-    let bad_query = answer("The query is invalid; the error says what is expected.", &json_of::<Fault>(types));
-    let cannot_tell = answer("It is not available at the moment; the error says why.", &json_of::<Fault>(types));
-    match route {
-        Route::Runs => get(
-            "runs",
-            "The runs that wait, that are under way, and that are kept after their end, the latest first",
-            &json!({
-                "200": answer(
-                    "Those that fit the parameters, without the texts of their results.",
-                    &json_of::<Vec<RunStatus>>(types),
-                ),
-                "400": bad_query,
-            }),
-        ),
-        Route::Run => get(
-            "run",
-            "One run, with the text of its result",
-            &json!({ "200": answer("The run.", &json_of::<RunStatus>(types)), "400": bad_query, "404": no_such_run }),
-        ),
-        Route::History => get(
-            "history",
-            "What has ended: runs, and the attempts of agents that are declared, the latest first",
-            &json!({
-                "200": answer("Those that fit the parameters.", &json_of::<History>(types)),
-                "400": bad_query, "503": cannot_tell,
-            }),
-        ),
-        Route::RunOutput(output) => get(
-            output.file_name(),
-            &format!(
-                "What a run printed on its {}, as far as it is kept, with secrets redacted",
-                match output {
-                    Output::Stdout => "standard output",
-                    Output::Stderr => "standard error",
-                }
-            ),
-            &json!({
-                "200": answer(
-                    "The bytes as the harness wrote them, except for secrets. They need not be text.",
-                    &json!({ "text/plain; charset=utf-8": { "schema": { "type": "string" } } }),
-                ),
-                "400": bad_query,
-                "404": answer("There is no such run, or it has printed nothing.", &json_of::<Fault>(types)),
-                "503": cannot_tell,
-            }),
-        ),
-        Route::RunScreen => get(
-            "runScreen",
-            "The screen of a run, with secrets redacted",
-            &json!({
-                "200": answer(
-                    "As that of an agent. With follow=true until the run is over.",
-                    &json!({
-                        "text/plain; charset=utf-8": { "schema": { "type": "string" } },
-                        COLORED: { "schema": { "type": "string" } },
-                        "text/event-stream": stream_of::<ScreenShown>(types),
-                    }),
-                ),
-                "400": bad_query, "404": no_such_run, "503": cannot_tell,
-            }),
-        ),
-        _ => get(
-            "runLog",
-            "What the terminal of a run showed, as far as it is kept, with secrets redacted",
-            &json!({
-                "200": answer(
-                    "As that of an agent.",
-                    &json!({ "text/plain; charset=utf-8": { "schema": { "type": "string" } } }),
-                ),
-                "400": bad_query,
-                "404": answer("There is no such run, or nothing is kept of that attempt.", &json_of::<Fault>(types)),
-                "503": cannot_tell,
-            }),
-        ),
-    }
-}
-
 /// The parameters of a route.
 fn parameters(route: Route) -> Option<Value> {
     let name = json!({
         "name": "name", "in": "path", "required": true, "schema": { "type": "string" },
         "description": "the agent's name, in upper or lower case",
     });
-    let template = json!({
-        "name": "name", "in": "path", "required": true, "schema": { "type": "string" },
-        "description": "the name of the template, in upper or lower case",
-    });
-    let id = json!({
-        "name": "id", "in": "path", "required": true, "schema": { "type": "string" },
-        "description": "the id of the run, in upper or lower case",
-    });
     Some(match route {
         Route::Agent => json!([name]),
-        Route::Screen => with(vec![name], screen_parameters()),
-        Route::Log => with(vec![name], log_parameters()),
-        Route::Run => json!([template, id]),
-        Route::RunScreen => with(vec![template, id], screen_parameters()),
-        Route::RunLog => with(vec![template, id], log_parameters()),
-        Route::RunOutput(_) => json!([
-            template,
-            id,
-            query(
-                "from",
-                &json!({ "type": "integer", "minimum": 0 }),
-                "the offset of the first byte; bytes before it that are no longer kept are left out"
+        Route::Screen => json!([
+            name,
+            flag("colors", "with escape sequences for colors; true if `text/x-ansi` is accepted"),
+            flag("follow", "go on with later changes; true if `text/event-stream` is accepted"),
+        ]),
+        Route::Log => json!([
+            name,
+            parameter(
+                "query",
+                "attempt",
+                "^([0-9]{1,18}|[0-9]{1,18}-[0-9]{1,18}|latest|previous|all)$",
+                "its number, of several with that number the latest; or the numbers of a log and of the attempt in it, as files are named (`7-2`); or `latest` (the default), `previous`, or `all`, the earliest first"
             ),
-            query("tail", &json!({ "type": "integer", "minimum": 0 }), "only the last bytes, so many of them"),
             query("lines", &json!({ "type": "integer", "minimum": 0 }), "only the last lines, so many of them"),
-            flag(
-                "follow",
-                "go on with what is printed later until the run is over; waits for a run that has not begun"
-            ),
-        ]),
-        Route::Runs => json!([
-            query("agent", &json!({ "type": "string" }), "only runs of this template"),
-            query("id", &json!({ "type": "string" }), "only runs with this id, in upper or lower case"),
-            query(
-                "state",
-                &json!({ "type": "string", "enum": State::ALL.map(|it| it.to_string()) }),
-                "only runs in it"
-            ),
-            query(
-                "outcome",
-                &json!({ "type": "string", "enum": Outcome::ALL.map(|it| it.to_string()) }),
-                "only runs that ended so"
-            ),
-            query("plan", &json!({ "type": "string" }), "only runs of this plan"),
-            label("only runs that have it"),
-            query(
-                "limit",
-                &json!({ "type": "integer", "minimum": 1, "maximum": RunsWanted::MOST }),
-                "how many at most; without it, 1,000"
-            ),
-        ]),
-        Route::History => json!([
-            query("agent", &json!({ "type": "string" }), "only of this agent or template"),
             query(
                 "since",
-                &json!({ "type": "string", "examples": ["2026-11-21T17:00:00Z", "168h"] }),
-                "only what ended at this time (RFC 3339, with an offset or in UTC, or a date alone) or later, or not longer ago than this duration"
+                &json!({ "type": "string", "examples": ["2026-11-21T17:00:00Z", "90s"] }),
+                "nothing that was printed before this time (RFC 3339, with an offset or in UTC, or a date alone), or longer ago than this duration"
             ),
-            query("outcome", &json!({ "type": "string" }), "only what ended so; several are separated by commas"),
-            query(
-                "limit",
-                &json!({ "type": "integer", "minimum": 1, "maximum": RunsWanted::MOST }),
-                &format!("how many at most; without it, {HISTORY_USUAL}")
+            flag("raw", "the bytes as the terminal got them, with all escape sequences"),
+            flag(
+                "timestamps",
+                "each line begins with when it was printed (RFC 3339), to about a second; not with raw=true"
             ),
-            query(
-                "cursor",
-                &json!({ "type": "string" }),
-                "the `next` of the answer before: what ended before all that it has"
+            flag(
+                "marks",
+                "a line of U+001E and a JSON object (`log`, `attempt`, `changed_at`) before each attempt, which no agent can print; not with raw=true"
+            ),
+            flag(
+                "follow",
+                "go on with what is printed later, without an attempt also in those to come, until the agent is over"
             ),
         ]),
         Route::Events => json!([
@@ -318,11 +197,7 @@ fn parameters(route: Route) -> Option<Value> {
                 "^(0|[0-9]{1,18}-[0-9]{1,18})$",
                 "the id of the event to continue after, or 0 for all that are kept; without it, only later events"
             ),
-            query(
-                "agent",
-                &json!({ "type": "string" }),
-                "an agent, with its runs if it is a template, or a run (`NAME/ID`): events about others are left out"
-            ),
+            query("agent", &json!({ "type": "string" }), "an agent: events about others are left out"),
             label("events about agents without it are left out"),
             parameter(
                 "header",
@@ -335,49 +210,6 @@ fn parameters(route: Route) -> Option<Value> {
         Route::Agents => json!([label("only agents that have it")]),
         Route::Approvals | Route::Health | Route::Holds | Route::OpenApi | Route::Metrics => return None,
     })
-}
-
-/// The parameters of both routes to a screen.
-fn screen_parameters() -> Vec<Value> {
-    vec![
-        flag("colors", "with escape sequences for colors; true if `text/x-ansi` is accepted"),
-        flag("follow", "go on with later changes; true if `text/event-stream` is accepted"),
-    ]
-}
-
-/// The parameters of both routes to a log.
-fn log_parameters() -> Vec<Value> {
-    vec![
-        parameter(
-            "query",
-            "attempt",
-            "^([0-9]{1,18}|[0-9]{1,18}-[0-9]{1,18}|latest|previous|all)$",
-            "its number, of several with that number the latest; or the numbers of a log and of the attempt in it, as files are named (`7-2`); or `latest` (the default), `previous`, or `all`, the earliest first",
-        ),
-        query("lines", &json!({ "type": "integer", "minimum": 0 }), "only the last lines, so many of them"),
-        query(
-            "since",
-            &json!({ "type": "string", "examples": ["2026-11-21T17:00:00Z", "90s"] }),
-            "nothing that was printed before this time (RFC 3339, with an offset or in UTC, or a date alone), or longer ago than this duration",
-        ),
-        flag("raw", "the bytes as the terminal got them, with all escape sequences"),
-        flag(
-            "timestamps",
-            "each line begins with when it was printed (RFC 3339), to about a second; not with raw=true",
-        ),
-        flag(
-            "marks",
-            "a line of U+001E and a JSON object (`log`, `attempt`, `changed_at`) before each attempt, which no agent can print; not with raw=true",
-        ),
-        flag(
-            "follow",
-            "go on with what is printed later, without an attempt also in those to come, until the agent is over",
-        ),
-    ]
-}
-
-fn with(path: Vec<Value>, parameters: Vec<Value>) -> Value {
-    path.into_iter().chain(parameters).collect()
 }
 
 /// The parameter that selects agents, which may be there more than once.
@@ -463,10 +295,8 @@ mod tests {
     #[test]
     fn a_template_is_found_as_its_own_route() {
         for (template, route) in ROUTES {
-            let (found, named) = Route::find(template).unwrap();
-            let is_named = (!named.agent.is_empty(), !named.id.is_empty());
-            assert_eq!(found, route, "{template}");
-            assert_eq!(is_named, (template.contains("{name}"), template.contains("{id}")), "{template}");
+            let (found, name) = Route::find(template).unwrap();
+            assert_eq!((found, name.is_empty()), (route, !template.contains("{name}")), "{template}");
         }
         assert_eq!(document()["paths"].as_object().unwrap().len(), ROUTES.len());
     }
@@ -475,8 +305,7 @@ mod tests {
     fn the_page_of_the_api_lists_the_routes() {
         let page = include_str!("../../docs/api.md");
         let rows = page.lines().filter_map(|line| line.strip_prefix("| `GET ")?.split('`').next());
-        let listed: BTreeSet<String> =
-            rows.map(|path| path.replace("NAME", "{name}").replace("/ID", "/{id}")).collect();
+        let listed: BTreeSet<String> = rows.map(|path| path.replace("NAME", "{name}")).collect();
         assert_eq!(listed, ROUTES.iter().map(|(template, _)| (*template).to_owned()).collect());
     }
 

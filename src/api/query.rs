@@ -7,16 +7,12 @@ use std::time::SystemTime;
 use hyper::Request;
 use hyper::header::{ACCEPT, HeaderMap};
 
-use crate::agent::labels::{self, Selector};
-use crate::agent::name::{Key, Name, RunId};
-use crate::logs::attempt::Output;
+use crate::agent::labels::Selector;
+use crate::agent::name::{Key, Name};
 use crate::logs::selection::Which;
 use crate::sys::clock;
 use crate::text::size;
 use crate::wire::events::Since;
-use crate::wire::history::HistoryWanted;
-use crate::wire::run::RunStatus;
-use crate::wire::status::{Outcome, State};
 
 /// The media type of text with escape sequences for colors.
 pub(super) const COLORED: &str = "text/x-ansi";
@@ -67,95 +63,6 @@ pub(super) enum StreamRequest {
         /// What the text has beside what was printed.
         style: Style,
     },
-    /// What a run printed on one of its outputs.
-    Output {
-        /// The run.
-        run: Name,
-        /// Which output.
-        output: Output,
-        /// Where to begin.
-        begin: Begin,
-        /// Whether to go on with what is printed later.
-        follows: bool,
-    },
-    /// What has ended.
-    History {
-        /// Which part of it.
-        wanted: HistoryWanted,
-        /// How much at most.
-        limit: usize,
-    },
-    /// A run that is over, with all that is kept of its end.
-    Run {
-        /// The run.
-        run: Name,
-    },
-}
-
-/// Where to begin with an output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Begin {
-    /// At the byte with this offset, or the first after it that is kept.
-    At(u64),
-    /// So many bytes before the end.
-    LastBytes(u64),
-    /// So many lines before the end.
-    LastLines(usize),
-}
-
-/// Which runs are listed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct RunsWanted {
-    agent: Option<Key>,
-    id: Option<RunId>,
-    state: Option<State>,
-    outcome: Option<Outcome>,
-    plan: Option<String>,
-    labels: Vec<Selector>,
-    limit: Option<usize>,
-}
-
-impl RunsWanted {
-    /// The most runs in one answer, and how many there are without `limit`.
-    pub(super) const MOST: usize = 1000;
-
-    /// Reads a request for `/v1/runs`.
-    pub(super) fn of<B>(request: &Request<B>) -> Result<Self, String> {
-        let mut query = Query::of(request, &["agent", "id", "state", "outcome", "plan", LABEL, "limit"])?;
-        Ok(Self {
-            agent: query.take("agent", str::parse)?,
-            id: query.take("id", str::parse)?,
-            state: query.take("state", |text| one_of(State::ALL, text))?,
-            outcome: query.take("outcome", |text| one_of(Outcome::ALL, text))?,
-            plan: query.take_text("plan").map(Cow::into_owned),
-            labels: query.take_labels()?,
-            limit: query.take("limit", limit)?,
-        })
-    }
-
-    /// How many are listed at most.
-    pub(super) fn limit(&self) -> usize {
-        self.limit.unwrap_or(Self::MOST)
-    }
-
-    /// Whether this run is meant.
-    pub(super) fn fits(&self, run: &RunStatus) -> bool {
-        let Self { agent, id, state, outcome, plan, labels, limit: _ } = self;
-        agent.as_ref().is_none_or(|agent| agent.as_str().eq_ignore_ascii_case(&run.agent))
-            && id.as_ref().is_none_or(|id| id.as_str().eq_ignore_ascii_case(&run.id))
-            && state.is_none_or(|state| state == run.state)
-            && outcome.is_none_or(|outcome| Some(outcome) == run.outcome)
-            && plan.as_ref().is_none_or(|plan| run.plan.as_ref() == Some(plan))
-            && labels::fits_all(labels, &run.labels)
-    }
-}
-
-/// The word among these.
-fn one_of<T: Copy + Display, const N: usize>(words: [T; N], text: &str) -> Result<T, String> {
-    words.into_iter().find(|word| word.to_string() == text).ok_or_else(|| {
-        let words: Vec<String> = words.iter().map(T::to_string).collect();
-        format!("write one of {}", words.join(", "))
-    })
 }
 
 /// The labels that agents must have by a request for `/v1/agents`. What else its query has is ignored: clients of earlier builds send
@@ -186,17 +93,6 @@ fn count(text: &str) -> Result<usize, &'static str> {
     size::count(text).map_err(|_| "write a whole number from 0 on, such as 100")
 }
 
-/// How much of the history there is in an answer to a request without `limit`.
-pub(super) const HISTORY_USUAL: usize = 100;
-
-/// How many things a list has at most.
-fn limit(text: &str) -> Result<usize, String> {
-    match size::count(text) {
-        Ok(count @ 1..=RunsWanted::MOST) => Ok(count),
-        _ => Err(format!("write a whole number from 1 to {}", RunsWanted::MOST)),
-    }
-}
-
 fn flag(text: &str) -> Result<bool, &'static str> {
     text.parse().map_err(|_| "write true or false")
 }
@@ -212,8 +108,7 @@ impl StreamRequest {
             None => (!follows).then_some(Since::Beginning),
             Some(id) => Some(id.parse::<Since>().map_err(|error| error.to_string())?),
         };
-        let agent = query.take("agent", |text| Name::parse_any(text).map(|name| name.key()))?;
-        let labels = query.take_labels()?;
+        let (agent, labels) = (query.take("agent", str::parse)?, query.take_labels()?);
         Ok(Self::Events { since, agent, labels, follows })
     }
 
@@ -245,42 +140,10 @@ impl StreamRequest {
         Ok(Self::Log { agent, which, lines, since, raw, follows, style: Style { stamps, marks } })
     }
 
-    /// Reads a request for `/v1/runs/{name}/{id}/stdout` or `stderr`.
-    pub(super) fn output<B>(run: Name, output: Output, request: &Request<B>) -> Result<Self, String> {
-        let mut query = Query::of(request, &["from", "tail", "lines", "follow"])?;
-        let bytes = |text: &str| text.parse().map_err(|_| "write a whole number of bytes, such as 65536");
-        let from = query.take("from", bytes)?.map(Begin::At);
-        let tail = query.take("tail", bytes)?.map(Begin::LastBytes);
-        let lines = query.take("lines", count)?.map(Begin::LastLines);
-        let follows = query.take("follow", flag)?.unwrap_or(false);
-        let mut begins = [from, tail, lines].into_iter().flatten();
-        let begin = begins.next().unwrap_or(Begin::At(0));
-        if begins.next().is_some() {
-            return Err("from, tail and lines each say where to begin; write one of them".to_owned());
-        }
-        Ok(Self::Output { run, output, begin, follows })
-    }
-
-    /// Reads a request for `/v1/history`.
-    pub(super) fn history<B>(request: &Request<B>) -> Result<Self, String> {
-        let mut query = Query::of(request, &["agent", "since", "outcome", "limit", "cursor"])?;
-        let limit = query.take("limit", limit)?.unwrap_or(HISTORY_USUAL);
-        let outcomes = |text: &str| text.split(',').map(|word| one_of(Outcome::ALL, word)).collect();
-        let agent = query.take("agent", |text| text.parse().map(|key: Key| key.as_str().to_owned()))?;
-        let since = query.take("since", |text| clock::parse_moment(text, SystemTime::now()))?;
-        let outcomes = query.take("outcome", outcomes)?.unwrap_or_default();
-        let before = query.take("cursor", str::parse)?;
-        Ok(Self::History { wanted: HistoryWanted { agent, since, outcomes, before }, limit })
-    }
-
     /// Whether the answer is endless.
     pub(super) fn follows(&self) -> bool {
         match *self {
-            Self::Events { follows, .. }
-            | Self::Screen { follows, .. }
-            | Self::Log { follows, .. }
-            | Self::Output { follows, .. } => follows,
-            Self::Run { .. } | Self::History { .. } => false,
+            Self::Events { follows, .. } | Self::Screen { follows, .. } | Self::Log { follows, .. } => follows,
         }
     }
 }
@@ -509,99 +372,6 @@ mod tests {
         ] {
             let error = order(query).unwrap_err();
             assert!(error.starts_with(expected), "{error}");
-        }
-    }
-
-    #[test]
-    fn runs_are_selected_by_what_they_are() {
-        let run = |more: serde_json::Value| -> RunStatus {
-            let mut run = serde_json::json!({
-                "name": "Fixer/T1", "agent": "Fixer", "id": "T1", "state": "exited", "outcome": "failed", "plan": "p",
-                "labels": { "team": "web" }, "queued_at": "2026-12-01T05:00:00.000Z",
-            });
-            run.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            serde_json::from_value(run).unwrap()
-        };
-        let wanted = |query: &str| RunsWanted::of(&request(query, &[]));
-        for query in
-            ["", "agent=fixer", "id=t1", "state=exited", "outcome=failed", "plan=p", "label=team%3Dweb&label=team"]
-        {
-            assert!(wanted(query).unwrap().fits(&run(serde_json::json!({}))), "{query}");
-        }
-        for query in ["agent=fixe", "id=t", "state=running", "outcome=completed", "plan=P", "label=team%3Dops"] {
-            assert!(!wanted(query).unwrap().fits(&run(serde_json::json!({}))), "{query}");
-        }
-        assert_eq!((wanted("").unwrap().limit(), wanted("limit=7").unwrap().limit()), (1000, 7));
-        for (query, expected) in [
-            (
-                "State=running",
-                "unknown parameter \"State\"; this route takes agent, id, state, outcome, plan, label, limit",
-            ),
-            (
-                "state=done",
-                "the parameter state=done: write one of running, starting, backoff, waiting, stopping, exited, invalid",
-            ),
-            (
-                "outcome=",
-                "the parameter outcome=: write one of completed, failed, timed-out, gave-up, cancelled, skipped",
-            ),
-            ("limit=0", "the parameter limit=0: write a whole number from 1 to 1000"),
-            ("limit=1001", "the parameter limit=1001: write a whole number from 1 to 1000"),
-            ("agent=a&agent=b", "the parameter \"agent\" is there twice"),
-            ("agent=a/b", "the parameter agent=a/b: a name has 1 to 64 characters"),
-            ("id=a.b", "the parameter id=a.b: the id of a run has 1 to 40 characters"),
-            ("label=", "the parameter label=: write KEY, or KEY=VALUE"),
-        ] {
-            let refused = wanted(query).unwrap_err();
-            assert!(refused.starts_with(expected), "{query}: {refused}");
-        }
-    }
-
-    #[test]
-    fn history_is_asked_for_by_what_ended_and_when() {
-        let order = |query: &str| StreamRequest::history(&request(query, &[]));
-        let all = HistoryWanted::default();
-        assert_eq!(order(""), Ok(StreamRequest::History { wanted: all.clone(), limit: HISTORY_USUAL }));
-        let wanted = HistoryWanted {
-            agent: Some("fixer".to_owned()),
-            since: Some(SystemTime::UNIX_EPOCH),
-            outcomes: vec![Outcome::Failed, Outcome::GaveUp],
-            before: Some("7,fixer/a".parse().unwrap()),
-        };
-        let query = "agent=Fixer&since=1970-01-01&outcome=failed,gave-up&cursor=7%2Cfixer%2Fa&limit=2";
-        assert_eq!(order(query), Ok(StreamRequest::History { wanted, limit: 2 }));
-        for (query, expected) in [
-            ("agent=fixer/a", "the parameter agent=fixer/a: a name has 1 to 64 characters"),
-            ("outcome=failed,done", "the parameter outcome=failed,done: write one of completed, failed"),
-            ("since=once", "the parameter since=once: neither a time"),
-            ("cursor=7", "the parameter cursor=7: write the `next` of an answer as it is"),
-            ("limit=1001", "the parameter limit=1001: write a whole number from 1 to 1000"),
-            ("run=a", "unknown parameter \"run\"; this route takes agent, since, outcome, limit, cursor"),
-        ] {
-            let refused = order(query).unwrap_err();
-            assert!(refused.starts_with(expected), "{query}: {refused}");
-        }
-    }
-
-    #[test]
-    fn an_output_begins_at_one_place() {
-        let run = || Name::parse_any("a/b").unwrap();
-        let order = |query: &str| StreamRequest::output(run(), Output::Stderr, &request(query, &[]));
-        for (query, begin, follows) in [
-            ("", Begin::At(0), false),
-            ("from=7&follow=true", Begin::At(7), true),
-            ("tail=65536", Begin::LastBytes(65536), false),
-            ("lines=3", Begin::LastLines(3), false),
-        ] {
-            let expected = StreamRequest::Output { run: run(), output: Output::Stderr, begin, follows };
-            assert_eq!(order(query), Ok(expected), "{query}");
-        }
-        for (query, expected) in [
-            ("from=1&tail=1", "from, tail and lines each say where to begin; write one of them"),
-            ("tail=-1", "the parameter tail=-1: write a whole number of bytes, such as 65536"),
-            ("raw=true", "unknown parameter \"raw\"; this route takes from, tail, lines, follow"),
-        ] {
-            assert_eq!(order(query).unwrap_err(), expected);
         }
     }
 

@@ -36,9 +36,9 @@ impl Screens {
         let Some(desks) = &self.desks else { return Err("there is no tmux to ask".to_owned()) };
         let snapshot = latest();
         let desk = desks.of(snapshot.user_of(agent)).ok_or("its user has no tmux server yet")?;
-        if let Some(life) = snapshot.life(agent).filter(|life| life.session().is_empty()) {
-            let why = life.reason().unwrap_or("it is not known why");
-            return Err(format!("{} has no session: {why}", life.name()));
+        if let Some(agent) = snapshot.agent(agent).filter(|agent| agent.session.is_empty()) {
+            let why = agent.reason.as_deref().unwrap_or("it is not known why");
+            return Err(format!("{} has no session: {why}", agent.name));
         }
         redacted(agent, colors, latest, async {
             let watched = self.watch(agent);

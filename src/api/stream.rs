@@ -26,23 +26,18 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::agent::name::{Key, Name};
+use crate::agent::name::Key;
 use crate::api::outlet::{Gone, Made, Outlet};
 use crate::deputy::transcript::{Broken, Outlet as _};
-use crate::logs::attempt::Output;
 use crate::logs::selection::{self, Wanted, Which};
 use crate::observe::ring::{Ring, RingEvent};
-use crate::observe::snapshot::Life;
-use crate::sys::blocking;
 use crate::wire::events::Since;
-use crate::wire::run::RunStatus;
 use crate::wire::status::{Fault, FaultCode, ScreenShown, Time};
 
 use super::answer;
 use super::http::{Ordered, Responder};
 use super::logs::Telling;
-use super::outputs::{self, Printing};
-use super::query::{Begin, COLORED, StreamRequest};
+use super::query::{COLORED, StreamRequest};
 
 /// The media type of server-sent events.
 const EVENT_STREAM: &str = "text/event-stream";
@@ -164,9 +159,8 @@ async fn answer(order: StreamRequest, responder: Arc<Responder>, over: Arc<Notif
             let wanted = Wanted { lines, since, as_text: !raw };
             let opened = match selection::open(&store, &agent, which, wanted).await {
                 Ok(opened) => opened,
-                Err(selection::Error::Nothing) if responder.snapshot().life(&agent.key()).is_none() => {
-                    let is_run = agent.key().is_run();
-                    return refusal(if is_run { answer::run_is_gone() } else { answer::no_such_agent() });
+                Err(selection::Error::Nothing) if responder.snapshot().agent(&agent.key()).is_none() => {
+                    return refusal(answer::no_such_agent());
                 }
                 Err(error @ (selection::Error::Busy(_) | selection::Error::Read(_))) => {
                     return refusal(answer::unavailable(&error.to_string()));
@@ -196,17 +190,6 @@ async fn answer(order: StreamRequest, responder: Arc<Responder>, over: Arc<Notif
                 made(content_type, &responder, over, move |outlet| telling.tell(outlet, opened))
             }
         }
-        StreamRequest::Output { run, output, begin, follows } => {
-            print(run, output, begin, follows, &responder, over).await
-        }
-        StreamRequest::Run { run } => whole_run(&run, &responder).await,
-        StreamRequest::History { wanted, limit } => {
-            let snapshot = responder.snapshot();
-            match blocking::run(move || snapshot.history(&wanted, limit)).await.and_then(|read| read) {
-                Ok(history) => refusal(answer::history(&history)),
-                Err(error) => refusal(answer::unavailable(&format!("failed to read the history: {error}"))),
-            }
-        }
         StreamRequest::Screen { agent, colors, follows: false } => {
             let content_type = if colors { COLORED } else { TEXT };
             match responder.screens.look(&agent, colors, || responder.snapshot()).await {
@@ -215,51 +198,6 @@ async fn answer(order: StreamRequest, responder: Arc<Responder>, over: Arc<Notif
             }
         }
     }
-}
-
-/// What a run printed on one of its outputs.
-async fn print(
-    run: Name,
-    output: Output,
-    begin: Begin,
-    follows: bool,
-    responder: &Responder,
-    over: Arc<Notify>,
-) -> Answer {
-    let Some(store) = responder.sources.logs.clone() else {
-        return refusal(answer::unavailable("nothing is kept of what runs print"));
-    };
-    let snapshot = responder.sources.snapshot.clone();
-    let printing = Printing { store, run: run.key(), output, begin, snapshot };
-    let redactor = match responder.snapshot().redactor(&run.key()).await {
-        Ok(redactor) => redactor,
-        Err(unknown) => return refusal(answer::unavailable(&unknown.to_string())),
-    };
-    match printing.open().await {
-        Err(error @ (outputs::Error::Busy(_) | outputs::Error::Read(_))) => {
-            refusal(answer::unavailable(&error.to_string()))
-        }
-        Ok(opened) if follows => made(TEXT, responder, over, move |outlet| printing.follow(outlet, redactor, opened)),
-        Ok(Some(opened)) => made(TEXT, responder, over, move |outlet| printing.tell(outlet, redactor, opened)),
-        Ok(None) => {
-            let snapshot = responder.snapshot();
-            let Some(known) = snapshot.run(&run.key()) else { return refusal(answer::run_is_gone()) };
-            let why = known.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-            let what = format!("nothing is kept of what {} printed; it is {}{why}", known.name, known.state);
-            refusal(answer::nothing_kept(&what))
-        }
-    }
-}
-
-/// A run that is over, with what the record of its end has.
-async fn whole_run(run: &Name, responder: &Responder) -> Answer {
-    let key = run.key();
-    let Some(known) = responder.snapshot().run(&key).cloned() else { return refusal(answer::run_is_gone()) };
-    let Some(store) = responder.sources.logs.clone() else { return refusal(answer::one_run(&known)) };
-    // A record that cannot be read only says less.
-    let read = blocking::run(move || store.read_result(&key)).await.ok().and_then(Result::ok).flatten();
-    let record = read.and_then(|bytes| serde_json::from_slice::<RunStatus>(&bytes).ok());
-    refusal(answer::one_run(record.as_ref().filter(|record| record.name == known.name).unwrap_or(&known)))
 }
 
 fn refusal(response: Response<Bytes>) -> Answer {
@@ -350,13 +288,9 @@ async fn show(outlet: Outlet, responder: Arc<Responder>, agent: Key, colors: boo
     let mut shown = None;
     let (mut pause, mut silence) = (SHORTEST, Duration::ZERO);
     loop {
-        let snapshot = responder.snapshot();
-        // A run is known after its end, too, and never has a screen again.
-        let is_last = match snapshot.life(&agent) {
-            None => return Ok(()),
-            Some(Life::Run(run)) => run.is_over(),
-            Some(Life::Agent(_)) => false,
-        };
+        if responder.snapshot().agent(&agent).is_none() {
+            return Ok(());
+        }
         let now = Some(responder.screens.look(&agent, colors, || responder.snapshot()).await);
         if now != shown {
             match &now {
@@ -371,9 +305,6 @@ async fn show(outlet: Outlet, responder: Arc<Responder>, agent: Key, colors: boo
         } else if silence >= outlet.heartbeat {
             outlet.beat().await?;
             silence = Duration::ZERO;
-        }
-        if is_last {
-            return Ok(());
         }
         sleep(pause).await;
         silence += pause;

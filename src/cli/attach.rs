@@ -50,8 +50,8 @@ const UNKNOWN: u8 = 4;
 #[derive(Clone, Debug, clap::Args)]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Arguments {
-    /// The agent, or the run (NAME/ID, or an id that one run has); the case of the name does not matter
-    #[arg(add = complete::names_and_runs())]
+    /// The agent; the case of its name does not matter
+    #[arg(add = complete::names())]
     pub name: String,
     /// Only watch: no key gets through except those that detach, and the window keeps its size
     #[arg(long)]
@@ -156,15 +156,13 @@ async fn attach(all: &super::Arguments, arguments: &Arguments, here: &Surroundin
         Ok(client) => client.agent(&name).await.map(|answer| answer.value),
         Err(error) => Err(error),
     };
-    let asked = match asked {
-        Err(error) if error.is_unknown_name() => return Err(error.into()),
-        asked => asked,
-    };
+    if let Err(error @ client::Error::NoSuchAgent { .. }) = asked {
+        return Err(error.into());
+    }
     let name = asked.as_ref().map_or(name, |agent| agent.name.clone());
-    let agent = Name::parse_any(&name).map_err(|error| Error::Name(name, error))?;
+    let agent = Name::try_from(name.as_str()).map_err(|error| Error::Name(name, error))?;
     // Only the daemon knows whom it runs as at present.
-    let user =
-        asked.as_ref().map_or_else(|_| target.declared_user(&agent.key().declared()), |agent| agent.user.clone());
+    let user = asked.as_ref().map_or_else(|_| target.declared_user(&agent.key()), |agent| agent.user.clone());
     let side = target.side_of(user.as_deref());
     let Target { settings, daemon, user_id, .. } = target;
     let (account, socket) = match side {

@@ -1,16 +1,13 @@
 //! `agentd check`: prints what is wrong with a jcard, before a daemon reads it.
 
 mod here;
-mod plan;
 mod screen;
-mod upcoming;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -18,7 +15,7 @@ use zeroize::Zeroizing;
 use super::output;
 use super::target::Target;
 use super::wording::{counted, fault};
-use super::{Whereabouts, check::here::Looker, check::upcoming::Upcoming};
+use super::{Whereabouts, check::here::Looker};
 use crate::agent::spec::Prompt;
 use crate::config::{self, Config, Entry, Finding, Options, Severity};
 use crate::inputs::skills;
@@ -66,9 +63,6 @@ pub struct Arguments {
     /// Say which rule for screens matches this text, such as what tmux capture-pane -p has printed; - is standard input
     #[arg(long, value_name = "FILE", value_parser = super::path_or_stdin(), conflicts_with_all = ["files", "here", "strict"])]
     pub screen: Option<PathBuf>,
-    /// Check this plan instead: its tasks, their order, and whether the jcard has their agents
-    #[arg(long, value_name = "FILE", value_parser = super::path(), conflicts_with_all = ["here", "strict", "screen"])]
-    pub plan: Option<PathBuf>,
     /// With --screen, the harness whose rules are tried [default: all]
     #[arg(long, value_name = "NAME", value_parser = super::name, requires = "screen")]
     pub harness: Option<String>,
@@ -84,9 +78,6 @@ struct Report {
     errors: usize,
     warnings: usize,
     findings: Vec<Found>,
-    /// The next times of each schedule.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    schedules: Vec<Upcoming>,
 }
 
 #[derive(Debug, Serialize)]
@@ -139,10 +130,6 @@ pub enum Rigor {
 pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -> ExitCode {
     if let Some(file) = &arguments.screen {
         return screen::run(file, arguments.harness.as_deref(), &all.places.checked_config(here), arguments);
-    }
-    if let Some(file) = &arguments.plan {
-        let jcard = arguments.files.first().cloned().unwrap_or_else(|| all.places.checked_config(here));
-        return plan::run(file, &jcard, arguments.json, all.reading(here).options(&jcard));
     }
     let files =
         if arguments.files.is_empty() { vec![all.places.checked_config(here)] } else { arguments.files.clone() };
@@ -206,12 +193,9 @@ impl Report {
             lines = config::lines(&text);
             config::parse(&text, options).map_err(|findings| findings.into_iter().map(Found::from).collect())
         });
-        let (agents, mut findings, schedules) = match parsed {
-            Ok(config) => {
-                let (schedules, wrong) = upcoming::look(&config, &lines, SystemTime::now());
-                (Some(config.entries.len()), Self::judge(file, rigor, looker, config, &lines, wrong), schedules)
-            }
-            Err(findings) => (None, findings, Vec::new()),
+        let (agents, mut findings) = match parsed {
+            Ok(config) => (Some(config.entries.len()), Self::judge(file, rigor, looker, config, &lines)),
+            Err(findings) => (None, findings),
         };
         if rigor == Rigor::Strict {
             for found in findings.iter_mut().filter(|found| found.severity == Level::Warning) {
@@ -221,7 +205,7 @@ impl Report {
         let count = |level| findings.iter().filter(|found: &&Found| found.severity == level).count();
         let (errors, warnings) = (count(Level::Error), count(Level::Warning));
         let file = if file == Path::new(STDIN) { "<stdin>".to_owned() } else { file.display().to_string() };
-        Self { file, agents, errors, warnings, findings, schedules }
+        Self { file, agents, errors, warnings, findings }
     }
 
     /// All findings about a jcard that could be read.
@@ -231,14 +215,13 @@ impl Report {
         looker: Option<&Looker>,
         config: Config,
         lines: &[config::Lines],
-        of_zones: Vec<Found>,
     ) -> Vec<Found> {
         // An empty path is the current directory.
         let folder = file.parent().unwrap_or(Path::new(""));
         let of_skills = wrong_skills(folder, &config, lines);
         let Config { entries, findings, sandbox_expected, .. } = config;
         let mut findings: Vec<Found> = findings.into_iter().chain(sandbox_expected).map(Found::from).collect();
-        findings.extend(of_skills.into_iter().chain(of_zones));
+        findings.extend(of_skills);
         findings.sort_by_key(|found| found.position);
         match looker {
             Some(looker) => findings.extend(looker.look(&entries, folder)),
@@ -310,9 +293,6 @@ impl fmt::Display for Report {
                 return Ok(());
             }
         }
-        for upcoming in &self.schedules {
-            upcoming.write(&file, f)?;
-        }
         let agents = self.agents.map_or("unusable".to_owned(), |agents| counted(agents, "agent"));
         writeln!(f, "{file}: {agents}, {}, {}", counted(self.errors, "error"), counted(self.warnings, "warning"))
     }
@@ -360,35 +340,6 @@ mod tests {
             "jcard.toml:3:1: warning: unknown key \"promt\" is ignored; did you mean `prompt`?\n\
              jcard.toml: 1 agent, 0 errors, 1 warning\n"
         );
-    }
-
-    #[test]
-    fn the_next_three_times_of_a_schedule_are_printed() {
-        let entry =
-            "[[agents]]\nname = \"fixer\"\nharness = \"codex\"\napproval = \"edits\"\nprompt = \"x\"\n[agents.runs]\n";
-        let (status, output) = check_text(format!("{entry}schedule = \"every 366d\"\ntime_zone = \"UTC\"\n"));
-        assert_eq!(status, 0);
-        let lines: Vec<&str> = output.lines().collect();
-        assert_eq!(lines.len(), 4, "{output}");
-        for line in &lines[..3] {
-            let rest = line.strip_prefix("jcard.toml: fixer: a run at ").unwrap();
-            let (wall, utc) = rest.split_once(" 00:00:00 in UTC, ").unwrap();
-            assert_eq!(utc, format!("{wall}T00:00:00.000Z"));
-        }
-        let (status, output) = check_text(format!("{entry}schedule = \"0 0 31 2 *\"\n"));
-        let expected = "jcard.toml:7:12: warning: the time \"0 0 31 2 *\" never comes; no month that it names has such a day\n\
-                        jcard.toml: fixer: its schedule makes no run in the next 8 years\n\
-                        jcard.toml: 1 agent, 0 errors, 1 warning\n";
-        assert_eq!((status, output.as_str()), (0, expected));
-    }
-
-    #[test]
-    fn a_zone_that_the_machine_does_not_know_is_an_error() {
-        let entry = "[[agents]]\nharness = \"codex\"\napproval = \"edits\"\nprompt = \"x\"\n[agents.runs]\n";
-        let (status, output) = check_text(format!("{entry}schedule = \"@daily\"\ntime_zone = \"Middle/Earth\"\n"));
-        assert_eq!(status, 1);
-        assert!(output.starts_with("jcard.toml:7:1: error: this machine "), "{output}");
-        assert!(output.ends_with("jcard.toml: 1 agent, 1 error, 0 warnings\n"), "{output}");
     }
 
     #[test]

@@ -101,44 +101,12 @@ pub fn write_script(shell: &str, out: &mut dyn io::Write) -> io::Result<()> {
 pub(super) fn names() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
         let agents = agents(&std::env::args_os().collect::<Vec<_>>()).unwrap_or_default();
+        let candidate = |agent: AgentStatus| {
+            let state = state_word(&agent);
+            CompletionCandidate::new(agent.name).help(Some(state.into()))
+        };
         agents.into_iter().map(candidate).collect()
     })
-}
-
-/// The names of all agents and of all runs that are known, each with its state.
-pub(super) fn names_and_runs() -> ArgValueCandidates {
-    ArgValueCandidates::new(|| {
-        let words = std::env::args_os().collect::<Vec<_>>();
-        let agents = agents(&words).unwrap_or_default().into_iter();
-        agents.map(candidate).chain(runs_of(&words, "limit=200")).collect()
-    })
-}
-
-/// The names of all runs that are not over, each with its state.
-pub(super) fn live_runs() -> ArgValueCandidates {
-    ArgValueCandidates::new(|| {
-        let words = std::env::args_os().collect::<Vec<_>>();
-        let states = ["waiting", "starting", "running", "backoff"];
-        states.iter().flat_map(|state| runs_of(&words, &format!("limit=200&state={state}"))).collect()
-    })
-}
-
-/// The names of all templates.
-pub(super) fn templates() -> ArgValueCandidates {
-    ArgValueCandidates::new(|| {
-        let agents = agents(&std::env::args_os().collect::<Vec<_>>()).unwrap_or_default();
-        agents.into_iter().filter(|agent| agent.runs.is_some()).map(candidate).collect()
-    })
-}
-
-fn candidate(agent: AgentStatus) -> CompletionCandidate {
-    let state = state_word(&agent);
-    CompletionCandidate::new(agent.name).help(Some(state.into()))
-}
-
-fn runs_of(words: &[OsString], query: &str) -> Vec<CompletionCandidate> {
-    let runs = ask(words, async |client| client.runs(query).await).map(|answer| answer.value).unwrap_or_default();
-    runs.iter().map(|run| candidate(run.as_agent())).collect()
 }
 
 /// The ids of all questions, each with what is asked.

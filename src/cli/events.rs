@@ -19,16 +19,14 @@ use crate::wire::conversation::Conversation;
 use crate::wire::events::{Change, Course, Event, Since, Subject, What};
 use crate::wire::hold::HoldKind;
 use crate::wire::reason::LaunchReason;
-use crate::wire::run::{RunChange, RunStatus};
 use crate::wire::status::{AgentStatus, State};
 
 /// Which events, and how.
 #[derive(Clone, Debug, clap::Args)]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Arguments {
-    /// Only events about this agent with its runs, or about this run (NAME/ID, or an id that one run has), and those about no agent; the
-    /// case of the name does not matter
-    #[arg(add = complete::names_and_runs())]
+    /// Only events about this agent, and those about no agent; the case of its name does not matter
+    #[arg(add = complete::names())]
     pub name: Option<String>,
     /// Only events about agents that have this label, `KEY` or `KEY=VALUE`, and those about no agent; of several labels, all
     #[arg(short = 'l', long = "label", value_name = "LABEL")]
@@ -54,16 +52,14 @@ pub fn run(arguments: &Arguments, socket: &Path) -> ExitCode {
 
 async fn print(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {
     let client = Client::new(socket).map_err(Failure::Ask)?;
-    let name = match &arguments.name {
-        Some(name) => Some(find(&client, name).await.map_err(Failure::Ask)?),
-        None => None,
-    };
+    if let Some(name) = &arguments.name {
+        find(&client, name).await.map_err(Failure::Ask)?;
+    }
     let labels: Vec<String> = arguments.labels.iter().map(Selector::to_string).collect();
     let mut last = arguments.after.unwrap_or(Since::Beginning).to_string();
     let (mut was_there, mut is_away) = (false, false);
     loop {
-        let listened =
-            listen(&client, arguments, name.as_deref(), &labels, &mut last, &mut was_there, &mut is_away).await;
+        let listened = listen(&client, arguments, &labels, &mut last, &mut was_there, &mut is_away).await;
         match listened {
             Err(Failure::Ask(error)) if arguments.follow && was_there && error.may_come_back() => {
                 if !std::mem::replace(&mut is_away, true) {
@@ -77,11 +73,11 @@ async fn print(arguments: &Arguments, socket: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Finds out whether there is such an agent or run, or was: one that was removed has events that are kept. Returns its whole name.
-async fn find(client: &Client, name: &str) -> Result<String, Error> {
+/// Finds out whether there is such an agent, or was: one that was removed has events that are kept.
+async fn find(client: &Client, name: &str) -> Result<(), Error> {
     let missing = match client.agent(name).await {
-        Err(error) if error.is_unknown_name() => error,
-        other => return other.map(|answer| answer.value.name),
+        Err(error @ Error::NoSuchAgent { .. }) => error,
+        other => return other.map(|_| ()),
     };
     let mut kept = match client.events(Some(name), &[], Some("0"), false).await {
         // No agent can have this name.
@@ -91,7 +87,7 @@ async fn find(client: &Client, name: &str) -> Result<String, Error> {
     while let Some(message) = kept.next().await? {
         let event = serde_json::from_str::<Event>(&message.data);
         if event.is_ok_and(|event| event.what.agent().is_some_and(|about| about.eq_ignore_ascii_case(name))) {
-            return Ok(name.to_owned());
+            return Ok(());
         }
     }
     Err(missing)
@@ -101,13 +97,13 @@ async fn find(client: &Client, name: &str) -> Result<String, Error> {
 async fn listen(
     client: &Client,
     arguments: &Arguments,
-    name: Option<&str>,
     labels: &[String],
     last: &mut String,
     was_there: &mut bool,
     is_away: &mut bool,
 ) -> Result<(), Failure> {
-    let mut messages = client.events(name, labels, Some(last), arguments.follow).await.map_err(Failure::Ask)?;
+    let mut messages =
+        client.events(arguments.name.as_deref(), labels, Some(last), arguments.follow).await.map_err(Failure::Ask)?;
     (*was_there, *is_away) = (true, false);
     loop {
         let next = messages.next().await;
@@ -198,25 +194,10 @@ fn words(what: &What) -> String {
             let note = note.as_ref().map_or_else(String::new, |note| format!("; {note}"));
             format!("{} conversation {id}{note}", if *resumed { "resumed" } else { "in" })
         }
-        What::Run { change, run, .. } => of_run(*change, run),
         What::Error { about, error, .. } => format!("error{}: {error}", about_what(*about)),
         What::Resolved { about, .. } => format!("error{} resolved", about_what(*about)),
         What::Missed {} => "events were missed; agentd status tells where things stand".to_owned(),
     }
-}
-
-/// What happened to a run, and why or how.
-fn of_run(change: RunChange, run: &RunStatus) -> String {
-    let what = match (change, run.outcome) {
-        (RunChange::Queued, _) => "queued",
-        (RunChange::Taken, _) => "has a place",
-        (RunChange::Refused, _) => "refused",
-        (RunChange::Skipped, _) => "skipped",
-        (RunChange::Missed, _) => "missed",
-        (RunChange::Ended, Some(how)) => outcome(how),
-        (RunChange::Ended, None) => "ended",
-    };
-    run.reason.as_ref().map_or_else(|| what.to_owned(), |why| format!("{what}: {why}"))
 }
 
 fn doing(activity: &Activity) -> String {
@@ -267,7 +248,6 @@ fn about_what(subject: Subject) -> &'static str {
         Subject::State => " with the state directory",
         Subject::Groups => " with the control groups",
         Subject::Overrides => " with the overrides",
-        Subject::Spool => " with the spool",
     }
 }
 

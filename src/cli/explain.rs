@@ -23,7 +23,6 @@ use crate::sys::terminal::Terminal;
 use crate::text::printable::escaped;
 use crate::text::printable::json_line;
 use crate::wire::activity::{Activity, Source};
-use crate::wire::after::AllAwaited;
 use crate::wire::approval::Approval;
 use crate::wire::conversation::Conversation;
 use crate::wire::exit_status::ExitStatus;
@@ -41,8 +40,8 @@ const ENDS: usize = 3;
 /// Which agent, and how.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
-    /// The agent, or the run (NAME/ID, or an id that one run has); the case of the name does not matter
-    #[arg(add = complete::names_and_runs())]
+    /// The agent; the case of its name does not matter
+    #[arg(add = complete::names())]
     pub name: String,
     /// Print times in UTC on a terminal, too
     #[arg(long)]
@@ -281,14 +280,6 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
         State::Waiting if agent.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Enabled { .. })) => {
             push("Nothing happens by itself", None);
         }
-        State::Waiting | State::Running if agent.runs.is_some() => match agent.next_run_at {
-            Some(at) => push("Its schedule makes a run", Some(at)),
-            None => push("It does the next task that it is given", None),
-        },
-        State::Exited if is_run(agent) => push("Nothing: a run is over once", None),
-        State::Running if is_run(agent) && agent.approvals.is_empty() => {
-            push("It runs until it ends by itself; then its result is kept", None);
-        }
         State::Waiting if agent.next_start_at.is_some() => {
             let lacks = |is: fn(&WaitingFor) -> bool| agent.waiting_for.iter().any(is);
             let what = if lacks(|cause| matches!(cause, WaitingFor::Packages { .. })) {
@@ -299,9 +290,6 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
                 "agentd looks for its program again"
             };
             push(what, agent.next_start_at);
-        }
-        State::Waiting if agent.waiting_for.iter().any(WaitingFor::is_stuck) => {
-            push("Nothing happens by itself", None);
         }
         State::Waiting => match agent.waiting_for.iter().find_map(held_until) {
             Some(until) => push("An agent that shares its credential tries it again", Some(until)),
@@ -325,12 +313,7 @@ fn next(agent: &AgentStatus) -> Vec<Next> {
                     push("When nothing of it is left, it has failed for good", None);
                 }
                 Some(StoppingBecause::TimedOut {}) => push("When nothing of it is left, it has exited for good", None),
-                Some(
-                    StoppingBecause::Removed {}
-                    | StoppingBecause::Shutdown {}
-                    | StoppingBecause::Cancelled {}
-                    | StoppingBecause::Over {},
-                ) => {
+                Some(StoppingBecause::Removed {} | StoppingBecause::Shutdown {}) => {
                     push("When nothing of it is left, it is no longer listed", None);
                 }
                 Some(StoppingBecause::Disabled { .. }) => {
@@ -376,18 +359,6 @@ fn answers(approval: &Approval) -> String {
 /// What would change the state, the nearest at hand first.
 fn changes(agent: &AgentStatus) -> Vec<String> {
     let name = &agent.name;
-    if is_run(agent) {
-        return changes_of_run(agent);
-    }
-    if agent.runs.is_some() && matches!(agent.state, State::Waiting | State::Running) {
-        let causes = agent.waiting_for.iter().map(|cause| supply(agent, cause));
-        let is_off = agent.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Enabled { .. }));
-        let usual = [
-            format!("Give it a task: agentd run {name} TEXT…. List its runs: agentd runs {name}."),
-            format!("Let it take no new runs: agentd stop {name}."),
-        ];
-        return causes.chain(usual.into_iter().filter(|_| !is_off)).collect();
-    }
     let again = format!("Run it again: agentd start {name}.");
     let mut changes: Vec<String> = match agent.state {
         State::Waiting => agent.waiting_for.iter().map(|cause| supply(agent, cause)).collect(),
@@ -441,7 +412,6 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
             }
             // It would only fail again.
             Some(Outcome::Failed) if never_started(agent) => vec![RELAUNCH.into()],
-            Some(Outcome::Cancelled | Outcome::Skipped | Outcome::Refused | Outcome::Interrupted) => Vec::new(),
             Some(Outcome::Failed) | None => vec![
                 again,
                 RELAUNCH.into(),
@@ -456,29 +426,6 @@ fn changes(agent: &AgentStatus) -> Vec<String> {
         changes.insert(0, "Fix the error above first: until then, edits of its entry have no effect.".into());
     }
     changes
-}
-
-/// Whether it is a run in the form of an agent.
-fn is_run(agent: &AgentStatus) -> bool {
-    agent.name.contains('/')
-}
-
-/// What would change the state of a run, the nearest at hand first.
-fn changes_of_run(run: &AgentStatus) -> Vec<String> {
-    let name = &run.name;
-    let cancel = format!("Cancel it: agentd cancel {name}.");
-    match run.state {
-        State::Exited | State::Invalid => {
-            let template = name.split_once('/').map_or(name.as_str(), |(template, _)| template);
-            let go_on = format!(
-                "Go on in its conversation: agentd run {template} --continue {name} TEXT…. Or give the task again under another id."
-            );
-            vec![format!("See what it printed: agentd logs --stdout {name}, or agentd logs --stderr {name}."), go_on]
-        }
-        State::Waiting => run.waiting_for.iter().map(|cause| supply(run, cause)).chain([cancel]).collect(),
-        State::Stopping => Vec::new(),
-        State::Starting | State::Running | State::Backoff => vec![cancel],
-    }
 }
 
 /// Whether the error is why the latest attempt did not start: then an edit is what fixes it.
@@ -506,16 +453,6 @@ fn supply(agent: &AgentStatus, cause: &WaitingFor) -> String {
         WaitingFor::Enabled { by: Some(_), .. } => format!("Start it: agentd start {name}."),
         WaitingFor::Enabled { by: None, .. } => {
             format!("Remove `enabled = false` from its entry; or start it without an edit: agentd start {name}.")
-        }
-        WaitingFor::After { agents, .. } => {
-            if let Some(stuck) = agents.iter().find(|agent| agent.stuck) {
-                let other = &stuck.name;
-                let what = format!("It waits for {stuck}, which does not come by itself");
-                format!("{what}: agentd explain {other}. Or remove {other} from its `after`.")
-            } else {
-                let all = AllAwaited { agents, more: 0 };
-                format!("It starts by itself once these have come: {all}. Or remove them from its `after`.")
-            }
         }
         WaitingFor::Hold { group, hold: HoldKind::Login, until, evidence } => {
             let remedy = remedy(group);
@@ -582,10 +519,6 @@ fn supply(agent: &AgentStatus, cause: &WaitingFor) -> String {
              an edit, SIGHUP, or `agentd start {name}`.",
             proxy.path
         ),
-        WaitingFor::Task {} => format!("Give it a task: agentd run {name} \"…\"."),
-        WaitingFor::Place { .. } => {
-            "Wait until a run ends, cancel one (agentd cancel), or raise the `at_once` of its template.".to_owned()
-        }
         WaitingFor::Unread {}
         | WaitingFor::Entry {}
         | WaitingFor::Backoff { .. }
@@ -937,19 +870,6 @@ To change  Write /j/task.md, or name another as the entry's `prompt_file`.
     #[case(
         json!({ "kind": "session", "holder": "b" }),
         "Wait until b has left it, or give one of them another `session`."
-    )]
-    #[case(
-        json!({ "kind": "after", "agents": [
-            { "name": "b", "condition": "completed", "state": "running" },
-            { "name": "c", "condition": "running", "state": "waiting" },
-        ] }),
-        "It starts by itself once these have come: b (running) and c (not running). Or remove them from its `after`."
-    )]
-    #[case(
-        json!({ "kind": "after", "agents": [
-            { "name": "b", "condition": "completed", "state": "exited", "outcome": "failed", "reason": "exited with status 1", "stuck": true },
-        ] }),
-        "It waits for b (failed: exited with status 1), which does not come by itself: agentd explain b. Or remove b from its `after`."
     )]
     #[case(
         json!({ "kind": "hold", "group": "KEY-1a2b3c", "hold": "login", "until": at(30), "evidence": "API Error: 401" }),

@@ -3,7 +3,6 @@
 //! The daemon sends them. If none runs, they come [from the files](files).
 
 mod files;
-mod outputs;
 mod printer;
 
 use std::path::{Path, PathBuf};
@@ -36,9 +35,8 @@ const LAG: Duration = Duration::from_secs(2);
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag that people know")]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Arguments {
-    /// The agents, or runs (NAME/ID, or an id that one run has); `*` and `?` stand for any characters and for one in the names of agents,
-    /// and case does not matter. Of several, each line begins with the name
-    #[arg(value_name = "NAME", add = complete::names_and_runs())]
+    /// The agents; `*` and `?` stand for any characters and for one, and case does not matter. Of several, each line begins with the name
+    #[arg(value_name = "NAME", add = complete::names())]
     pub names: Vec<String>,
     /// Print the logs of all agents
     #[arg(long, conflicts_with = "names")]
@@ -78,12 +76,6 @@ pub struct Arguments {
     /// Print a JSON object for each line, with its `text`; with `at`, `agent` and `attempt` as other options ask for them
     #[arg(long, conflicts_with = "raw")]
     pub json: bool,
-    /// Print what a run wrote to its standard output, instead of what its terminal showed
-    #[arg(long, conflicts_with_all = ["all", "labels", "timestamps", "attempt", "previous", "all_attempts", "since", "json"])]
-    pub stdout: bool,
-    /// The same of its standard error
-    #[arg(long, conflicts_with_all = ["stdout", "all", "labels", "timestamps", "attempt", "previous", "all_attempts", "since", "json"])]
-    pub stderr: bool,
     /// Where the logs are if agentd does not run [default: as for the daemon]
     #[arg(long, value_name = "DIR", value_parser = super::path())]
     pub log_dir: Option<PathBuf>,
@@ -118,15 +110,6 @@ impl Arguments {
             || self.names.iter().any(|name| glob::is_pattern(name))
     }
 
-    /// The output of a run that is meant, instead of its terminal.
-    fn output(&self) -> Option<&'static str> {
-        match (self.stdout, self.stderr) {
-            (true, _) => Some("stdout"),
-            (_, true) => Some("stderr"),
-            (false, false) => None,
-        }
-    }
-
     /// Whether it matters where an attempt begins.
     fn needs_marks(&self) -> bool {
         !self.raw && (self.follow || self.all_attempts)
@@ -146,12 +129,6 @@ pub fn run(all: &super::Arguments, arguments: &Arguments, here: &Surroundings) -
         return complain(USAGE, "--raw prints the log of one agent; name it");
     }
     let socket = all.places.client_socket(here);
-    if let Some(output) = arguments.output() {
-        return output::run(async {
-            let client = Client::new(&socket).map_err(Failure::Ask)?;
-            outputs::print(&client, arguments, output).await
-        });
-    }
     output::run(async {
         match print(arguments, &socket).await {
             Err(Failure::Ask(Error::NotRunning(_))) if !arguments.follow => files::print(all, arguments, here).await,

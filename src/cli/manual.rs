@@ -81,7 +81,7 @@ fn replace(folder: &OwnedFd, name: &OsStr, text: &[u8]) -> io::Result<()> {
 }
 
 /// What an exit status means, whatever the command. `docs/using.md` has the same table.
-pub const EXIT_STATUSES: [(&str, &str); 10] = [
+pub const EXIT_STATUSES: [(&str, &str); 9] = [
     ("0", "it went well"),
     ("1", "it failed, or a check found a fault (`check`, `doctor`) or a difference (`diff`)"),
     ("2", "the command line is wrong; `diff`: what would change is not known"),
@@ -89,15 +89,8 @@ pub const EXIT_STATUSES: [(&str, &str); 10] = [
     ("4", "the command could not act: no agent has that name, agentd does not answer, or you do not have permission"),
     ("5", "`status --check`: an agent needs attention"),
     ("6", "`send`: it was sent, but the agent's screen did not change"),
-    ("122", "`run --wait`: the run was refused"),
-    (
-        "123",
-        "`wait`, `start --wait`, `restart --wait`: the agent does not get there by itself; `run --wait`: the run was cancelled or skipped",
-    ),
-    (
-        "124, 125",
-        "`wait`, `run --wait`: as `timeout`(1) has it, since its other statuses may be the agent's own; 125 is its 4",
-    ),
+    ("123", "`wait`, `start --wait`, `restart --wait`: the agent does not get there by itself"),
+    ("124, 125", "`wait`: as `timeout`(1) has it, since its other statuses may be the agent's own; 125 is its 4"),
 ];
 
 /// The exit statuses and examples of one command.
@@ -125,7 +118,7 @@ const NOT_ALLOWED: (&str, &str) =
 const NOT_ASKED: (&str, &str) = ("4", "no agent asks this, agentd does not answer, or you are not allowed to do it");
 
 /// The topics of the daemon and of all commands.
-pub const TOPICS: [Topic; 31] = [
+pub const TOPICS: [Topic; 27] = [
     Topic {
         verb: "",
         exit: &[
@@ -151,7 +144,6 @@ pub const TOPICS: [Topic; 31] = [
             ("agentd check --strict ./jcard.toml", "Check a file before it is installed, as in CI"),
             ("agentd check --here", "Also look for programs, workdirs, prompt files and secrets on this machine"),
             ("agentd check -", "Check what comes from standard input"),
-            ("agentd check --plan plan.toml", "Check a plan, and show its tasks in layers"),
             (
                 "agentd check --screen screen.txt --harness codex",
                 "Say which rule of a harness matches a screen that was saved",
@@ -249,7 +241,6 @@ pub const TOPICS: [Topic; 31] = [
             ("agentd logs --since 2h -t reviewer", "Print what it has printed in the last two hours, with times"),
             ("agentd logs -f reviewer writer", "Follow two agents; each line begins with the name"),
             ("agentd logs --all-attempts reviewer", "Print all attempts that are kept"),
-            ("agentd logs --stdout fixer/ticket-17", "Print what a run wrote to its standard output"),
         ],
     },
     Topic {
@@ -258,14 +249,6 @@ pub const TOPICS: [Topic; 31] = [
         examples: &[
             ("agentd events", "Print what has happened, one event on each line"),
             ("agentd events -f --json reviewer", "Print what happens to one agent, for programs"),
-        ],
-    },
-    Topic {
-        verb: "history",
-        exit: &[SHOWN, NOT_KNOWN, USAGE],
-        examples: &[
-            ("agentd history fixer --since 7d --failed", "Print what failed of an agent in a week"),
-            ("agentd history --summary", "Print how many runs each template had, how they ended, and what they cost"),
         ],
     },
     Topic {
@@ -291,64 +274,6 @@ pub const TOPICS: [Topic; 31] = [
         examples: &[
             ("agentd restart reviewer", "Stop an agent within its grace period, and start it again"),
             ("agentd restart --now reviewer", "Kill it at once, and start it again"),
-        ],
-    },
-    Topic {
-        verb: "run",
-        exit: &[
-            ("0", "the task was written; with --wait or --json, the run completed"),
-            (
-                "1",
-                "the task could not be read or written, or another has its id; with --wait, the run failed with status 0",
-            ),
-            ("2", "the command line is wrong, or the task is empty, too long or not UTF-8"),
-            ("4", "there is no such template or no spool, or you are not allowed to write there"),
-            ("122", "with --wait or --json: the run was refused"),
-            ("123", "with --wait or --json: the run was cancelled or skipped"),
-            ("124", "with --wait or --json: the time of --timeout has passed, and the run goes on"),
-            ("125", "with --wait or --json: how the run ended is not known"),
-            (
-                "N",
-                "with --wait or --json: the run's own exit status, or 128 plus the number of the signal that ended it",
-            ),
-        ],
-        examples: &[
-            ("agentd run fixer 'Fix the flaky test in tests/net.rs'", "Give a task, and print the id of the run"),
-            (
-                "agentd run fixer -f ticket.md --id ticket-17",
-                "Give a task from a file, once however often this is typed",
-            ),
-            (
-                "agentd run fixer --wait - < ticket.md",
-                "Wait for the run, print its output, and end with its exit status",
-            ),
-            ("agentd run fixer --json 'Review HEAD'", "The same as one JSON document in the end"),
-            (
-                "agentd run fixer --continue ticket-17 'Now write the test'",
-                "Go on in the conversation of an earlier run",
-            ),
-        ],
-    },
-    Topic {
-        verb: "runs",
-        exit: &[SHOWN, NOT_KNOWN, USAGE],
-        examples: &[
-            ("agentd runs", "Show all runs, the latest first"),
-            ("agentd runs fixer --state running", "Show the runs of one template that are under way"),
-            ("agentd runs --outcome failed --json", "Print those that have failed, as the API has them"),
-        ],
-    },
-    Topic {
-        verb: "cancel",
-        exit: &[
-            ("0", "the runs are cancelled, or being stopped"),
-            ("1", "a run is over already, or has no task that could be removed"),
-            ("4", "there is no such run, or you are not allowed to do it"),
-            USAGE,
-        ],
-        examples: &[
-            ("agentd cancel fixer/ticket-17", "Cancel a run of fixer"),
-            ("agentd cancel ticket-17 ticket-18", "The same by ids that no other run has"),
         ],
     },
     Topic {

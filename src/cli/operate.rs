@@ -3,7 +3,7 @@
 //! The API is read-only. Each verb writes a drop-in as the calling user, waits for the daemon to take it, and says what happens. A
 //! drop-in that says nothing more is removed again: the daemon remembers what it has taken.
 
-pub(in crate::cli) mod files;
+mod files;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -204,7 +204,7 @@ impl Daemon {
 }
 
 /// Whether the socket of a daemon is root's or the caller's.
-pub(in crate::cli) fn is_trusted(socket: &Path) -> bool {
+fn is_trusted(socket: &Path) -> bool {
     fs::metadata(socket).is_ok_and(|metadata| metadata.uid() == 0 || metadata.uid() == Uid::effective().as_raw())
 }
 
@@ -246,7 +246,7 @@ async fn of_agents(
                 jobs.push(Job { name: agent.name.clone(), drop_in, generation, seen: agent.clone(), written: None });
             }
             Err(nothing) => {
-                if let Nothing::Wrong | Nothing::Exhausted(_) | Nothing::Template(_) = nothing {
+                if let Nothing::Wrong | Nothing::Exhausted(_) = nothing {
                     status = if waits { OTHERWISE } else { FAILED };
                 }
                 lines.push(format!("{}: {nothing}", agent.name));
@@ -356,10 +356,6 @@ enum Nothing {
     Already(State),
     #[error("its entry is wrong; agentd check says what to correct")]
     Wrong,
-    #[error("it is a template, and restarts nothing; agentd cancel RUN ends a run, and agentd run {0} TEXT… makes one")]
-    Template(String),
-    #[error("it takes runs already")]
-    TakesRuns,
     #[error("its generation is the highest there is; type: agentd stop --wait {0}; agentd start {0}")]
     Exhausted(String),
 }
@@ -380,12 +376,10 @@ fn plan(verb: Verb, agent: &AgentStatus, before: DropIn) -> Result<(DropIn, u64)
         Verb::Stop { now } => {
             Ok((DropIn { enabled: Some(false), generation: before.generation, now }, agent.generation))
         }
-        Verb::Restart { .. } if agent.runs.is_some() => Err(Nothing::Template(agent.name.clone())),
         Verb::Restart { now } => next(now),
         Verb::Start if is_disabled || before.enabled == Some(false) => {
             Ok((DropIn { enabled: None, generation: before.generation, now: false }, agent.generation))
         }
-        Verb::Start if agent.runs.is_some() && agent.state != State::Invalid => Err(Nothing::TakesRuns),
         Verb::Start => match agent.state {
             State::Running | State::Starting => Err(Nothing::Already(agent.state)),
             State::Invalid => Err(Nothing::Wrong),
@@ -437,15 +431,6 @@ fn what_happens(verb: Verb, agent: &AgentStatus, now: SystemTime) -> String {
                 None => format!("stopping at once{then}"),
             }
         }
-        (Verb::Stop { .. }, _) if agent.runs.is_some() => {
-            let running = agent.runs.as_ref().map_or(0, |runs| runs.running.len());
-            let go_on = match running {
-                0 => String::new(),
-                1 => ", and the one that is under way goes on".to_owned(),
-                _ => format!(", and the {running} that are under way go on"),
-            };
-            format!("it takes no new runs{go_on}; agentd start {} has it take them again", agent.name)
-        }
         (Verb::Stop { .. }, State::Waiting) => format!("stopped; agentd start {} starts it", agent.name),
         (_, state) => {
             let is_said = matches!(state, State::Running | State::Starting);
@@ -471,15 +456,11 @@ async fn follow(client: &Client, verb: Verb, job: &mut Job) -> Result<(String, u
         let agent = &job.seen;
         let said = |status| Ok((format!("{}: {}", job.name, what_happens(verb, agent, SystemTime::now())), status));
         match (verb.starts(), agent.state) {
-            // A template that takes runs again need not have any.
-            (_, State::Waiting | State::Running) if agent.runs.is_some() => return said(0),
             (true, State::Running) => return Ok((format!("{}: running", job.name), 0)),
             (true, State::Exited) => {
                 return said(if agent.outcome == Some(Outcome::Completed) { 0 } else { OTHERWISE });
             }
             (_, State::Invalid) => return said(if verb.starts() { OTHERWISE } else { 0 }),
-            // What it comes after has failed.
-            (true, State::Waiting) if agent.waiting_for.iter().any(WaitingFor::is_stuck) => return said(OTHERWISE),
             (false, State::Waiting | State::Exited) => return said(0),
             _ => {}
         }
@@ -608,7 +589,6 @@ mod tests {
 
     use super::*;
     use crate::cli::status::tests::{agent, ago};
-    use crate::wire::run::TemplateRuns;
     use crate::wire::status::Override;
 
     fn agents(names: &[&str]) -> Vec<AgentStatus> {
@@ -666,29 +646,6 @@ mod tests {
         assert_eq!(text(stop(false), &last, nothing).unwrap(), "enabled = false\n");
         let enabled = DropIn { enabled: Some(true), ..nothing };
         assert_eq!(text(again, &running, enabled).unwrap(), "enabled = true\ngeneration = 2\nnow = true\n");
-    }
-
-    #[test]
-    fn a_template_is_stopped_and_started_but_not_restarted() {
-        let runs = |running: &[&str]| {
-            let running = running.iter().map(|&id| id.to_owned()).collect();
-            Some(Box::new(TemplateRuns { running, ..TemplateRuns::default() }))
-        };
-        let template = AgentStatus { runs: runs(&["t1", "t2"]), ..agent("fixer", State::Running) };
-        let nothing = |verb| plan(verb, &template, DropIn::default()).unwrap_err().to_string();
-        assert!(
-            nothing(Verb::Restart { now: false }).contains("it is a template, and restarts nothing; agentd cancel RUN")
-        );
-        assert_eq!(nothing(Verb::Start), "it takes runs already");
-        let stop = Verb::Stop { now: false };
-        assert_eq!(plan(stop, &template, DropIn::default()).unwrap().0.render(), "enabled = false\n");
-        let said = what_happens(stop, &template, ago(0).0);
-        let expected =
-            "it takes no new runs, and the 2 that are under way go on; agentd start fixer has it take them again";
-        assert_eq!(said, expected);
-        let idle = AgentStatus { runs: runs(&[]), ..stopped_agent() };
-        assert_eq!(what_happens(stop, &idle, ago(0).0), "it takes no new runs; agentd start a has it take them again");
-        assert!(plan(Verb::Start, &idle, DropIn::default()).is_ok());
     }
 
     #[test]

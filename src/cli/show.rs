@@ -17,7 +17,6 @@ use super::table::push_hanging;
 use super::wording::fault;
 use crate::agent::approval::Asking;
 use crate::agent::harness::Approval;
-use crate::agent::run::{Interrupted, TaskBy, Template};
 use crate::agent::sandbox::Sandbox;
 use crate::agent::spec::{AgentSpec, Kind, Policy, Prompt, Restart, Workdir};
 use crate::client::Client;
@@ -226,8 +225,6 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         rotation,
         hold,
         hold_retry,
-        after,
-        template,
     } = policy;
     let (text, path) = match prompt {
         Some(Prompt::Text(text)) => (json!(text), Value::Null),
@@ -238,7 +235,10 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         (Some(Prompt::File(_)), Some(_)) => noted("prompt", text, "not used: prompt_file wins"),
         _ => field("prompt", text),
     };
-    let workdir = of_workdir(workdir);
+    let workdir = match workdir {
+        Workdir::Absolute(path) => path.display().to_string(),
+        Workdir::Home(path) => format!("~/{}", path.display()),
+    };
     let variables: Value =
         env.keys().map(|name| (name.clone(), json!(MASKED))).collect::<serde_json::Map<_, _>>().into();
     let user = match user {
@@ -303,52 +303,9 @@ fn fields(spec: &AgentSpec, siblings: usize, line: impl Fn(&str) -> Option<usize
         field("generation", json!(generation)),
         field("hold", json!(hold.word())),
         field("hold_retry", json!(span(*hold_retry))),
-        field("after", json!(after.iter().map(ToString::to_string).collect::<Vec<_>>())),
         field("replicas", json!(siblings)),
     ];
-    let runs = template.as_deref().map(of_runs);
-    let last = [field("labels", json!(labels)), or_noted("runs", runs, "no template")];
-    all.into_iter().chain(confinement).chain(last).collect()
-}
-
-/// The table `[agents.runs]`.
-fn of_runs(template: &Template) -> Value {
-    let Template { at_once, waiting, keep, interrupted, task, schedule, warm, warm_for, workdirs } = template;
-    let interrupted = match interrupted {
-        Interrupted::Fail => "fail",
-        Interrupted::Again => "again",
-    };
-    let task = match task {
-        TaskBy::Stdin => "stdin",
-        TaskBy::Argument => "argument",
-        TaskBy::File => "file",
-    };
-    let mut runs = json!({
-        "at_once": at_once,
-        "waiting": waiting,
-        "keep": keep,
-        "interrupted": interrupted,
-        "task": task,
-        "workdirs": workdirs.iter().map(of_workdir).collect::<Vec<_>>(),
-        "warm": warm,
-        "warm_for": span(*warm_for),
-    });
-    if let (Some(runs), Some(schedule)) = (runs.as_object_mut(), schedule) {
-        let texts: Vec<&str> = schedule.patterns.iter().map(|pattern| pattern.text.as_str()).collect();
-        runs.insert("schedule".to_owned(), json!(texts));
-        runs.extend(schedule.zone.name.as_ref().map(|name| ("time_zone".to_owned(), json!(name))));
-        runs.insert("missed".to_owned(), json!(schedule.missed.word()));
-        runs.insert("missed_within".to_owned(), json!(span(schedule.missed_within)));
-        runs.insert("spread".to_owned(), json!(span(schedule.spread)));
-    }
-    runs
-}
-
-fn of_workdir(workdir: &Workdir) -> String {
-    match workdir {
-        Workdir::Absolute(path) => path.display().to_string(),
-        Workdir::Home(path) => format!("~/{}", path.display()),
-    }
+    all.into_iter().chain(confinement).chain([field("labels", json!(labels))]).collect()
 }
 
 /// The fields about how an agent is confined.
@@ -536,7 +493,6 @@ enabled                 default     true
 generation              default     0
 hold                    default     "wait"
 hold_retry              default     "1h"
-after                   default     []
 replicas                default     1
 type                    default     "native"
 sandbox                 default     - (no sandbox)
@@ -546,7 +502,6 @@ sandbox_home            default     - (no sandbox)
 network                 default     - (no sandbox)
 sandbox_proxy           default     - (no sandbox)
 labels                  default     {}
-runs                    default     - (no template)
 "#;
         assert_eq!(render(&found("Reviewer").unwrap(), false), expected);
     }

@@ -44,9 +44,8 @@ const HEADINGS: [&str; 7] = ["NAME", "HARNESS", "STATE", "SINCE", "RESTARTS", "L
 #[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Arguments {
-    /// Show only these agents, or runs (NAME/ID, or an id that one run has); `*` and `?` stand for any characters and for one, and case
-    /// does not matter
-    #[arg(value_name = "NAME", add = complete::names_and_runs())]
+    /// Show only these agents; `*` and `?` stand for any characters and for one, and case does not matter
+    #[arg(value_name = "NAME", add = complete::names())]
     pub names: Vec<String>,
     /// Show only agents that have this label, `KEY` or `KEY=VALUE`; of several labels, all
     #[arg(short = 'l', long = "label", value_name = "LABEL")]
@@ -133,21 +132,11 @@ impl Shown {
         let is_named = |name: &str| names.is_empty() || names.iter().any(|pattern| glob::fits(pattern, name));
         let is_meant = |agent: &AgentStatus| is_named(&agent.name) && labels::fits_all(labels, &agent.labels);
         let fits_none = |pattern: &&String| !agents.iter().any(|agent| glob::fits(pattern, &agent.name));
-        let mut missing: Vec<String> = names.iter().filter(fits_none).cloned().collect();
-        let mut runs = Vec::new();
-        for name in std::mem::take(&mut missing) {
-            // What is no agent may be a run.
-            match if glob::is_pattern(&name) { None } else { client.agent(&name).await.ok() } {
-                Some(run) => runs.push(run),
-                None => missing.push(name),
-            }
-        }
+        let missing = names.iter().filter(fits_none).cloned().collect();
         // Keys that only a newer daemon knows stay.
         let mut all: Vec<Value> = serde_json::from_slice(&body).unwrap_or_default();
         let meant: Vec<AgentStatus> = agents.iter().filter(|agent| is_meant(agent)).cloned().collect();
         all.retain(|agent| meant.iter().any(|meant| agent["name"] == *meant.name));
-        all.extend(runs.iter().filter_map(|run| serde_json::from_slice::<Value>(&run.body).ok()));
-        let meant: Vec<AgentStatus> = meant.into_iter().chain(runs.into_iter().map(|run| run.value)).collect();
         let body = json_line(&all).into();
         let agents = meant;
         Ok(Self { agents, body, missing })
@@ -439,8 +428,6 @@ pub(super) mod tests {
 
     pub(in crate::cli) fn agent(name: &str, state: State) -> AgentStatus {
         AgentStatus {
-            runs: None,
-            next_run_at: None,
             conversation: None,
             name: name.to_owned(),
             running: state == State::Running,

@@ -17,7 +17,6 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::complete;
 use super::output::{block_on, complain, print, say};
-use super::run::ended;
 use crate::agent::labels::{self, Selector};
 use crate::client::{Answer, Client, Error, Messages};
 use crate::text::duration;
@@ -54,7 +53,7 @@ const STARTUP_GRACE: Duration = Duration::from_secs(5);
 const TO_BE_DECLARED: Duration = Duration::from_millis(1500);
 
 /// A number alone is seconds, as for `timeout`(1) and for a `timeout` in the jcard.
-pub(super) fn seconds_or_duration(text: &str) -> Result<Duration, duration::Error> {
+fn seconds_or_duration(text: &str) -> Result<Duration, duration::Error> {
     text.parse().map(Duration::from_secs).or_else(|_| duration::parse(text))
 }
 
@@ -62,8 +61,8 @@ pub(super) fn seconds_or_duration(text: &str) -> Result<Duration, duration::Erro
 #[derive(Clone, Debug, clap::Args)]
 #[allow(clippy::doc_markdown, reason = "shown to people as it stands")]
 pub struct Arguments {
-    /// The agent, or the run (NAME/ID, or an id that one run has); the case of the name does not matter
-    #[arg(add = complete::names_and_runs())]
+    /// The agent; the case of its name does not matter
+    #[arg(add = complete::names())]
     pub name: Option<String>,
     /// Wait for all agents that have this label now, `KEY` or `KEY=VALUE`; of several labels, all. The command ends with the largest of
     /// their exit statuses
@@ -173,7 +172,6 @@ struct Ended {
 fn conclude(Waited { end, last }: Waited, arguments: &Arguments) -> Ended {
     let (status, message) = match end {
         End::Reached => match last.as_ref().filter(|_| arguments.exit_code).map(|Answer { value, .. }| value) {
-            Some(agent) if agent.state == State::Exited && is_run(agent) => ended::status(agent),
             Some(agent) if agent.state == State::Exited => match own_status(agent) {
                 Ok(status) => (status, None),
                 Err(why) => (UNKNOWN, Some(format!("the exit status of {} is not known: {why}", agent.name))),
@@ -239,7 +237,7 @@ enum End {
 }
 
 async fn wait(arguments: &Arguments, name: &str, limit: Option<Instant>, socket: &Path) -> Waited {
-    let (mut name, mut last) = (name.to_owned(), None);
+    let mut last = None;
     let client = match Client::new(socket) {
         Ok(client) => client,
         Err(error) => return Waited { end: End::Unknown(error), last },
@@ -252,15 +250,10 @@ async fn wait(arguments: &Arguments, name: &str, limit: Option<Instant>, socket:
         let is_last = limit.is_some_and(|limit| limit <= Instant::now());
         if listener.is_none() && !is_last {
             // Before it is asked how things stand: nothing is missed between.
-            listener = in_time(limit, client.events(Some(&name), &[], None, true)).await.and_then(Result::ok);
+            listener = in_time(limit, client.events(Some(name), &[], None, true)).await.and_then(Result::ok);
         }
-        let missing = match ask(&client, &name, limit).await {
+        let missing = match ask(&client, name, limit).await {
             Some(Ok(answer)) => {
-                if !answer.value.name.eq_ignore_ascii_case(&name) {
-                    // A run that was named by its id alone: its events have its whole name.
-                    name.clone_from(&answer.value.name);
-                    listener = None;
-                }
                 let verdict = judge(&answer.value, &arguments.states);
                 let why = describe(&answer.value);
                 last = Some(answer);
@@ -271,14 +264,11 @@ async fn wait(arguments: &Arguments, name: &str, limit: Option<Instant>, socket:
                     Verdict::NotYet => None,
                 }
             }
-            Some(Err(Error::NoSuchAgent { .. } | Error::NoSuchRun { .. }))
+            Some(Err(Error::NoSuchAgent { .. }))
                 if last.is_none() && asked.elapsed() < TO_BE_DECLARED || is_young(&client).await =>
             {
                 is_unknown = true;
                 None
-            }
-            Some(Err(Error::NoSuchRun { .. })) if last.is_some() => {
-                return Waited { end: End::Otherwise(format!("{name} is no longer kept")), last };
             }
             Some(Err(Error::NoSuchAgent { .. })) if last.is_some() => {
                 let why = format!("{name} was stopped and is gone: its entry was removed, or agentd was stopped");
@@ -310,7 +300,7 @@ async fn wait(arguments: &Arguments, name: &str, limit: Option<Instant>, socket:
             }
         };
         tokio::select! {
-            heard = hear(&mut listener, &name, &arguments.states) => if let Some(agent) = heard {
+            heard = hear(&mut listener, name, &arguments.states) => if let Some(agent) = heard {
                 return Waited { end: End::Reached, last: Some(agent) };
             },
             () = passed => pause = (pause * 3 / 2).min(LONGEST),
@@ -385,15 +375,8 @@ fn judge(agent: &AgentStatus, wanted: &[Wanted]) -> Verdict {
         State::Waiting if agent.waiting_for.iter().any(|cause| matches!(cause, WaitingFor::Enabled { .. })) => {
             Verdict::Never
         }
-        // What it comes after has failed.
-        State::Waiting if agent.waiting_for.iter().any(WaitingFor::is_stuck) => Verdict::Never,
         State::Waiting | State::Starting | State::Running | State::Stopping | State::Backoff => Verdict::NotYet,
     }
-}
-
-/// Whether it is a run in the form of an agent.
-fn is_run(agent: &AgentStatus) -> bool {
-    agent.name.contains('/')
 }
 
 fn describe(agent: &AgentStatus) -> String {
@@ -404,7 +387,7 @@ fn describe(agent: &AgentStatus) -> String {
 }
 
 /// The exit status of an agent that has exited, as a shell has it; or why there is none.
-pub(super) fn own_status(agent: &AgentStatus) -> Result<u8, String> {
+fn own_status(agent: &AgentStatus) -> Result<u8, String> {
     let exit = agent.exit.as_ref().ok_or("it never ran")?;
     match &exit.how {
         // Only the lowest eight bits get to whoever waits (`exit(3)`).
@@ -453,17 +436,6 @@ mod tests {
         #[case] verdict: Verdict,
     ) {
         assert_eq!(judge(&agent(state, &json!({})), wanted), verdict);
-    }
-
-    #[test]
-    fn what_comes_after_a_failure_is_not_waited_for() {
-        let waits = |stuck: bool| {
-            let lint = json!({ "name": "lint", "condition": "completed", "state": "exited", "stuck": stuck });
-            agent("waiting", &json!({ "waiting_for": [{ "kind": "after", "agents": [lint] }] }))
-        };
-        assert_eq!(judge(&waits(true), &[Wanted::State(State::Running)]), Verdict::Never);
-        assert_eq!(judge(&waits(false), &[Wanted::State(State::Running)]), Verdict::NotYet);
-        assert_eq!(judge(&waits(true), &[Wanted::State(State::Waiting)]), Verdict::Reached);
     }
 
     #[rstest]

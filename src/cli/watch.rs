@@ -21,8 +21,8 @@ pub(super) const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 /// Whose screen, and how.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
-    /// The agent, or the run (NAME/ID, or an id that one run has); the case of the name does not matter
-    #[arg(add = complete::names_and_runs())]
+    /// The agent; the case of its name does not matter
+    #[arg(add = complete::names())]
     pub name: String,
     /// Print the screen as it is now, and end; the default without --follow if standard output is not a terminal
     #[arg(long, conflicts_with = "follow")]

@@ -10,7 +10,6 @@ use crate::wire::approval::Approval;
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::reason::WaitingFor;
 use crate::wire::result::Tokens;
-use crate::wire::run::LastRun;
 use crate::wire::status::{AgentStatus, Health, LogUse, Outcome, Override, State, Time};
 
 /// What is wrong with the daemon as a whole, a line each.
@@ -21,7 +20,6 @@ pub(super) fn faults(health: &Health) -> Vec<String> {
         ("state directory", &health.state_error),
         ("control groups", &health.groups_error),
         ("overrides", &health.override_error),
-        ("spool", &health.spool_error),
     ];
     let named =
         |(what, fault): (&str, &Option<String>)| fault.as_ref().map(|fault| format!("{what}: {}", escaped(fault)));
@@ -100,8 +98,7 @@ pub(super) fn remark(agent: &AgentStatus) -> String {
     let stopped = stopped(agent, SystemTime::now());
     let reason = stopped.as_deref().or(agent.reason.as_deref());
     let plea = plea(agent);
-    let (runs, told) = (runs_of(agent), runs_told(agent, SystemTime::now()));
-    let state = [agent.outcome.map(outcome), plea.as_deref(), runs.as_deref(), reason, cause, told.as_deref()];
+    let state = [agent.outcome.map(outcome), plea.as_deref(), reason, cause];
     let parts = [&state[..], &[error, limits_error, log_error, environment_error]].concat();
     let parts: Vec<&str> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
     let is_news = |at: usize, part: &str| {
@@ -125,13 +122,8 @@ pub(super) fn state_word(agent: &AgentStatus) -> &'static str {
         (State::Exited, Some(Outcome::GaveUp)) => "gave up",
         (State::Exited, Some(Outcome::Failed)) if never_started(agent) => "cannot start",
         (State::Exited, Some(Outcome::Failed)) => "failed",
-        (
-            State::Exited,
-            Some(outcome @ (Outcome::Cancelled | Outcome::Skipped | Outcome::Refused | Outcome::Interrupted)),
-        ) => outcome.word(),
         (State::Exited, None) => "exited",
         (State::Waiting, _) if is_switched_off(agent) => "stopped",
-        (State::Waiting, _) if is_idle(agent) => "idle",
         (State::Waiting, _) => "waiting",
         (State::Starting, _) => "starting",
         (State::Running, _) => "running",
@@ -178,7 +170,7 @@ fn needs_a_person(agent: &AgentStatus) -> bool {
 }
 
 /// The words of [`state_word`], in the order in which agents are counted.
-pub(super) const STATE_WORDS: [&str; 18] = [
+pub(super) const STATE_WORDS: [&str; 13] = [
     "running",
     "starting",
     "stopping",
@@ -188,58 +180,11 @@ pub(super) const STATE_WORDS: [&str; 18] = [
     "failed",
     "gave up",
     "timed out",
-    "interrupted",
-    "refused",
-    "skipped",
     "exited",
     "completed",
-    "cancelled",
-    "idle",
     "stopped",
     "invalid",
 ];
-
-/// Whether it is a template that has nothing to do, and lacks nothing.
-fn is_idle(agent: &AgentStatus) -> bool {
-    let lacks = |cause: &WaitingFor| !matches!(cause, WaitingFor::Task {});
-    agent.runs.as_ref().is_some_and(|runs| runs.running.is_empty() && runs.waiting == 0)
-        && !agent.waiting_for.iter().any(lacks)
-}
-
-/// What the runs of a template do, such as `2 running, 3 waiting`; `None` if there are none.
-pub(super) fn runs_of(agent: &AgentStatus) -> Option<String> {
-    let runs = agent.runs.as_ref()?;
-    let running = Some(runs.running.len()).filter(|&count| count > 0).map(|count| format!("{count} running"));
-    let waiting = Some(runs.waiting).filter(|&count| count > 0).map(|count| format!("{count} waiting"));
-    let parts: Vec<String> = running.into_iter().chain(waiting).collect();
-    (!parts.is_empty()).then(|| parts.join(", "))
-}
-
-/// How the latest run of a template ended, and when its schedule makes the next.
-pub(super) fn runs_told(agent: &AgentStatus, now: SystemTime) -> Option<String> {
-    let runs = agent.runs.as_ref()?;
-    let last = runs.last.as_ref().map(|LastRun { id, outcome, ended_at: Time(ended) }| {
-        let ago = words(now.duration_since(*ended).unwrap_or_default());
-        format!("its last run, {id}, {outcome} {ago} ago", outcome = ended_so(*outcome))
-    });
-    let next = agent.next_run_at.map(|next| format!("the next comes {}", until(next, now)));
-    let parts: Vec<String> = last.into_iter().chain(next).collect();
-    (!parts.is_empty()).then(|| parts.join("; "))
-}
-
-/// An outcome after the name of what has it.
-fn ended_so(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Completed => "completed",
-        Outcome::Failed => "failed",
-        Outcome::TimedOut => "timed out",
-        Outcome::GaveUp => "gave up",
-        Outcome::Cancelled => "was cancelled",
-        Outcome::Skipped => "was skipped",
-        Outcome::Refused => "was refused",
-        Outcome::Interrupted => "was interrupted",
-    }
-}
 
 /// Whether the agent may not run: an operator has stopped it, or its entry says so.
 pub(super) fn is_switched_off(agent: &AgentStatus) -> bool {
@@ -257,14 +202,14 @@ pub(super) fn never_started(agent: &AgentStatus) -> bool {
 pub(super) fn urgency(agent: &AgentStatus) -> u8 {
     match (agent.state, agent.outcome) {
         (State::Invalid, _) => 0,
-        (State::Exited, Some(Outcome::Completed | Outcome::Cancelled)) => 8,
-        (State::Exited, _) => 1,
+        (State::Exited, Some(Outcome::Failed | Outcome::GaveUp | Outcome::TimedOut) | None) => 1,
         _ if agent.error.is_some() || needs_a_person(agent) => 2,
         (State::Backoff, _) => 3,
-        (State::Waiting, _) if is_switched_off(agent) || is_idle(agent) => 7,
+        (State::Waiting, _) if is_switched_off(agent) => 7,
         (State::Waiting, _) => 4,
         (State::Starting | State::Stopping, _) => 5,
         (State::Running, _) => 6,
+        (State::Exited, Some(Outcome::Completed)) => 8,
     }
 }
 
@@ -291,14 +236,12 @@ pub(super) fn remarks(agent: &AgentStatus, is_all: bool, now: SystemTime) -> Vec
     let errors = [&agent.error, &agent.limits_error, &agent.log_error, &agent.environment_error];
     let errors = errors.map(|error| error.as_deref());
     let plea = plea(agent);
-    let runs = runs_told(agent, now);
     let talk = agent.conversation.as_ref().and_then(|conversation| conversation.note.as_deref());
     let result = agent.result.as_ref().and_then(|result| result.note.as_deref());
     let notes =
         [talk.map(|note| format!("its conversation: {note}")), result.map(|note| format!("its result: {note}"))];
     let notes = notes.each_ref().map(Option::as_deref);
-    let paragraphs =
-        [&[plea.as_deref(), told, cause, silent, runs.as_deref()][..], &errors, &notes].concat().into_iter().flatten();
+    let paragraphs = [&[plea.as_deref(), told, cause, silent][..], &errors, &notes].concat().into_iter().flatten();
     let paragraphs = paragraphs.flat_map(str::lines);
     let mut news: Vec<&str> = Vec::new();
     for paragraph in paragraphs.map(str::trim).filter(|paragraph| !paragraph.is_empty()) {
@@ -356,7 +299,7 @@ pub(super) fn paint(agent: &AgentStatus) -> &'static str {
     const YELLOW: &str = "\x1b[33m";
     const RED: &str = "\x1b[31m";
     match (agent.state, agent.outcome) {
-        (State::Waiting, _) if is_switched_off(agent) || is_idle(agent) => "",
+        (State::Waiting, _) if is_switched_off(agent) => "",
         (State::Running, _) if needs_a_person(agent) => YELLOW,
         (State::Running, _) | (State::Exited, Some(Outcome::Completed)) => GREEN,
         (State::Waiting | State::Starting | State::Stopping | State::Backoff, _) => YELLOW,
@@ -421,7 +364,6 @@ mod tests {
 
     use super::*;
     use crate::cli::status::tests::{agent, ago};
-    use crate::wire::run::TemplateRuns;
     use crate::wire::status::Exit;
 
     #[test]
@@ -475,29 +417,11 @@ mod tests {
     }
 
     #[test]
-    fn a_template_is_idle_or_says_what_its_runs_do() {
-        let runs = |running: &[&str], waiting, last| {
-            let running = running.iter().map(|&id| id.to_owned()).collect();
-            Some(Box::new(TemplateRuns { running, waiting, last }))
-        };
-        let task = vec![WaitingFor::Task {}];
-        let idle = AgentStatus { runs: runs(&[], 0, None), waiting_for: task, ..agent("a", State::Waiting) };
-        assert_eq!((state_word(&idle), runs_of(&idle), runs_told(&idle, ago(0).0)), ("idle", None, None));
-        let lacks = AgentStatus { waiting_for: vec![WaitingFor::Unread {}], ..idle.clone() };
-        assert_eq!(state_word(&lacks), "waiting");
-        let last = LastRun { id: "t1".into(), outcome: Outcome::TimedOut, ended_at: ago(300) };
-        let next_run_at = Some(Time(ago(0).0 + Duration::from_hours(2)));
-        let busy = AgentStatus { runs: runs(&["t2", "t3"], 4, Some(last)), next_run_at, ..agent("a", State::Running) };
-        assert_eq!(runs_of(&busy).as_deref(), Some("2 running, 4 waiting"));
-        let told = runs_told(&busy, ago(0).0).unwrap();
-        assert_eq!(told, "its last run, t1, timed out 5m ago; the next comes in 2h");
-        assert!(remark(&busy).contains("2 running, 4 waiting") && remark(&busy).contains("its last run, t1"));
-    }
-
-    #[test]
     fn every_state_has_a_word_that_is_counted() {
         for state in State::ALL {
-            for outcome in Outcome::ALL.map(Some).into_iter().chain([None]) {
+            for outcome in
+                [None, Some(Outcome::Completed), Some(Outcome::Failed), Some(Outcome::TimedOut), Some(Outcome::GaveUp)]
+            {
                 let agent = AgentStatus { outcome, ..agent("a", state) };
                 assert!(STATE_WORDS.contains(&state_word(&agent)), "{state} {outcome:?}");
             }

@@ -168,7 +168,7 @@ fn restarts(fields: &mut Fields<'_>, spec: &AgentSpec) {
                 }
             }
         }
-        Restart::Always if spec.has_work() && ends(spec) => {
+        Restart::Always if spec.prompt.is_some() && ends(spec) => {
             if !fields.is_set("max_restarts") && policy.timeout.is_none() {
                 let right = "write `restart = \"on-failure\"`, or set `max_restarts` or `timeout` (`max_restarts = 0` if this is meant)";
                 let at = fields.place("restart");
@@ -277,7 +277,7 @@ fn approval(fields: &mut Fields<'_>, spec: &AgentSpec) {
 /// Whether the harness asks for permission although nobody is there, because the entry does not say what it may do.
 pub(super) fn asks_nobody(spec: &AgentSpec) -> bool {
     let asks = || spec.harness.asks(&spec.command, &spec.args);
-    spec.has_work() && spec.approval.is_none() && ends(spec) && asks()
+    spec.prompt.is_some() && spec.approval.is_none() && ends(spec) && asks()
 }
 
 /// A finding if the Go daemon, which agentd replaces, would run the entry's agent in a sandbox.

@@ -11,12 +11,10 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::advice;
-use super::after::{self, Located, Order};
 use super::confinement;
 use super::fields::{Fields, alternatives, described, quoted};
 use super::harnesses::Harnesses;
 use super::position::Places;
-use super::runs;
 use crate::agent::approval::{self, Asking};
 use crate::agent::conversation::{RESUME_PROMPT, Resume};
 use crate::agent::harness::{Approval, Harness, HookKind, Trust};
@@ -43,9 +41,6 @@ pub(super) fn read(document: &DeTable<'_>, places: &Places<'_>, options: &Option
         roster.enlist(table, draft, base, places, options);
     }
     roster.list_unplaced();
-    let order = std::mem::take(&mut roster.order);
-    let out_of_order = order.check(&mut roster.entries, !roster.incomplete, places);
-    roster.findings.extend(out_of_order);
     let harnesses = harnesses.finish(&mut roster.findings);
     let Roster { entries, mut findings, sandbox_expected, incomplete, .. } = roster;
     if entries.is_empty() && !incomplete {
@@ -113,8 +108,6 @@ struct Draft<'a> {
     faults: Vec<Finding>,
     /// `None` if unknown.
     replicas: Option<u64>,
-    /// What it comes after, once that is read.
-    after: Located,
 }
 
 enum Naming {
@@ -142,7 +135,7 @@ impl<'a> Draft<'a> {
         } else {
             Some(1)
         };
-        Self { fields, naming, harness, faults, replicas, after: Located::new() }
+        Self { fields, naming, harness, faults, replicas }
     }
 
     /// The agents that the entry means; `None` if unknown. `declared` is the number of agents of the entries before it.
@@ -195,11 +188,7 @@ impl<'a> Draft<'a> {
         let prompt_file = fields.string("prompt_file").map(|path| Prompt::File(PathBuf::from(path)));
         let interactive = fields.boolean("interactive");
         let resume_prompt = fields.string("resume_prompt").map(str::to_owned);
-        let template =
-            runs::read(fields, self.harness.as_deref(), self.replicas, prompt.is_some() || prompt_file.is_some());
-        let has_results =
-            |harness: &Harness| template.is_some() && harness.stream().is_some() && !harness.says_results(&args);
-        let results = fields.boolean("results").unwrap_or(self.harness.as_deref().is_some_and(has_results));
+        let results = fields.boolean("results").unwrap_or_default();
         let max_cost = fields.max_cost("max_cost");
         let (approval, asks) = read_approval(fields, self.harness.as_deref());
         let user = fields.user("user");
@@ -220,35 +209,23 @@ impl<'a> Draft<'a> {
         let kind = confinement::read(fields, self.harness.as_deref(), options);
         let asking = read_asking(fields, asks, self.harness.as_deref(), &args, &kind);
         let policy = read_policy(fields, self.harness.as_deref());
-        self.after = after::read(fields);
         let policy = confinement::with_defaults(fields, policy, &kind);
         look_at_secret_files(fields, secret_files, user.is_some() || kind.sandbox().is_some(), &policy.rotation);
         fields.unknown_keys();
         let prompt = prompt_file.or(prompt);
         let mut policy = policy;
         policy.max_cost = max_cost;
-        // A run has its task.
-        let has_work = prompt.is_some() || template.is_some();
         if let Some(harness) = &self.harness {
-            look_at_prompt(fields, harness, &args, prompt.as_ref(), interactive, has_work);
+            look_at_prompt(fields, harness, &args, prompt.as_ref(), interactive);
             if policy.resume != Resume::Never {
-                look_at_resume(fields, harness, &args, has_work, resume_prompt.as_deref());
+                look_at_resume(fields, harness, &args, prompt.is_some(), resume_prompt.as_deref());
             } else if resume_prompt.is_some() {
                 let at = fields.place("resume_prompt");
                 fields.warn(at, "`resume_prompt` is ignored; write `resume = \"restart\"`, or remove it");
             }
             policy.results = results.then(|| terms_of(harness));
-            look_at_results(fields, harness, has_work, interactive, results);
+            look_at_results(fields, harness, prompt.is_some(), interactive, results);
         }
-        if template.is_some() && policy.resume == Resume::Always {
-            let right = "write `resume = \"restart\"`";
-            fields.warn(
-                fields.place("resume"),
-                format!("a run is one life, so `always` is no more than `restart`; {right}"),
-            );
-        }
-        let interactive = if template.is_some() { Some(false) } else { interactive };
-        policy.template = template.map(Arc::new);
         let faults = self.faults.iter().map(Finding::to_string).chain(fields.errors());
         let errors = Some(faults.collect::<Vec<_>>().join("\n")).filter(|errors| !errors.is_empty());
         match (errors, &self.harness, base) {
@@ -411,7 +388,6 @@ fn look_at_prompt(
     args: &[String],
     prompt: Option<&Prompt>,
     interactive: Option<bool>,
-    has_work: bool,
 ) {
     let at = fields.place("interactive");
     match interactive {
@@ -422,7 +398,7 @@ fn look_at_prompt(
             let right = "write `interactive = false`, or remove the prompt";
             fields.error(at, format!("{} takes no prompt at its terminal; {right}", harness.name));
         }
-        Some(false) if !has_work => {
+        Some(false) if prompt.is_none() => {
             fields.error(at, "`interactive = false` needs something to do; write a `prompt` or a `prompt_file`");
         }
         Some(_) | None => {}
@@ -444,7 +420,7 @@ fn look_at_resume(
     fields: &mut Fields<'_>,
     harness: &Harness,
     args: &[String],
-    has_work: bool,
+    has_prompt: bool,
     resume_prompt: Option<&str>,
 ) {
     let (name, at) = (&harness.name, fields.place("resume"));
@@ -457,13 +433,13 @@ fn look_at_resume(
         let at = fields.place("args");
         fields.error(at, format!("{} in `args` names a conversation, as `resume` does; {right}", quoted(word)));
     }
-    if let Some(word) = harness.says_prompt(args).filter(|_| !has_work) {
+    if let Some(word) = harness.says_prompt(args).filter(|_| !has_prompt) {
         let right = "write a `prompt` or a `prompt_file`";
         fields.error(at, format!("`resume` with {} in `args` needs something to do; {right}", quoted(word)));
     }
     let at = fields.place("resume_prompt");
     match resume_prompt {
-        Some(_) if !has_work => {
+        Some(_) if !has_prompt => {
             let right = "write a `prompt`, or remove it";
             fields.warn(at, format!("`resume_prompt` is ignored, because the entry has no prompt; {right}"));
         }
@@ -489,7 +465,7 @@ fn terms_of(harness: &Harness) -> Terms {
 fn look_at_results(
     fields: &mut Fields<'_>,
     harness: &Harness,
-    has_work: bool,
+    has_prompt: bool,
     interactive: Option<bool>,
     results: bool,
 ) {
@@ -505,7 +481,7 @@ fn look_at_results(
     if harness.stream().is_none() {
         let right = "remove `results`, or set `stream` in its [harnesses] table";
         fields.error(at, format!("{} has no machine-readable output that agentd can read; {right}", harness.name));
-    } else if !has_work {
+    } else if !has_prompt {
         fields.error(at, "`results = true` needs something to do; write a `prompt` or a `prompt_file`");
     } else if interactive == Some(true) {
         fields.error(at, "`results = true` and `interactive = true` exclude each other; remove one of them");
@@ -594,16 +570,13 @@ fn read_policy(fields: &mut Fields<'_>, harness: Option<&Harness>) -> Policy {
         generation: generation(fields).unwrap_or(default.generation),
         labels: fields.labels("labels").unwrap_or_default(),
         resume: fields.word("resume", "invalid agent.resume", &RESUMES).unwrap_or(default.resume),
-        // They are read elsewhere, and so is the template.
+        // They are read elsewhere.
         max_cost: default.max_cost,
         results: default.results,
         rotation: read_rotation(fields),
         hold: read_hold(fields, harness),
         hold_retry: read_hold_retry(fields),
         by_default: default.by_default,
-        // It is looked up once all entries are known.
-        after: default.after,
-        template: default.template,
     }
 }
 
@@ -744,8 +717,6 @@ struct Roster {
     names: HashMap<Key, usize>,
     /// The line at which each session was first used.
     sessions: HashMap<Name, usize>,
-    /// Who comes after whom.
-    order: Order,
 }
 
 /// An entry that does not say which agents it means, listed so that its author finds it.
@@ -797,7 +768,7 @@ impl Roster {
             draft.fields.warn(at, format!("{name} asks for permission, and nobody is there to give it; {right}"));
         }
         if let (Ok(declared), Some(names)) = (&spec, &names) {
-            let together = (size(declared) + after::size(&draft.after)).saturating_mul(names.len());
+            let together = size(declared).saturating_mul(names.len());
             if together > MAX_TOGETHER - self.size {
                 spec = Err(draft.too_large());
             } else {
@@ -823,9 +794,6 @@ impl Roster {
         self.findings.extend(draft.fields.into_findings());
         let names = names.unwrap_or_default();
         self.declared += names.len();
-        if let Some(base) = base {
-            self.order.note(table, base.as_str(), names.iter().map(Name::key), std::mem::take(&mut draft.after));
-        }
         for name in names {
             if let Err(line) = claim(&mut self.names, name.key(), places.locate(name_at).0) {
                 let right = "give each a name of its own, which differs in more than its case";

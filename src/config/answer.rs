@@ -54,7 +54,7 @@ impl Answer {
 }
 
 /// A basic string of TOML, in which everything else but a few letters stands for itself.
-pub(super) fn toml_string(text: &str) -> String {
+fn toml_string(text: &str) -> String {
     let letter = |c: char| match c {
         '"' => "\\\"".to_owned(),
         '\\' => "\\\\".to_owned(),

@@ -11,7 +11,6 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::position::Places;
-use super::runs;
 use crate::agent::approval::{LONGEST_PATTERN, MOST_RULES, Rule, Then};
 use crate::agent::cost::MaxCost;
 pub(super) use crate::agent::harness::keys::described;
@@ -83,10 +82,8 @@ pub(super) const KNOWN: &[&str] = &[
     "generation",
     "hold",
     "hold_retry",
-    "after",
     "extra_packages",
     "extra_packages_timeout",
-    "runs",
 ];
 
 /// The longest part of a name or key that a finding repeats, in characters.
@@ -106,21 +103,6 @@ impl<'a> Fields<'a> {
         Self { table, start, places, findings: Vec::new() }
     }
 
-    /// Begins to read a table in the entry. `right` is the remedy for a value that is none.
-    pub(super) fn table(&mut self, key: &str, right: &str) -> Option<Self> {
-        let value = self.value(key)?;
-        let DeValue::Table(table) = value.get_ref() else {
-            self.error(value.span().start, format!("`{key}` is {}; {right}", described(value.get_ref())));
-            return None;
-        };
-        Some(Self::new(table, value.span().start, self.places))
-    }
-
-    /// Takes over what was found in a table of the entry.
-    pub(super) fn absorb(&mut self, table: Self) {
-        self.findings.extend(table.findings);
-    }
-
     /// The position of a field's value, or of the entry if it has no such field.
     pub(super) fn place(&self, key: &str) -> usize {
         self.table.get(key).map_or(self.start, |value| value.span().start)
@@ -132,15 +114,7 @@ impl<'a> Fields<'a> {
         let keys = self.table.iter().map(|(key, _)| key.get_ref().to_string()).filter(|key| self.is_set(key));
         // Of these, 0 is not set.
         let keys = keys.filter(|key| !(["memory", "pid_limit", "cpu"].contains(&key.as_str()) && self.is_empty(key)));
-        let mut fields: BTreeMap<String, usize> = keys.map(|key| (key.clone(), line(self.place(&key)))).collect();
-        if let Some(DeValue::Table(runs)) = self.value(runs::KEY).map(Spanned::get_ref) {
-            let inner = Self::new(runs, self.start, self.places);
-            let keys = runs.iter().filter(|(key, _)| inner.is_set(key.get_ref()));
-            fields.extend(
-                keys.map(|(key, value)| (format!("{}.{}", runs::KEY, key.get_ref()), line(value.span().start))),
-            );
-        }
-        Lines { header: line(self.start), fields }
+        Lines { header: line(self.start), fields: keys.map(|key| (key.clone(), line(self.place(&key)))).collect() }
     }
 
     pub(super) fn error(&mut self, at: usize, message: impl Into<String>) {
@@ -204,25 +178,17 @@ impl<'a> Fields<'a> {
 
     /// Records warnings about unknown keys.
     pub(super) fn unknown_keys(&mut self) {
-        self.unknown_keys_but(KNOWN, runs::KNOWN, "write it below [agents.runs]");
-    }
-
-    /// Records warnings about keys that are none of these. `others` are known elsewhere, and `right` says where.
-    pub(super) fn unknown_keys_but(&mut self, known: &[&str], others: &[&str], right: &str) {
         for key in self.table.keys() {
             let (at, key) = (key.span().start, key.get_ref().as_ref());
-            if known.contains(&key) {
+            if KNOWN.contains(&key) {
                 continue;
             }
             let key_quoted = quoted(key);
-            let right = if others.contains(&key) {
-                right.to_owned()
-            } else if let Some(near) = nearest(key, known.iter().copied()) {
-                format!("did you mean `{near}`?")
+            if let Some(near) = nearest(key, KNOWN.iter().copied()) {
+                self.warn(at, format!("unknown key {key_quoted} is ignored; did you mean `{near}`?"));
             } else {
-                "remove it if no other program reads it".to_owned()
-            };
-            self.warn(at, format!("unknown key {key_quoted} is ignored; {right}"));
+                self.warn(at, format!("unknown key {key_quoted} is ignored; remove it if no other program reads it"));
+            }
         }
     }
 
@@ -515,15 +481,7 @@ impl<'a> Fields<'a> {
 
     /// Whether the field is set to `true` or `false`.
     pub(super) fn is_boolean(&self, key: &str) -> bool {
-        self.peek_boolean(key).is_some()
-    }
-
-    /// The field if it is `true` or `false`. Records nothing.
-    pub(super) fn peek_boolean(&self, key: &str) -> Option<bool> {
-        match self.table.get(key)?.get_ref() {
-            DeValue::Boolean(boolean) => Some(*boolean),
-            _ => None,
-        }
+        self.table.get(key).is_some_and(|value| matches!(value.get_ref(), DeValue::Boolean(_)))
     }
 
     pub(super) fn boolean(&mut self, key: &str) -> Option<bool> {
@@ -678,19 +636,6 @@ impl<'a> Fields<'a> {
 
     pub(super) fn workdir(&mut self, key: &str) -> Option<Workdir> {
         let text = self.string(key)?;
-        self.workdir_of(self.place(key), &format!("`{key}`"), text)
-    }
-
-    /// Reads an array of working directories, with their positions.
-    pub(super) fn workdirs(&mut self, key: &str) -> Option<Vec<(usize, Workdir)>> {
-        let what = format!("a path in `{key}`");
-        self.array(key, "paths", |fields, value| {
-            let (at, text) = (value.span().start, fields.text(&what, value, 0)?);
-            Some((at, fields.workdir_of(at, &what, text)?))
-        })
-    }
-
-    fn workdir_of(&mut self, at: usize, what: &str, text: &str) -> Option<Workdir> {
         if text.starts_with('/') {
             return Some(Workdir::Absolute(PathBuf::from(text)));
         }
@@ -699,23 +644,9 @@ impl<'a> Fields<'a> {
             if text == "~" { Some("") } else { text.strip_prefix("~/").map(|rest| rest.trim_start_matches('/')) };
         if below_home.is_none() {
             let right = "write an absolute path, or ~/ and a path below the agent user's home";
-            self.error(at, format!("{what} is a relative path; {right}"));
+            self.error(self.place(key), format!("`{key}` is a relative path; {right}"));
         }
         below_home.map(|rest| Workdir::Home(PathBuf::from(rest)))
-    }
-
-    /// Reads a string, or an array of strings, with their positions.
-    pub(super) fn one_or_more(&mut self, key: &str) -> Option<Vec<(usize, &'a str)>> {
-        let value = self.value(key)?;
-        match value.get_ref() {
-            DeValue::String(_) => Some(vec![(value.span().start, self.text(&format!("`{key}`"), value, 0)?)]),
-            DeValue::Array(_) => self.located_strings(key),
-            other => {
-                let right = "write a string, in quotes, or an array of strings";
-                self.error(value.span().start, format!("`{key}` is {}; {right}", described(other)));
-                None
-            }
-        }
     }
 
     /// The field's value, if it is set.

@@ -7,14 +7,11 @@
 
 use serde_json::{Value, json};
 
-use crate::agent::after::MOST as MOST_AFTER;
 use crate::agent::approval::{LONGEST_PATTERN, MOST_RULES};
 use crate::agent::conversation::RESUME_PROMPT;
 use crate::agent::harness::{self, keys};
 use crate::agent::labels;
 use crate::agent::name::Name;
-use crate::agent::run;
-use crate::agent::schedule::MOST_PATTERNS;
 use crate::config::agents::MAX_GENERATION;
 use crate::config::confinement::MOST_PATHS;
 use crate::config::{MAX_AGENTS, MAX_REPLICAS};
@@ -69,8 +66,7 @@ pub fn schema() -> Value {
 
 /// The fields of an agent, described in the words of the table in docs/jcard.md.
 fn fields() -> Value {
-    let runs = json!({ "runs": table_of_runs() });
-    let groups = [program_fields(), life_fields(), confinement_fields(), runs];
+    let groups = [program_fields(), life_fields(), confinement_fields()];
     Value::Object(groups.iter().filter_map(Value::as_object).flatten().map(|(k, v)| (k.clone(), v.clone())).collect())
 }
 
@@ -252,7 +248,6 @@ fn life_fields() -> Value {
             "when the credential does not work: `wait` until it does, `fail` as after every other failure, `off` for no holds; `true` is `wait`, `false` is `off`; see [Holds](holds.md)",
         ),
         "hold_retry": with_default(time(), json!("1h"), "how often one agent tries a login that did not work"),
-        "after": with_default(after(), json!([]), AFTER),
         "replicas": with_default(
             number(1, Some(MAX_REPLICAS)),
             json!(1),
@@ -300,93 +295,6 @@ fn confinement_fields() -> Value {
             "what agents can be selected by: `{ team = \"web\", review = \"\" }`, or `[\"team=web\", \"review\"]`; at most 32, keys and values of at most 63 of `A-Z a-z 0-9 . _ / -`",
         ),
     })
-}
-
-const AFTER: &str = "which agents come first, by name: `\"lint\"` must have completed, `\"db:running\"` must run, `\"x:ended\"` must have ended in any way; see [Order](plans.md#order)";
-
-fn after() -> Value {
-    let mut after =
-        array(&json!({ "type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}(:(completed|running|ended))?$" }));
-    after["maxItems"] = MOST_AFTER.into();
-    after
-}
-
-/// The table `[agents.runs]`.
-fn table_of_runs() -> Value {
-    json!({
-        "type": ["object", "string"],
-        "maxLength": 0,
-        "properties": fields_of_runs(),
-        "description": "a table that makes the entry a template: it is not started itself, and each task makes a run of it; see [Runs](#runs)",
-    })
-}
-
-/// The fields of `[agents.runs]`, described in the words of its table in docs/jcard.md.
-fn fields_of_runs() -> Value {
-    let time = || duration("*");
-    // Which numbers and names a field may have is left to `agentd check`.
-    let times = "\\s*(@[A-Za-z]+|every\\s.+|\\S+(\\s+\\S+){4})\\s*";
-    json!({
-        "at_once": with_default(number(1, Some(run::MOST_AT_ONCE)), json!(1), "how many runs are under way at once"),
-        "waiting": with_default(number(0, Some(run::MOST_WAITING)), json!(100), "how many runs wait for a place; a further task is refused"),
-        "keep": with_default(number(0, Some(run::MOST_KEPT)), json!(100), "how many runs are kept after their end, with their output"),
-        "interrupted": with_default(
-            json!({ "type": "string", "enum": ["fail", "again", ""] }),
-            json!("fail"),
-            "what becomes of a run that a stop of agentd or of the machine interrupts: it has failed (`fail`), or it runs `again`",
-        ),
-        "task": described(
-            json!({ "type": "string", "enum": ["stdin", "argument", "file", ""] }),
-            "how the harness gets a task: on its standard input (`stdin`), as its prompt (`argument`), or in a `file` whose path is the end of the prompt",
-        ),
-        "workdirs": with_default(
-            workdirs(),
-            json!([]),
-            "folders that a task may choose in place of `workdir`",
-        ),
-        "schedule": described(
-            json!({
-                "type": ["string", "array"],
-                "pattern": format!("^({times})?$"),
-                "maxItems": MOST_PATTERNS,
-                "items": { "type": "string", "pattern": format!("^{times}$") },
-            }),
-            "the times at which a run is made by itself, or an array of them; its task is the prompt; see [Schedules](#schedules)",
-        ),
-        "time_zone": described(
-            json!({ "type": "string", "maxLength": 64, "pattern": "^$|^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z][A-Za-z0-9_+-]*)*$" }),
-            "the zone of the schedule: a name like `Europe/Berlin`, or `UTC`",
-        ),
-        "missed": with_default(
-            json!({ "type": "string", "enum": ["once", "skip", ""] }),
-            json!("once"),
-            "what becomes of times that passed while agentd or the machine was off: the last one makes a run (`once`), or none does (`skip`)",
-        ),
-        "missed_within": with_default(time(), json!("24h"), "how long ago a missed time may be that still makes a run"),
-        "spread": with_default(
-            time(),
-            json!("0s"),
-            "the times of agents with the same schedule differ by up to this, each by an offset of its own; at most `24h`",
-        ),
-        "warm": with_default(
-            number(0, Some(run::MOST_WARM)),
-            json!(0),
-            "how many runs are prepared before there are tasks for them; needs tasks on standard input",
-        ),
-        "warm_for": with_default(time(), json!("1h"), "how long a run stays prepared"),
-    })
-}
-
-fn workdirs() -> Value {
-    let path = json!({
-        "type": "string",
-        "maxLength": MAX_ARGUMENT,
-        "pattern": "^(/|~$|~/)",
-        "not": { "pattern": "(^|/)\\.\\.(/|$)" },
-    });
-    let mut paths = array(&path);
-    paths["maxItems"] = run::MOST_WORKDIRS.into();
-    paths
 }
 
 fn user() -> Value {
@@ -517,7 +425,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
     use rstest::rstest;
 
-    use super::super::{Config, fields, runs};
+    use super::super::{Config, fields};
     use super::*;
 
     static SCHEMA: LazyLock<Validator> = LazyLock::new(|| jsonschema::draft7::new(&schema()).unwrap());
@@ -539,12 +447,7 @@ pub(super) mod tests {
 
     /// Asserts that the schema refuses an error that can be judged by a value alone.
     pub fn refuses(text: &str, error: &str) {
-        const NOT_OF_A_VALUE: &[&str] = &[
-            "cannot be a `schedule`",
-            "exclude each other",
-            "needs something to do",
-            "needs a task on standard input",
-            "on its standard input",
+        const NOT_OF_A_VALUE: [&str; 11] = [
             "has the network of the machine",
             "does not work with runsc",
             "has a NUL character",
@@ -556,11 +459,6 @@ pub(super) mod tests {
             "program in `command`",
             "9999999999",
             "too small",
-            "unknown agent",
-            "cannot come after itself",
-            "wait for each other",
-            "is twice in `after`",
-            "is a template",
         ];
         if !NOT_OF_A_VALUE.iter().any(|other| error.contains(other)) && !text.contains("9999999999") {
             assert_ne!(faults(text), Vec::<String>::new(), "{text}: {error}");
@@ -572,10 +470,10 @@ pub(super) mod tests {
         assert!(jsonschema::draft7::meta::is_valid(&schema()));
     }
 
-    /// The rows of a table of fields in docs/jcard.md that begins so: the field and its meaning.
-    fn table(head: &str) -> Vec<(String, String)> {
+    /// The rows of the table of fields in docs/jcard.md: the field and its meaning.
+    fn table() -> Vec<(String, String)> {
         let page = include_str!("../../docs/jcard.md");
-        let lines = page.lines().skip_while(|line| !line.starts_with(head)).skip(2);
+        let lines = page.lines().skip_while(|line| !line.starts_with("| field | type |")).skip(2);
         let rows = lines.take_while(|line| line.starts_with('|')).map(|line| {
             let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
             (cells[0].trim_matches('`').to_owned(), cells[3].to_owned())
@@ -586,19 +484,13 @@ pub(super) mod tests {
     #[test]
     fn fields_are_exactly_those_read_and_documented() {
         let schema = schema();
-        let agent = &schema["definitions"]["agent"]["properties"];
-        let runs = &agent["runs"]["properties"];
-        for (described, known, head) in
-            [(agent, fields::KNOWN, "| field | type |"), (runs, runs::KNOWN, "| field of `[agents.runs]` | type |")]
-        {
-            let described = described.as_object().unwrap();
-            let fields: BTreeSet<&str> = described.keys().map(String::as_str).collect();
-            assert_eq!(fields, known.iter().copied().collect());
-            let table = table(head);
-            assert_eq!(fields, table.iter().map(|(field, _)| field.as_str()).collect());
-            for (field, meaning) in &table {
-                assert_eq!(described[field]["description"], meaning.as_str(), "{field}");
-            }
+        let described = schema["definitions"]["agent"]["properties"].as_object().unwrap();
+        let fields: BTreeSet<&str> = described.keys().map(String::as_str).collect();
+        assert_eq!(fields, fields::KNOWN.iter().copied().collect());
+        let table = table();
+        assert_eq!(fields, table.iter().map(|(field, _)| field.as_str()).collect());
+        for (field, meaning) in &table {
+            assert_eq!(described[field]["description"], meaning.as_str(), "{field}");
         }
     }
 

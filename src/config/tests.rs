@@ -232,8 +232,6 @@ mod defaults {
                 hold: OnHold::Wait,
                 hold_retry: Duration::from_hours(1),
                 by_default: ByDefault::default(),
-                after: Vec::new(),
-                template: None,
                 rotation: Rotation::default(),
             },
         }
@@ -388,13 +386,11 @@ mod fields {
                     enabled: false,
                     generation: 7,
                     labels: BTreeMap::new(),
-                    after: Vec::new(),
                     max_cost: None,
                     results: None,
                     hold: OnHold::Wait,
                     hold_retry: Duration::from_hours(1),
                     by_default: ByDefault::default(),
-                    template: None,
                     rotation: Rotation::default(),
                 },
             }

@@ -179,8 +179,7 @@ impl Cgroups {
     pub fn scope(&self, key: &Key) -> Option<String> {
         match &self.arranger {
             Arranger::Daemon => None,
-            // The name of a unit has no `+` (`systemd.unit(5)`), and that of an agent no colon.
-            Arranger::Systemd { suffix } => Some(format!("agentd-{}{suffix}.scope", key.as_str().replace('+', ":"))),
+            Arranger::Systemd { suffix } => Some(format!("agentd-{key}{suffix}.scope")),
         }
     }
 

@@ -13,9 +13,8 @@ use crate::agent::fingerprint::Fingerprint;
 use crate::agent::harness::hooks::Hooks;
 use crate::agent::harness::{Choices, Harness, Session, keys};
 use crate::agent::hold::Group;
-use crate::agent::launch::{Io, Launch, TASK_SLOT, TaskForm};
+use crate::agent::launch::Launch;
 use crate::agent::program::expanded;
-use crate::agent::run::TaskBy;
 use crate::agent::sandbox::{Home, Network, Sandbox};
 use crate::agent::secrets::Secrets;
 use crate::agent::seen::{Problem, Seen, SeenPrompt, SeenWorkdir};
@@ -260,18 +259,11 @@ fn declare(
         let home = &account.home;
         let (command, args) = (at_home(&spec.command, home), at_home(&spec.args, home));
         let text = prompt.clone();
-        let task = task_form(spec, text.as_ref());
         let max_cost = spec.policy.max_cost.map(|cost| cost.to_string());
-        let session_words = session_words(
-            spec,
-            (&command, &args),
-            (text.as_ref(), task.as_ref()),
-            (&workdir, runner.user.as_ref()),
-            marker,
-        );
+        let session_words =
+            session_words(spec, (&command, &args), text.as_ref(), (&workdir, runner.user.as_ref()), marker);
         let choices = Choices { max_cost: max_cost.as_deref(), ..spec.choices() };
-        let continuation = continuation(spec, (&command, &args), &choices, (text.as_ref(), task.as_ref()));
-        let (arguments, prompt) = line(spec, (&command, &args), &choices, (prompt.as_ref(), task.as_ref()));
+        let (arguments, prompt) = spec.harness.command_line(&command, &args, &choices, prompt.as_ref());
         if let Some(length) = prompt.map(|at| arguments[at].as_slice().len()).filter(|&length| length > MAX_ARGUMENT) {
             let right = format!("the kernel takes at most {MAX_ARGUMENT} bytes (128 KiB less one)");
             return Err(format!("the prompt is too long: with its option it has {length} bytes; {right}"));
@@ -303,10 +295,7 @@ fn declare(
             packages: spec.packages.clone(),
             packages_timeout: spec.packages_timeout,
             session_words,
-            continuation,
-            task,
             stream: spec.harness.stream().filter(|_| spec.results),
-            io: if spec.policy.template.is_some() { Io::PIPES } else { Io::Terminal },
             group: Group::of_login(&spec.harness.name, &account.name),
             hooks: hooks(spec, &args, text.is_some()),
             rules: Arc::clone(spec.harness.rules()),
@@ -344,34 +333,6 @@ fn declare(
     Ok(Declaration { kind: spec.kind.clone(), policy: spec.policy.clone(), launch })
 }
 
-/// How the runs of a template get their tasks. The prompt stands before every task.
-fn task_form(spec: &AgentSpec, prompt: Option<&SecretBytes>) -> Option<TaskForm> {
-    let template = spec.policy.template.as_ref()?;
-    // An attempt that resumes a conversation is given other words in place of the task.
-    let is_resumed = spec.policy.resume != Resume::Never;
-    Some(match template.task {
-        TaskBy::Stdin if !is_resumed => TaskForm::Stdin { preface: prompt.cloned() },
-        TaskBy::Stdin | TaskBy::Argument | TaskBy::File => TaskForm::Argument { preface: prompt.cloned() },
-    })
-}
-
-/// The command line, with the [slot](TASK_SLOT) for the task if it is that of a template.
-fn line(
-    spec: &AgentSpec,
-    (command, args): (&[String], &[String]),
-    choices: &Choices<'_>,
-    (prompt, task): (Option<&SecretBytes>, Option<&TaskForm>),
-) -> (Vec<SecretBytes>, Option<usize>) {
-    let Some(task) = task else { return spec.harness.command_line(command, args, choices, prompt) };
-    let nothing = SecretBytes::default();
-    let appended = if let TaskForm::Argument { .. } = task { Some(&nothing) } else { None };
-    let (mut words, at) = spec.harness.run_line(command, args, choices, appended);
-    if let Some(word) = at.and_then(|at| words.get_mut(at)) {
-        *word = SecretBytes::from([word.as_slice(), TASK_SLOT.as_bytes()].concat());
-    }
-    (words, at)
-}
-
 /// Programs that start a harness where agentd is not.
 const ELSEWHERE: [&str; 6] = ["docker", "kubectl", "lxc", "nerdctl", "podman", "ssh"];
 
@@ -394,7 +355,7 @@ fn hooks(spec: &AgentSpec, args: &[String], has_prompt: bool) -> Option<Hooks> {
 fn session_words(
     spec: &AgentSpec,
     (command, args): (&[String], &[String]),
-    (prompt, task): (Option<&SecretBytes>, Option<&TaskForm>),
+    prompt: Option<&SecretBytes>,
     (workdir, user): (&Path, Option<&AgentUser>),
     marker: &KnownMarks,
 ) -> Option<Arc<SessionWords>> {
@@ -403,37 +364,21 @@ fn session_words(
         return None;
     }
     let max_cost = spec.policy.max_cost.map(|cost| cost.to_string());
-    let choices = |session| Choices { session: Some(session), max_cost: max_cost.as_deref(), ..spec.choices() };
-    let new = |session| Line(line(spec, (command, args), &choices(session), (prompt, task)).0);
-    // What was said once is not said again.
-    let again = prompt.map(|_| ()).or(task.map(|_| ())).map(|()| SecretBytes::from(spec.resume_prompt.as_str()));
-    let resume = |session| {
-        let mut choices = choices(session);
-        // A run ends, whatever it is given.
-        choices.interactive = task.map_or(choices.interactive, |_| Some(false));
-        Line(harness.command_line(command, args, &choices, again.as_ref()).0)
+    let line = |session, prompt: Option<&SecretBytes>| {
+        let choices = Choices { session: Some(session), max_cost: max_cost.as_deref(), ..spec.choices() };
+        Line(harness.command_line(command, args, &choices, prompt).0)
     };
+    // What was said once is not said again.
+    let again = prompt.map(|_| SecretBytes::from(spec.resume_prompt.as_str()));
     let user = user.map(|user| format!("{}:{}", user.name, user.uid)).unwrap_or_default();
     let said = prompt.map(SecretBytes::as_slice).unwrap_or_default();
     let scope = [harness.name.as_bytes(), workdir.as_os_str().as_encoded_bytes(), user.as_bytes(), said];
     Some(Arc::new(SessionWords {
-        new: (!harness.session_learned()).then(|| new(Session::New(SLOT))),
-        resume: resume(Session::Resume(SLOT)),
+        new: (!harness.session_learned()).then(|| line(Session::New(SLOT), prompt)),
+        resume: line(Session::Resume(SLOT), again.as_ref()),
         proof: harness.session_proof().map(str::to_owned),
         scope: marker.marker.scope(scope),
     }))
-}
-
-/// The command line of a run that continues the conversation of another one, with slots for its id and for the task.
-fn continuation(
-    spec: &AgentSpec,
-    words: (&[String], &[String]),
-    choices: &Choices<'_>,
-    (prompt, task): (Option<&SecretBytes>, Option<&TaskForm>),
-) -> Option<Line> {
-    task.filter(|_| spec.harness.has_conversations())?;
-    let choices = Choices { session: Some(Session::Resume(SLOT)), ..*choices };
-    Some(Line(line(spec, words, &choices, (prompt, task)).0))
 }
 
 /// The sandbox with paths that begin at the root.

@@ -5,7 +5,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use jiff::tz::TimeZone;
 use nix::unistd::{Gid, Uid};
 
 use crate::agent::changes::{Before, Changes, changes};
@@ -22,7 +21,6 @@ use crate::sys::secret_bytes::SecretBytes;
 
 use super::assemble::{DeclarationContext, Paths, desired, folder_of, named_users, paths};
 use super::users::{Standing, Standings, View, Views};
-use super::zones;
 
 /// Stands for the secrets that no entry lists. No secret can have this name: it is too long for a file.
 const OTHERS: &str = match str::from_utf8(&[b'_'; 256]) {
@@ -105,9 +103,7 @@ fn all_there(config: &Config, context: &DeclarationContext) -> Views {
         let skill = Skill { name: path.clone(), folder: folder.join(path) };
         (path.clone(), Ok(vec![skill]))
     });
-    // What a zone's rules are makes no difference.
-    let zones = zones::named(config).into_iter().map(|name| (name, Ok(TimeZone::UTC)));
-    let mut views = Views { skills: skills.collect(), zones: zones.collect(), ..Views::default() };
+    let mut views = Views { skills: skills.collect(), ..Views::default() };
     for (user, paths) in paths(config, folder, &context.account, &standings) {
         let seen = seen_by_one(paths);
         match user {
@@ -225,8 +221,6 @@ mod tests {
     #[case::skills("", "skills = [\"s/*\"]", &["restart a: skills changed"])]
     #[case::no_skills("skills = [\"s/*\"]", "", &["restart a: skills changed"])]
     #[case::policy_beside_skills("skills = [\"s\"]", "skills = [\"s\"]\nhold = \"fail\"", &["change a: hold changed"])]
-    #[case::runs("prompt = \"p\"\n[agents.runs]\n", "prompt = \"p\"\n[agents.runs]\nschedule = \"@daily\"", &["change a: runs changed"])]
-    #[case::same_runs("prompt = \"p\"\n[agents.runs]\nschedule = \"@daily\"", "prompt = \"p\"\n[agents.runs]\nat_once = 1\nschedule = \"@daily\"", &[])]
     #[case::home("command = \"~/x\"", "command = \"~/y\"", &["restart a: command changed"])]
     fn an_edit_has_its_effect_and_the_fields_are_named(
         #[case] now: &str,

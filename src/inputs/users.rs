@@ -13,7 +13,6 @@ use nix::unistd::{Gid, Group, Uid, User};
 use crate::agent::seen::{Problem, Seen, SeenWorkdir};
 use crate::agent::user::{AgentUser, UserName};
 use crate::inputs::skills::Skills;
-use crate::inputs::zones::Zones;
 use crate::sys::account::Account;
 use crate::wire::reason::WaitingFor;
 
@@ -118,8 +117,6 @@ pub struct Views {
     pub others: BTreeMap<UserName, View>,
     /// The skills that entries name, as root sees them.
     pub skills: Skills,
-    /// The time zones of their schedules.
-    pub zones: Zones,
 }
 
 impl Views {

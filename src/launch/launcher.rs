@@ -47,15 +47,13 @@ use super::secret_files::SecretFiles;
 use super::skills::{self, Skills};
 use super::tell::{Ear, Heard};
 use super::temporary_dir::{self, Scratch};
-use super::terminal::{Terminal, Wiring};
+use super::terminal::Terminal;
 use crate::agent::approval::{self, Asking};
 use crate::agent::harness::hooks::{Hooks, TELL_VARIABLE, Told};
-use crate::agent::launch::Io;
 use crate::agent::packages::{Built, Package, TIMEOUT};
 use crate::agent::sandbox::{Home, Sandbox};
 use crate::agent::stream_kind::StreamKind;
 use crate::contain::marker;
-use crate::logs::output_writer::OutputWriter;
 use crate::logs::writer::Writer;
 use crate::sys::clock::Timestamp;
 use crate::sys::file_id::FileId;
@@ -201,7 +199,6 @@ fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) ->
         packages_timeout,
         session,
         stream,
-        io,
         secret_files,
         skills,
         hooks,
@@ -216,14 +213,11 @@ fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) ->
     if reports {
         daemon.begin_reports();
     }
-    let redacted: Vec<SecretBytes> = secrets.iter().filter_map(|name| environment.get(name)).cloned().collect();
-    let mut files = files.into_iter();
     let log = kept_size.and_then(|size| {
-        let (text, index) = (files.next()?, files.next()?);
-        Some(Writer::new(text, index, size, redacting(&redacted)))
+        let [text, index] = files.try_into().ok()?;
+        let secrets = secrets.iter().filter_map(|name| environment.get(name)).cloned();
+        Some(Writer::new(text, index, size, ByteStream::new(Redactor::new(secrets))))
     });
-    let outputs =
-        [files.next(), files.next()].map(|file| OutputWriter::new(file?, kept_size?, redacting(&redacted)).ok());
     daemon.log = log.as_ref().and_then(written_to);
     let workdir = PathBuf::from(OsStr::from_bytes(workdir.as_slice()));
     let packages_timeout = packages_timeout.unwrap_or(TIMEOUT);
@@ -242,20 +236,12 @@ fn ordered(message: ToLauncher, files: Vec<OwnedFd>, daemon: &mut DaemonLink) ->
             skills: skills.map(|taught| *taught),
             to_files: if secret_files { secrets } else { BTreeSet::new() },
             log,
-            outputs,
             stream,
-            io,
-            redacted,
             hooks,
             asking: asking.map(|asking| *asking),
         },
         login_patience.unwrap_or(login::LOGIN_TIMEOUT),
     ))
-}
-
-/// What masks these values in output.
-fn redacting(values: &[SecretBytes]) -> ByteStream {
-    ByteStream::new(Redactor::new(values.iter().cloned()))
 }
 
 /// Logs the agent user in. The inner error says why that failed.
@@ -406,13 +392,8 @@ struct Order {
     /// The variables whose values are to be in files, too.
     to_files: BTreeSet<String>,
     log: Option<Writer>,
-    /// Keep its standard output and error, if these are pipes.
-    outputs: [Option<OutputWriter>; 2],
     /// The form of its standard output, if that is to be read.
     stream: Option<StreamKind>,
-    io: Io,
-    /// What must not be in any of that.
-    redacted: Vec<SecretBytes>,
     hooks: Option<Hooks>,
     asking: Option<Asking>,
 }
@@ -452,19 +433,6 @@ impl Order {
             self.environment.entry(name).or_insert_with(|| SecretBytes::from(path.into_os_string().into_vec()));
         }
         Ok(Some(files))
-    }
-
-    /// What it has on its standard descriptors.
-    fn wiring(&mut self) -> Result<Wiring, Failure> {
-        let redactor = || redacting(&self.redacted);
-        let wiring = match &self.io {
-            Io::Terminal => Wiring::terminal(self.stream, &redactor),
-            Io::Pipes { stdin } => {
-                Wiring::pipes(stdin.as_ref(), self.stream, std::mem::take(&mut self.outputs), &redactor)
-            }
-        };
-        self.io = Io::Terminal;
-        wiring.map_err(|error| no_terminal(&error))
     }
 
     /// Says where the skills are, in the environment and where the entry asks for it.
@@ -615,8 +583,7 @@ fn start(mut order: Order, login: Login, agentd: &Path, daemon: &mut DaemonLink)
     faults.extend(git::trust(&mut environment, &order.workdir, order.trust_repository, home.as_deref()));
     say_faults(&faults, daemon);
     command.envs(environment);
-    let wiring = order.wiring()?;
-    let mut terminal = Terminal::open(order.log, wiring).map_err(|error| no_terminal(&error))?;
+    let mut terminal = Terminal::open(order.log, order.stream).map_err(|error| no_terminal(&error))?;
     let at = Timestamp::now().boot();
     let child = terminal.spawn(command).map_err(|error| match error.kind() {
         // The file itself was found.
@@ -747,7 +714,7 @@ fn attend(mut running: Running, signals: &mut Caught, daemon: &mut DaemonLink) -
     let at = Timestamp::now().boot();
     let Running { harness, mut terminal, scratch, boxed, skills, secrets, ear, asks, .. } = running;
     drop((boxed, ear, asks));
-    if let Err(error) = terminal.end_outputs(&as_status(&status)).and(terminal.collect()) {
+    if let Err(error) = terminal.end_stream(&as_status(&status)).and(terminal.collect()) {
         say_lost(&error, daemon);
     }
     tell_result(&mut terminal, daemon);
@@ -857,7 +824,7 @@ fn report(running: &mut Running, daemon: &mut DaemonLink) {
 /// The descriptors that are ready.
 struct Ready {
     daemon: PollFlags,
-    terminal: [PollFlags; 4],
+    terminal: [PollFlags; 3],
 }
 
 fn await_something(
@@ -866,11 +833,11 @@ fn await_something(
     daemon: &DaemonLink,
     hung_up: Option<Instant>,
 ) -> io::Result<Ready> {
-    let [other, pane, stdout, stderr] = running.terminal.interest();
+    let [other, pane, output] = running.terminal.interest();
     let boxed = running.boxed.as_ref();
     let inside = boxed.and_then(Boxed::interest);
     let mut descriptors =
-        [readable(Some(signals.descriptor())), readable(daemon.descriptor()), other, pane, stdout, stderr, inside];
+        [readable(Some(signals.descriptor())), readable(daemon.descriptor()), other, pane, output, inside];
     let callers = running.ear.iter().flat_map(Ear::interest);
     let askers = running.asks.interest();
     let mut present: Vec<PollFd> = descriptors.iter().flatten().cloned().chain(callers).chain(askers).collect();
@@ -884,12 +851,12 @@ fn await_something(
     let limits = [hung_up, limit, news, report, caller, moved, running.asks.due(), answered].into_iter().flatten();
     poll::wait(&mut present, daemon.due().into_iter().chain(limits).min())?;
     let mut events = present.iter().map(|descriptor| descriptor.revents().unwrap_or(PollFlags::empty()));
-    let [_, daemon, other, pane, stdout, stderr, _] = descriptors
+    let [_, daemon, other, pane, output, _] = descriptors
         .each_mut()
         .map(|descriptor| descriptor.as_ref().and_then(|_| events.next()).unwrap_or(PollFlags::empty()));
     drop(events);
     signals.take_in();
-    Ok(Ready { daemon, terminal: [other, pane, stdout, stderr] })
+    Ok(Ready { daemon, terminal: [other, pane, output] })
 }
 
 /// Reports what the harness has said of its work, to this daemon if it listens, and to the next.
@@ -930,7 +897,7 @@ fn obey((message, files): Said, running: &mut Running, daemon: &mut DaemonLink) 
         ToLauncher::Renew { secrets } => {
             if let Some(files) = &mut running.secrets {
                 // Before the agent can print them.
-                terminal.redact(|| ByteStream::new(files.to_redact(&secrets)));
+                terminal.redact(files.to_redact(&secrets));
                 if let Err(error) = files.replace(&secrets) {
                     daemon
                         .say(&FromLauncher::Warning(format!("the files with its secrets were not replaced: {error}")));

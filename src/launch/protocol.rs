@@ -12,7 +12,6 @@ use crate::agent::approval::{self, Asking};
 use crate::agent::conversation::{Line, Plan, Taken};
 use crate::agent::fingerprint::Fingerprint;
 use crate::agent::harness::hooks::Hooks;
-use crate::agent::launch::Io;
 use crate::agent::packages::Package;
 use crate::agent::sandbox::Sandbox;
 use crate::agent::skills::Skill;
@@ -28,9 +27,9 @@ use crate::wire::status::Usage;
 ///
 /// Launcher and daemon may be of different builds: an agent's launcher outlives an upgrade of the daemon. A launcher of another
 /// version is followed if it has launched something, and sent away if it has not: it could miss something of its work. Launchers of
-/// version 1 do not know the sandbox, those of version 2 neither the stream, whose result they would not report, nor hooks, skills,
-/// conversations and files with secrets, and those of version 3 no pipes: they would give a run a terminal, and no task.
-pub const WIRE_VERSION: u32 = 4;
+/// version 1 do not know the sandbox, and those of version 2 neither the stream, whose result they would not report, nor hooks, skills,
+/// conversations and files with secrets.
+pub const WIRE_VERSION: u32 = 3;
 
 /// The longest message from a launcher: a result, whose text may take six times as much as JSON.
 pub const MAX_FROM_LAUNCHER: usize = 512 << 10;
@@ -287,8 +286,7 @@ pub enum ToLauncher {
         #[serde(default)]
         secrets: BTreeSet<String>,
         /// How many bytes of output to keep. If set, two files [come with](crate::sys::fd_passing) the message: one for the text,
-        /// and one for its index. With [pipes](Io::Pipes) two more can follow: one for standard output, and one for standard error,
-        /// of each of which as many bytes are kept.
+        /// and one for its index.
         #[serde(default)]
         kept_size: Option<u64>,
         /// How long the login shell may take.
@@ -315,9 +313,6 @@ pub enum ToLauncher {
         /// The form of its machine-readable output, which is read from a pipe and reported.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stream: Option<StreamKind>,
-        /// What the standard input, output and error of the harness are.
-        #[serde(default, skip_serializing_if = "Io::is_terminal")]
-        io: Io,
         /// Whether the values of the secrets are to be in files, too.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         secret_files: bool,

@@ -41,13 +41,13 @@ use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{self, Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use nix::errno::Errno;
 
 pub use trial::{TRY_COMMAND, try_engine, words};
 
-pub(super) use control::{Channel, FromInside, Size, Stdio, ToInside};
+pub(super) use control::{Channel, FromInside, Size, ToInside};
 use control::{Expected, Order};
 use machine::{Owner, Prepared};
 use mounts::{Examined, Facts, Item, Plan};
@@ -59,7 +59,6 @@ use crate::agent::sandbox::{Engine, Home, Sandbox};
 use crate::launch::launcher::find;
 use crate::launch::protocol::{Failure, Taught};
 use crate::launch::temporary_dir::{self, Scratch};
-use crate::launch::terminal::Ends;
 use crate::sys::secret_bytes::SecretBytes;
 
 /// Variables of a login that name what no sandbox has.
@@ -107,8 +106,8 @@ pub(super) struct Request<'a> {
     pub mark: Option<(&'a str, &'a SecretBytes)>,
     /// The socket of the daemon.
     pub launch_socket: &'a Path,
-    /// What the harness has on its standard descriptors.
-    pub stdio: Stdio,
+    /// Whether the harness's standard output is read.
+    pub is_streamed: bool,
     /// The socket for what hooks tell, if there is one.
     pub tell: Option<PathBuf>,
 }
@@ -138,8 +137,6 @@ pub(super) struct Begun {
 /// What is to be started inside, until it is certain that the sandbox was made from what was examined.
 pub(super) struct Held {
     order: Option<Order>,
-    /// The standard descriptors of the harness, if none of them is the terminal.
-    pipes: Option<[OwnedFd; 3]>,
     examined: Vec<Examined>,
 }
 
@@ -153,7 +150,7 @@ impl Held {
         if let Some(Examined { path, .. }) = self.examined.iter().find(|examined| !examined.is_there()) {
             return Err(refused(format!("{} was replaced while the sandbox was made", path.display())));
         }
-        channel.say_with(&ToInside::Start(order), self.pipes.take().into_iter().flatten());
+        channel.say(&ToInside::Start(order));
         Ok(())
     }
 }
@@ -216,7 +213,7 @@ impl Request<'_> {
         make_root(&root, &plan.items)
             .map_err(|error| Failure::of_system("the root of the sandbox cannot be made", &error))?;
         let command = self.command(&program, &plan, bundle.path(), &root, (facts.uid, facts.gid))?;
-        let held = Held { order: Some(self.order(&facts)), pipes: None, examined: facts.examined };
+        let held = Held { order: Some(self.order(&facts)), examined: facts.examined };
         Ok(Ready { engine, size: None, command, held, gate, scratch: vec![bundle, temporary] })
     }
 
@@ -308,7 +305,7 @@ impl Request<'_> {
             ids: is_relayed.then_some((facts.uid, facts.gid)),
             size: None,
             has_proxy: self.sandbox.proxy.is_some(),
-            stdio: self.stdio,
+            is_streamed: self.is_streamed,
         }
     }
 }
@@ -337,19 +334,17 @@ impl Ready {
             .map(|bundle| bundle.path().join(SEED))
     }
 
-    /// Starts the engine with these as standard input and output.
+    /// Starts the engine with this as standard input and output.
     ///
     /// It is in a process group of its own, and leads no session: the process inside leads that of the terminal.
-    pub fn start(self, Ends { stdin, stdout, pipes }: Ends) -> io::Result<Begun> {
+    pub fn start(self, stdin: OwnedFd, stdout: OwnedFd) -> io::Result<Begun> {
         let Self { engine, size, mut command, mut held, gate, scratch } = self;
         gate.map_or(Ok(()), Gate::serve)?;
         if let Some(order) = &mut held.order {
             order.size = size;
         }
-        held.pipes = pipes;
         let (near, far) = UnixStream::pair()?;
-        let handed = |descriptor| process::Stdio::from(descriptor);
-        command.stdin(handed(stdin)).stdout(handed(stdout)).stderr(handed(far.into()));
+        command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::from(OwnedFd::from(far)));
         let child = command.process_group(0).spawn()?;
         Ok(Begun { engine, child, channel: Channel::new(near)?, held, scratch })
     }
@@ -422,7 +417,7 @@ mod tests {
             environment: Vec::new(),
             mark: None,
             launch_socket: Path::new("/nonexistent/launch.sock"),
-            stdio: Stdio::Terminal,
+            is_streamed: false,
             tell: None,
         };
         assert!(request.hidden(&home).contains(&home.join(homes::FOLDER)));

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::temporary_dir::{self, Scratch};
 use crate::sys::secret_bytes::SecretBytes;
-use crate::text::redact::Redactor;
+use crate::text::redact::{ByteStream, Redactor};
 
 /// The folder beside the launch socket in which each attempt has one of its own.
 const FOLDER: &str = "secrets";
@@ -68,8 +68,8 @@ impl SecretFiles {
     }
 
     /// What masks these values and all that were in the files before.
-    pub fn to_redact(&self, secrets: &BTreeMap<String, SecretBytes>) -> Redactor {
-        Redactor::new(self.known.iter().chain(secrets.values()).cloned())
+    pub fn to_redact(&self, secrets: &BTreeMap<String, SecretBytes>) -> ByteStream {
+        ByteStream::new(Redactor::new(self.known.iter().chain(secrets.values()).cloned()))
     }
 
     /// Replaces the files whose values differ from these. Files of secrets that are not among them stay.
@@ -102,7 +102,6 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::text::redact::ByteStream;
 
     fn values(values: &[(&str, &str)]) -> BTreeMap<String, SecretBytes> {
         values.iter().map(|&(name, value)| (name.to_owned(), SecretBytes::from(value))).collect()
@@ -135,7 +134,7 @@ mod tests {
         let place = TempDir::new().unwrap();
         let first = values(&[("A", "first-secret-value")]);
         let files = SecretFiles::make(&place.path().join("launch.sock"), "a", first.iter()).unwrap();
-        let mut redactor = ByteStream::new(files.to_redact(&values(&[("A", "second-secret-value")])));
+        let mut redactor = files.to_redact(&values(&[("A", "second-secret-value")]));
         let mut shown = Vec::new();
         redactor.pass(b"first-secret-value second-secret-value.", &mut shown);
         redactor.finish(&mut shown);

@@ -11,9 +11,6 @@
 //! Output is written to the log first, and then shown. So the log is complete when the exit is reported, and it does not depend
 //! on tmux. The next piece is read from the terminal once the pane has taken in the one before: an agent that prints faster than
 //! its output can be shown has to wait, and nothing piles up.
-//!
-//! A harness may have [pipes](super::output) in the place of standard input, output and error. It leads a session on the terminal all the
-//! same: so keys and a stop reach it as any other.
 
 use std::io;
 use std::io::Read;
@@ -21,7 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags};
@@ -31,11 +28,10 @@ use nix::unistd::{Pid, getppid, tcgetpgrp};
 use pty_process::blocking::{Command as CommandOn, Pts};
 use rustix::termios::{tcgetwinsize, tcsetwinsize};
 
-use super::output::{self, Output, Piece};
 use super::stream::news::News;
+use super::stream::{Fact, Sink, Stream};
 use super::traces::{Shown, Traces};
 use crate::agent::stream_kind::StreamKind;
-use crate::logs::output_writer::OutputWriter;
 use crate::logs::rendering::Size;
 use crate::logs::writer::Writer;
 use crate::sys::secret_bytes::SecretBytes;
@@ -45,7 +41,7 @@ use crate::text::redact::ByteStream;
 use crate::wire::exit_status::ExitStatus;
 
 /// How much is read at a time; the kernel returns no more than that from a terminal.
-pub(super) const PIECE: usize = 4096;
+const PIECE: usize = 4096;
 
 /// How long the tmux server may take to report what the pane shows.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -61,29 +57,76 @@ pub struct Terminal {
     pane: OwnedFd,
     /// Whether nothing more can be read from the pane.
     pane_is_over: bool,
-    typed: Transit,
-    printed: Transit,
+    typed: Piece,
+    printed: Piece,
     traces: Traces,
     log: Option<Writer>,
     has_printed: bool,
-    /// What the harness reads, if that is not its terminal, until it is started.
-    input: Option<OwnedFd>,
-    /// Its standard output and error, where they are not its terminal.
-    outputs: [Option<Output>; 2],
+    output: Option<Output>,
     /// Whether anything was printed since that was asked last.
     prints: bool,
     /// Where in an escape sequence what was printed so far ends.
     sequence: ansi::State,
 }
 
-/// The harness's ends.
-pub struct Ends {
-    /// Its terminal.
-    pub stdin: OwnedFd,
-    /// Its terminal, or the pipe of its stream.
-    pub stdout: OwnedFd,
-    /// Its standard input, output and error.
-    pub pipes: Option<[OwnedFd; 3]>,
+/// The harness's standard output, when that is not its terminal.
+struct Output {
+    /// `None` once it is over.
+    pipe: Option<OwnedFd>,
+    /// The harness's end, until it is started.
+    own: Option<OwnedFd>,
+    stream: Stream,
+    news: News,
+}
+
+/// Collects what a stream says.
+struct Collected<'a> {
+    news: &'a mut News,
+    shown: String,
+}
+
+impl Sink for Collected<'_> {
+    fn fact(&mut self, fact: Fact) {
+        self.news.take(fact, SystemTime::now());
+    }
+
+    fn show(&mut self, text: &str) {
+        self.shown.push_str(text);
+    }
+}
+
+impl Collected<'_> {
+    /// What was shown, as a terminal wants its lines to end.
+    fn on_terminal(self) -> Vec<u8> {
+        self.shown.replace('\n', "\r\n").into_bytes()
+    }
+}
+
+impl Output {
+    fn new(kind: StreamKind) -> io::Result<Self> {
+        let (pipe, own) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        fd::set_nonblocking(&pipe)?;
+        Ok(Self { pipe: Some(pipe), own: Some(own), stream: Stream::new(kind), news: News::default() })
+    }
+
+    /// Reads the next piece, and returns how long it was and what there is to show. Nothing else waits to be read if it was empty.
+    fn read(&mut self) -> (usize, Vec<u8>) {
+        let Some(pipe) = &self.pipe else { return (0, Vec::new()) };
+        let mut buffer = [0; PIECE];
+        match fd::read(pipe, &mut buffer) {
+            Ok(count @ 1..) => {
+                let mut collected = Collected { news: &mut self.news, shown: String::new() };
+                self.stream.feed(&buffer[..count], &mut collected);
+                (count, collected.on_terminal())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (0, Vec::new()),
+            // It is over, or cannot be read any more.
+            Ok(_) | Err(_) => {
+                self.pipe = None;
+                (0, Vec::new())
+            }
+        }
+    }
 }
 
 /// The harness's end.
@@ -93,45 +136,15 @@ enum Own {
     Socket(UnixStream),
 }
 
-/// What a harness has on its standard descriptors.
-pub struct Wiring {
-    input: Option<OwnedFd>,
-    outputs: [Option<Output>; 2],
-}
-
-impl Wiring {
-    /// Its terminal. With a stream, the harness's standard output is a pipe of that form. Its standard input stays the terminal:
-    /// harnesses take what is on another input for a part of their task, and wait for its end. Its standard error stays there, too.
-    pub fn terminal(stream: Option<StreamKind>, redactor: &impl Fn() -> ByteStream) -> io::Result<Self> {
-        let output = stream.map(|kind| Output::open(Some(kind), None, redactor())).transpose()?;
-        Ok(Self { input: None, outputs: [output, None] })
-    }
-
-    /// Pipes. Standard input has these bytes, and nothing without them. Output and error are kept by these writers, and standard output
-    /// may have a form.
-    pub fn pipes(
-        stdin: Option<&SecretBytes>,
-        stream: Option<StreamKind>,
-        [stdout, stderr]: [Option<OutputWriter>; 2],
-        redactor: &impl Fn() -> ByteStream,
-    ) -> io::Result<Self> {
-        let stdout = Output::open(stream, stdout, redactor())?;
-        let stderr = Output::open(None, stderr, redactor())?;
-        Ok(Self { input: Some(output::input(stdin)?), outputs: [Some(stdout), Some(stderr)] })
-    }
-
-    /// Whether none of the standard descriptors is the terminal.
-    pub fn is_pipes(&self) -> bool {
-        self.input.is_some()
-    }
-}
-
 impl Terminal {
     /// Opens a new terminal with the settings of this process's own, which is the pane.
     ///
     /// Output is written to the log, if there is one.
-    pub fn open(log: Option<Writer>, wiring: Wiring) -> io::Result<Self> {
-        Self::over(log, wiring, |pane| {
+    ///
+    /// With a stream, the harness's standard output is a pipe of that form. Its standard input stays the terminal: harnesses take
+    /// what is on another input for a part of their task, and wait for its end. Its standard error stays there, too.
+    pub fn open(log: Option<Writer>, stream: Option<StreamKind>) -> io::Result<Self> {
+        Self::over(log, stream, |pane| {
             let (other, own) = pty_process::blocking::open().map_err(plain)?;
             tcsetattr(&own, SetArg::TCSANOW, &tcgetattr(pane)?)?;
             Ok((OwnedFd::from(other), Own::Terminal(own)))
@@ -139,8 +152,8 @@ impl Terminal {
     }
 
     /// Opens a socket that stands for a terminal in a sandbox.
-    pub fn open_relayed(log: Option<Writer>, wiring: Wiring) -> io::Result<Self> {
-        Self::over(log, wiring, |_| {
+    pub fn open_relayed(log: Option<Writer>, stream: Option<StreamKind>) -> io::Result<Self> {
+        Self::over(log, stream, |_| {
             let (other, own) = UnixStream::pair()?;
             Ok((OwnedFd::from(other), Own::Socket(own)))
         })
@@ -148,14 +161,15 @@ impl Terminal {
 
     fn over(
         log: Option<Writer>,
-        Wiring { input, outputs }: Wiring,
+        stream: Option<StreamKind>,
         make: impl FnOnce(&OwnedFd) -> io::Result<(OwnedFd, Own)>,
     ) -> io::Result<Self> {
+        let output = stream.map(Output::new).transpose()?;
         // Opened again, because O_NONBLOCK affects all who share an open file description.
         let pane = open("/dev/tty", OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())?;
         let (other, own) = make(&pane)?;
         [&other, &pane].map(fd::set_nonblocking).into_iter().collect::<io::Result<()>>()?;
-        let (typed, printed, traces) = (Transit::default(), Transit::default(), Traces::default());
+        let (typed, printed, traces) = (Piece::default(), Piece::default(), Traces::default());
         let mut terminal = Self {
             own,
             other,
@@ -168,8 +182,7 @@ impl Terminal {
             has_printed: false,
             prints: false,
             sequence: ansi::State::default(),
-            input,
-            outputs,
+            output,
         };
         terminal.resize();
         Ok(terminal)
@@ -179,35 +192,22 @@ impl Terminal {
     pub fn spawn(&mut self, command: Command) -> io::Result<Child> {
         let Own::Terminal(own) = &self.own else { return Err(io::ErrorKind::Unsupported.into()) };
         let mut command = CommandOn::from(command);
-        if let Some(input) = self.input.take() {
-            command = command.stdin(input);
-        }
-        let [stdout, stderr] = ends_of(&mut self.outputs);
-        if let Some(stdout) = stdout {
-            command = command.stdout(stdout);
-        }
-        if let Some(stderr) = stderr {
-            command = command.stderr(stderr);
+        if let Some(output) = self.output.as_mut().and_then(|output| output.own.take()) {
+            command = command.stdout(output);
         }
         let child = command.spawn_borrowed(own).map_err(plain)?;
         self.make_pane_raw();
         Ok(child)
     }
 
-    /// The harness's end as standard input and output, for a program that makes it the harness's terminal; and the standard descriptors
-    /// of the harness itself, if none of them is the terminal.
-    pub fn ends(&mut self) -> io::Result<Ends> {
+    /// The harness's end as standard input and output, for a program that makes it the harness's terminal.
+    pub fn ends(&mut self) -> io::Result<(OwnedFd, OwnedFd)> {
         let end = match &self.own {
             Own::Terminal(own) => own.as_fd(),
             Own::Socket(own) => own.as_fd(),
         };
-        let (stdin, stdout) = (end.try_clone_to_owned()?, end.try_clone_to_owned()?);
-        match (self.input.take(), ends_of(&mut self.outputs)) {
-            (Some(input), [Some(output), Some(error)]) => {
-                Ok(Ends { stdin, stdout, pipes: Some([input, output, error]) })
-            }
-            (_, [output, _]) => Ok(Ends { stdin, stdout: output.unwrap_or(stdout), pipes: None }),
-        }
+        let output = self.output.as_mut().and_then(|output| output.own.take());
+        Ok((end.try_clone_to_owned()?, output.map_or_else(|| end.try_clone_to_owned(), Ok)?))
     }
 
     /// Leaves it to the harness's terminal what keys mean.
@@ -225,15 +225,10 @@ impl Terminal {
         Some(Size { columns: size.ws_col, rows: size.ws_row })
     }
 
-    /// Redacts these in the log and the outputs from now on.
-    pub fn redact(&mut self, redactor: impl Fn() -> ByteStream) {
-        for at in 0..self.outputs.len() {
-            let held = self.outputs[at].as_mut().map(|output| output.redact(&redactor));
-            // A failure shows again with the next piece.
-            let _ = held.map(|held| self.print(self.printed.bytes.len(), held));
-        }
+    /// Redacts these in the log from now on.
+    pub fn redact(&mut self, redactor: ByteStream) {
         if let Some(log) = &mut self.log {
-            log.redact(redactor());
+            log.redact(redactor);
         }
     }
 
@@ -285,61 +280,46 @@ impl Terminal {
 
     /// What there is to report of the harness's stream, if it has one.
     pub(super) fn news(&mut self) -> Option<&mut News> {
-        self.outputs.iter_mut().flatten().find_map(Output::news_mut)
+        self.output.as_mut().map(|output| &mut output.news)
     }
 
     /// When there is something to report of it.
     pub(super) fn news_due(&self) -> Option<Instant> {
-        self.outputs.iter().flatten().find_map(Output::news).and_then(News::due)
+        self.output.as_ref().and_then(|output| output.news.due())
     }
 
-    /// Reads what is left of the harness's outputs, now that the harness has ended like this. Others that have them open are not waited
+    /// Reads what is left of the harness's stream, now that the harness has ended like this. Others that have it open are not waited
     /// for.
-    pub fn end_outputs(&mut self, how: &ExitStatus) -> io::Result<()> {
+    pub fn end_stream(&mut self, how: &ExitStatus) -> io::Result<()> {
         let mut logged = Ok(());
-        let mut outputs = std::mem::take(&mut self.outputs);
-        let mut left = [MOST_UNREAD; 2];
-        loop {
-            let mut is_any = false;
-            for (output, left) in outputs.iter_mut().zip(&mut left) {
-                let Some(output) = output.as_mut().filter(|_| *left > 0) else { continue };
-                let begin = self.printed.bytes.len();
-                let piece = output.read(&mut self.printed.bytes);
-                *left = left.saturating_sub(piece.count);
-                is_any |= piece.count > 0;
-                logged = logged.and(self.print(begin, piece));
-            }
-            if !is_any {
-                break;
-            }
-            // As much as the pane takes in without being waited for.
-            if self.printed.give_to(&self.pane).is_err() {
-                self.printed.clear();
-            }
+        let Some(mut output) = self.output.take() else { return logged };
+        let mut total = 0;
+        while total < MOST_UNREAD
+            && let (count @ 1.., shown) = output.read()
+        {
+            total += count;
+            self.has_printed = true;
+            logged = logged.and(self.print(&shown));
         }
-        for output in outputs.iter_mut().flatten() {
-            let begin = self.printed.bytes.len();
-            let piece = output.end(how, &mut self.printed.bytes);
-            logged = logged.and(self.print(begin, piece));
-        }
-        // What was said is still to be reported.
-        self.outputs = outputs;
-        logged
+        let Output { stream, mut news, .. } = output;
+        let mut collected = Collected { news: &mut news, shown: String::new() };
+        let ending = stream.end(Some(how), &mut collected);
+        let shown = collected.on_terminal();
+        news.end(ending);
+        // Nothing more is read; what was said is still to be reported.
+        self.output = Some(Output { pipe: None, own: None, stream: Stream::new(StreamKind::Claude), news });
+        logged.and(self.print(&shown))
     }
 
-    /// Has this written to the log. What there is to show of it was added to what is printed, from there on.
-    fn print(&mut self, begin: usize, Piece { count, logged, lost }: Piece) -> io::Result<()> {
-        self.has_printed |= count > 0;
-        let shown = &self.printed.bytes[begin..];
+    /// Has this written to the log and shown in the pane.
+    fn print(&mut self, shown: &[u8]) -> io::Result<()> {
+        self.printed.bytes.extend_from_slice(shown);
         self.traces.follow(shown);
-        let logged = logged.as_deref().unwrap_or(shown);
-        let written = self.log.as_mut().map_or(Ok(()), |log| log.write(logged));
-        lost.map_or(written, Err)
+        self.log.as_mut().map_or(Ok(()), |log| log.write(shown))
     }
 
-    /// What to wait for before the next [`Terminal::relay`]: the terminal's other end, the pane, and the harness's standard output and
-    /// error.
-    pub fn interest(&self) -> [Option<PollFd<'_>>; 4] {
+    /// What to wait for before the next [`Terminal::relay`]: the terminal's other end, the pane, and the harness's standard output.
+    pub fn interest(&self) -> [Option<PollFd<'_>>; 3] {
         let when = |is_wanted, flag| if is_wanted { flag } else { PollFlags::empty() };
         let other = when(self.printed.is_empty(), PollFlags::POLLIN) | when(!self.typed.is_empty(), PollFlags::POLLOUT);
         let reads = self.typed.is_empty() && !self.pane_is_over;
@@ -347,18 +327,16 @@ impl Terminal {
         let of_pane = || PollFd::new(self.pane.as_fd(), pane);
         // A pane that is gone is always ready.
         let is_of_interest = !pane.is_empty() || !self.pane_is_over;
-        let [stdout, stderr] = self.outputs.each_ref().map(|output| {
-            let pipe = output.as_ref().and_then(Output::pipe).filter(|_| self.printed.is_empty());
-            pipe.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN))
-        });
-        [Some(PollFd::new(self.other.as_fd(), other)), is_of_interest.then(of_pane), stdout, stderr]
+        let pipe = self.output.as_ref().and_then(|output| output.pipe.as_ref()).filter(|_| self.printed.is_empty());
+        let output = pipe.map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN));
+        [Some(PollFd::new(self.other.as_fd(), other)), is_of_interest.then(of_pane), output]
     }
 
     /// Passes on what was typed and printed, as far as possible without blocking.
     ///
     /// The argument says which of the [descriptors](Terminal::interest) are ready. Fails if output cannot be written to the log;
     /// the output is passed on anyway.
-    pub fn relay(&mut self, [other, pane, stdout, stderr]: [PollFlags; 4]) -> io::Result<()> {
+    pub fn relay(&mut self, [other, pane, output]: [PollFlags; 3]) -> io::Result<()> {
         let over = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
         if pane.contains(PollFlags::POLLIN) && self.typed.is_empty() {
             self.pane_is_over = !self.typed.take_from(&self.pane);
@@ -369,9 +347,7 @@ impl Terminal {
             self.typed.clear();
         }
         let mut logged = Ok(());
-        // One piece of each, so that none keeps the others waiting.
-        let may_print = self.printed.is_empty();
-        if other.intersects(PollFlags::POLLIN | over) && may_print {
+        if other.intersects(PollFlags::POLLIN | over) && self.printed.is_empty() {
             let Self { other, printed, traces, log, has_printed, prints, sequence, .. } = self;
             printed.take_from(other);
             *has_printed |= !printed.bytes.is_empty();
@@ -379,17 +355,13 @@ impl Terminal {
             traces.follow(&printed.bytes);
             logged = log.as_mut().map_or(Ok(()), |log| log.write(&printed.bytes));
         }
-        for (at, ready) in [stdout, stderr].into_iter().enumerate() {
-            if ready.intersects(PollFlags::POLLIN | over)
-                && may_print
-                && let Some(output) = &mut self.outputs[at]
-            {
-                let begin = self.printed.bytes.len();
-                let piece = output.read(&mut self.printed.bytes);
-                // A stream says by itself what the harness does.
-                self.prints |= piece.count > 0 && !output.is_stream();
-                logged = logged.and(self.print(begin, piece));
-            }
+        if output.intersects(PollFlags::POLLIN | over)
+            && self.printed.is_empty()
+            && let Some(from) = &mut self.output
+        {
+            let (count, shown) = from.read();
+            self.has_printed |= count > 0;
+            logged = logged.and(self.print(&shown));
         }
         // Output for a pane that is gone is dropped.
         if !self.printed.is_empty() && self.printed.give_to(&self.pane).is_err() {
@@ -456,11 +428,6 @@ impl Terminal {
     }
 }
 
-/// The harness's ends of its outputs, once.
-fn ends_of(outputs: &mut [Option<Output>; 2]) -> [Option<OwnedFd>; 2] {
-    outputs.each_mut().map(|output| output.as_mut().and_then(Output::take_end))
-}
-
 /// Waits until the descriptor is ready; fails at the deadline.
 fn await_ready(descriptor: impl AsFd, flag: PollFlags, limit: Instant) -> io::Result<()> {
     if Instant::now() >= limit {
@@ -513,12 +480,12 @@ fn read_to_end(child: &mut Child, limit: Instant) -> Option<Vec<u8>> {
 
 /// Bytes in transit.
 #[derive(Default)]
-struct Transit {
+struct Piece {
     bytes: Vec<u8>,
     given: usize,
 }
 
-impl Transit {
+impl Piece {
     fn is_empty(&self) -> bool {
         self.given == self.bytes.len()
     }

@@ -78,37 +78,13 @@ impl fmt::Display for Named {
     }
 }
 
-/// An output of a run that is kept beside what its terminal showed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// What its harness printed on standard output.
-    Stdout,
-    /// What it printed on standard error.
-    Stderr,
-}
-
-impl Output {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Stdout, Self::Stderr];
-
-    /// The name of its file, in the folder of the run.
-    pub fn file_name(self) -> &'static str {
-        match self {
-            Self::Stdout => "stdout",
-            Self::Stderr => "stderr",
-        }
-    }
-}
-
-/// The files of an attempt: two for its [`Writer`](super::writer::Writer), and those of the run's outputs, if they are kept.
+/// The two files of an attempt, for its [`Writer`](super::writer::Writer).
 #[derive(Debug)]
 pub struct Files {
     /// Holds what is printed.
     pub text: OwnedFd,
     /// Holds when it is printed.
     pub index: OwnedFd,
-    /// Hold the run's outputs, in the order of [`Output::ALL`].
-    pub outputs: Option<[OwnedFd; 2]>,
     /// Which attempt the files belong to.
     pub kept: AttemptId,
     /// Whether the file system can free the beginning of the text. If it cannot, a file that is full is emptied and started
@@ -127,24 +103,18 @@ pub struct Live {
     pub text: File,
     /// Holds when it is printed.
     pub index: File,
-    /// Hold the run's outputs.
-    pub outputs: Option<[File; 2]>,
 }
 
 impl Live {
     /// Duplicates the descriptors of files that were just created.
     pub fn of(agent: Name, files: &Files) -> io::Result<Self> {
         let (text, index) = (files.text.try_clone()?.into(), files.index.try_clone()?.into());
-        let outputs = match &files.outputs {
-            Some([stdout, stderr]) => Some([stdout.try_clone()?.into(), stderr.try_clone()?.into()]),
-            None => None,
-        };
-        Ok(Self { agent, kept: files.kept, text, index, outputs })
+        Ok(Self { agent, kept: files.kept, text, index })
     }
 
-    /// Duplicates the descriptors for a launcher that continues in other files. It keeps those of the outputs.
+    /// Duplicates the descriptors for the launcher.
     pub fn files(&self) -> io::Result<Files> {
         let (text, index) = (self.text.try_clone()?, self.index.try_clone()?);
-        Ok(Files { text: text.into(), index: index.into(), outputs: None, kept: self.kept, can_shrink: true })
+        Ok(Files { text: text.into(), index: index.into(), kept: self.kept, can_shrink: true })
     }
 }

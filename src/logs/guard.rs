@@ -300,7 +300,7 @@ impl Queue {
     /// Asks for the next change of each of these files.
     fn ask_for(&mut self, id: u64, live: &Live) -> nix::Result<()> {
         let changes = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_MOVE_SELF;
-        for file in [&live.text, &live.index].into_iter().chain(live.outputs.iter().flatten()) {
+        for file in [&live.text, &live.index] {
             let path = format!("/proc/self/fd/{}", file.as_raw_fd());
             let descriptor = self.inotify.add_watch(path.as_str(), changes | AddWatchFlags::IN_ONESHOT)?;
             self.posts.insert(descriptor, id);
@@ -337,8 +337,7 @@ impl Look {
         let mut look = Self { written: store::written(&live.text).ok().map(Written), ..Self::default() };
         let text = Bound::of(store.size());
         let index = Bound::of(writer::index_size(store.size()));
-        let outputs = live.outputs.iter().flatten().map(|output| (output, text));
-        for (file, bound) in [(&live.text, text), (&live.index, index)].into_iter().chain(outputs) {
+        for (file, bound) in [(&live.text, text), (&live.index, index)] {
             match bound.enforce(file) {
                 Ok(excess) => look.excess = look.excess.max(excess),
                 Err(error) => {

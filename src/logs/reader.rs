@@ -161,12 +161,6 @@ impl Log {
         begin(&self.text, self.size)
     }
 
-    /// Whether nothing of what was printed is gone.
-    pub fn is_whole(&self) -> io::Result<bool> {
-        let end = self.end()?;
-        Ok(end == 0 || self.begin()? == 0 && hole(&self.text, 0)?.unwrap_or(end) >= end)
-    }
-
     /// When something was last printed.
     pub fn changed(&self) -> io::Result<SystemTime> {
         self.text.metadata()?.modified()

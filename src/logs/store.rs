@@ -1,9 +1,7 @@
-//! The log folder: one folder per agent or run, two files per attempt. Those of [runs] are below those of their templates.
+//! The log folder: one folder per agent, two files per attempt.
 //!
 //! Only root, or the user that the daemon runs as, can change these folders, so no other user chooses a name in them. Everything
 //! is reached through descriptors, and no link in the folders is followed. All of this blocks.
-
-pub mod runs;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -24,11 +22,11 @@ use tokio::sync::watch;
 
 use crate::agent::machine::Numbers;
 use crate::agent::name::{Key, Name};
-use crate::logs::attempt::{AttemptId, Files, INDEX, Live, Output, TEXT};
+use crate::logs::attempt::{AttemptId, Files, INDEX, Live, TEXT};
 use crate::sys::safe_path;
 
 use super::reader::{Log, Readers};
-use super::total::{self, Measured, Part};
+use super::total::{self, Measured};
 use super::{ATTEMPTS, SIZE, writer};
 use crate::sys::PathError;
 use crate::sys::file_id::FileId;
@@ -162,7 +160,7 @@ impl Store {
         let text = File::from(text);
         let can_shrink = writer::can_shrink(&text);
         self.note_growth();
-        Ok(Files { text: text.into(), index, outputs: None, kept: next, can_shrink })
+        Ok(Files { text: text.into(), index, kept: next, can_shrink })
     }
 
     /// Removes the files of what was no attempt after all.
@@ -188,8 +186,7 @@ impl Store {
             }
         };
         let (text, index) = (open(TEXT)?, open(INDEX)?);
-        let outputs = if agent.key().is_run() { runs::live_outputs(&path, &folder)? } else { None };
-        Ok(text.zip(index).map(|(text, index)| Live { agent: agent.clone(), kept, text, index, outputs }))
+        Ok(text.zip(index).map(|(text, index)| Live { agent: agent.clone(), kept, text, index }))
     }
 
     /// Whether both files still have their names.
@@ -245,45 +242,35 @@ impl Store {
         Ok(Some(Log::new(kept, text, open(INDEX)?, self.retention.size, self.readers.clone())))
     }
 
-    /// Removes the logs of agents that are no longer held, except for the [`MOST_FORMER`] that printed last. Those of their runs go
-    /// with them. `held` has the keys of agents and runs; who has a run that is held is held, too.
+    /// Removes the logs of agents that are no longer held, except for the [`MOST_FORMER`] that printed last. `held` has the keys
+    /// of agents.
     pub fn tidy(&self, held: &BTreeSet<Key>) -> Result<(), Error> {
         let _changes = self.changing();
         let Some(top) = self.top(false)? else { return Ok(()) };
         let failed = PathError::of("read", &self.path);
-        let of_runs: BTreeSet<Key> = held.iter().filter_map(|key| Some(key.run()?.0)).collect();
-        let is_held = |key: &Key| held.contains(key) || of_runs.contains(key);
         let mut former = Vec::new();
         for name in names(&top).map_err(failed)? {
-            let key = name.parse::<Key>().ok().filter(|key| key.as_str() == name && !key.is_run() && !is_held(key));
-            if let Some(key) = key
-                && let Ok(status) = fstatat(&top, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
-            {
-                let of_runs = openat(&top, name.as_str(), FOLDER, Mode::empty())
-                    .and_then(|folder| fstatat(&folder, runs::FOLDER, AtFlags::AT_SYMLINK_NOFOLLOW));
-                let of_runs = of_runs.map_or((0, 0), |status| (status.st_mtime, status.st_mtime_nsec));
-                former.push((of_runs.max((status.st_mtime, status.st_mtime_nsec)), key));
+            let is_former = name.parse::<Key>().is_ok_and(|key| key.as_str() == name && !held.contains(&key));
+            if is_former && let Ok(status) = fstatat(&top, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+                former.push((status.st_mtime, status.st_mtime_nsec, name));
             }
         }
         former.sort_unstable();
         let surplus = former.len().saturating_sub(MOST_FORMER);
-        for (_, key) in former.into_iter().take(surplus) {
-            for run in self.runs_in(&top, &key)? {
-                self.remove_run_in(&top, &run)?;
-            }
-            if let Ok(folder) = openat(&top, key.as_str(), FOLDER, Mode::empty()) {
-                list(&self.path_of(&key), &folder)?.into_iter().for_each(|kept| remove(&folder, kept));
-                let _ = unlinkat(&folder, runs::FOLDER, UnlinkatFlags::RemoveDir);
+        for (.., name) in former.into_iter().take(surplus) {
+            let path = self.path.join(&name);
+            if let Ok(folder) = openat(&top, name.as_str(), FOLDER, Mode::empty()) {
+                list(&path, &folder)?.into_iter().for_each(|kept| remove(&folder, kept));
             }
             // A folder that holds something else stays.
-            let _ = unlinkat(&top, key.as_str(), UnlinkatFlags::RemoveDir);
+            let _ = unlinkat(&top, name.as_str(), UnlinkatFlags::RemoveDir);
         }
         Ok(())
     }
 
-    /// Measures all logs, and removes the oldest attempts if they take more than they may. The latest of an agent always stays, and so
-    /// do the outputs of a run that is not over, and every result.
+    /// Measures all logs, and removes the oldest attempts if they take more than they may. The latest of an agent always stays.
     pub fn limit_total(&self) -> Result<(), Error> {
+        let _changes = self.changing();
         self.has_grown.store(false, Ordering::Relaxed);
         let (uses, result) = match self.limited() {
             Ok((uses, result)) => (uses, result),
@@ -297,7 +284,6 @@ impl Store {
     /// What is left of the logs, and whether all could be removed that had to go; `None` if there are none.
     fn limited(&self) -> Result<(Option<Uses>, Result<(), Error>), Error> {
         let Some(top) = self.top(false)? else { return Ok((None, Ok(()))) };
-        // Meanwhile, files are made: measuring may take long.
         let mut all = self.measure(&top)?;
         let cap = if let Some(cap) = self.retention.total {
             cap
@@ -305,22 +291,17 @@ impl Store {
             let system = fstatvfs(&top).map_err(PathError::of("examine the file system of", &self.path))?;
             total::default_cap(system.blocks().saturating_mul(system.fragment_size()))
         };
-        let surplus: Vec<(Key, Part)> =
-            total::surplus(&all, cap).into_iter().map(|one| (one.agent.clone(), one.part)).collect();
+        let surplus: Vec<(Key, AttemptId)> =
+            total::surplus(&all, cap).into_iter().map(|one| (one.agent.clone(), one.kept)).collect();
         let mut result = Ok(());
-        if !surplus.is_empty() {
-            let _changes = self.changing();
-            for (agent, part) in &surplus {
-                let removed = open_folder(&top, agent).and_then(|folder| match *part {
-                    Part::Attempt(kept) => unlink(&folder, kept),
-                    Part::Output(output) => unlink_file(&folder, output.file_name()),
-                    Part::Result => Ok(()),
-                });
-                if let Err(error) = removed {
-                    let path = self.path_of(agent).join(part.file_name());
-                    result = Err(PathError::new("remove", path, error).into());
-                }
+        for (agent, kept) in &surplus {
+            let removed = openat(&top, agent.as_str(), FOLDER, Mode::empty()).and_then(|folder| unlink(&folder, *kept));
+            if let Err(error) = removed {
+                let path = self.path.join(agent.as_str()).join(kept.file_name(TEXT));
+                result = Err(PathError::new("remove", path, error).into());
             }
+        }
+        if !surplus.is_empty() {
             let before = all.len();
             all = self.measure(&top)?;
             let count = before.saturating_sub(all.len());
@@ -344,7 +325,7 @@ impl Store {
         self.has_grown.store(true, Ordering::Relaxed);
     }
 
-    /// What the logs of an agent took when they were last measured, those of its runs included; `None` if it had none.
+    /// What the logs of an agent took when they were last measured; `None` if it had none.
     pub fn use_of(&self, agent: &Key) -> Option<LogUse> {
         self.measured().as_ref()?.by_agent.get(agent).copied()
     }
@@ -358,47 +339,23 @@ impl Store {
         self.measured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Measures the files of all attempts and runs.
+    /// Measures the files of all attempts.
     fn measure(&self, top: &OwnedFd) -> Result<Vec<Measured>, Error> {
         let mut all = Vec::new();
         for name in names(top).map_err(PathError::of("read", &self.path))? {
-            let Some(agent) = name.parse::<Key>().ok().filter(|key| key.as_str() == name && !key.is_run()) else {
-                continue;
-            };
+            let Some(agent) = name.parse::<Key>().ok().filter(|key| key.as_str() == name) else { continue };
             let Ok(folder) = openat(top, name.as_str(), FOLDER, Mode::empty()) else { continue };
-            self.measure_folder(&agent, &folder, &mut all)?;
-            for run in self.runs_in(top, &agent)? {
-                let Ok(folder) = open_folder(top, &run) else { continue };
-                self.measure_folder(&run, &folder, &mut all)?;
+            for kept in list(&self.path.join(&name), &folder)? {
+                let look = |ending| fstatat(&folder, kept.file_name(ending).as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+                // A file that is gone takes nothing.
+                let Ok(text) = look(TEXT) else { continue };
+                let blocks = text.st_blocks.saturating_add(look(INDEX).map_or(0, |index| index.st_blocks));
+                let bytes = u64::try_from(blocks).unwrap_or(0).saturating_mul(512);
+                let written = (text.st_mtime, text.st_mtime_nsec);
+                all.push(Measured { agent: agent.clone(), kept, bytes, written });
             }
         }
         Ok(all)
-    }
-
-    /// Measures the files of one agent or run.
-    fn measure_folder(&self, agent: &Key, folder: &OwnedFd, all: &mut Vec<Measured>) -> Result<(), Error> {
-        let look = |name: &str| fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW);
-        let bytes = |blocks: i64| u64::try_from(blocks).unwrap_or(0).saturating_mul(512);
-        let result = if agent.is_run() { look(runs::RESULT).ok() } else { None };
-        let is_over = result.is_some();
-        for kept in list(&self.path_of(agent), folder)? {
-            // A file that is gone takes nothing.
-            let Ok(text) = look(&kept.file_name(TEXT)) else { continue };
-            let index = look(&kept.file_name(INDEX)).map_or(0, |index| index.st_blocks);
-            let bytes = bytes(text.st_blocks.saturating_add(index));
-            let written = (text.st_mtime, text.st_mtime_nsec);
-            all.push(Measured { agent: agent.clone(), part: Part::Attempt(kept), is_over, bytes, written });
-        }
-        if !agent.is_run() {
-            return Ok(());
-        }
-        let outputs = Output::ALL.map(|output| (Part::Output(output), look(output.file_name()).ok()));
-        for (part, file) in outputs.into_iter().chain([(Part::Result, result)]) {
-            let Some(file) = file else { continue };
-            let (bytes, written) = (bytes(file.st_blocks), (file.st_mtime, file.st_mtime_nsec));
-            all.push(Measured { agent: agent.clone(), part, is_over, bytes, written });
-        }
-        Ok(())
     }
 
     fn changing(&self) -> MutexGuard<'_, ()> {
@@ -436,19 +393,10 @@ impl Store {
         Ok(Some(top))
     }
 
-    /// The path of the folder of an agent or a run, for people.
-    fn path_of(&self, key: &Key) -> PathBuf {
-        self.path.join(place(key))
-    }
-
     fn folder(&self, agent: &Name) -> Result<Option<(PathBuf, OwnedFd)>, Error> {
-        self.folder_of(&agent.key())
-    }
-
-    fn folder_of(&self, key: &Key) -> Result<Option<(PathBuf, OwnedFd)>, Error> {
+        let path = self.path.join(agent.key().as_str());
         let Some(top) = self.top(false)? else { return Ok(None) };
-        let path = self.path_of(key);
-        match open_folder(&top, key) {
+        match openat(&top, agent.key().as_str(), FOLDER, Mode::empty()) {
             Ok(folder) => Ok(Some((path, folder))),
             Err(Errno::ENOENT) => Ok(None),
             Err(error) => Err(PathError::new("open", &path, error).into()),
@@ -456,27 +404,15 @@ impl Store {
     }
 
     fn make_folder(&self, agent: &Name) -> Result<(PathBuf, OwnedFd), Error> {
-        let (path, mut folders) = self.make_folders(&agent.key())?;
-        let folder = folders.pop().ok_or_else(|| PathError::of("open", &path)(Errno::ENOENT))?;
-        Ok((path, folder))
-    }
-
-    /// Makes the folder of an agent or a run, and opens it after those that lead to it from the top, which is the first.
-    fn make_folders(&self, key: &Key) -> Result<(PathBuf, Vec<OwnedFd>), Error> {
-        let mut path = self.path.to_path_buf();
-        let mut folders = vec![self.top(true)?.ok_or_else(|| PathError::of("open", &path)(Errno::ENOENT))?];
-        for step in &place(key) {
-            path.push(step);
-            let Some(above) = folders.last() else { break };
-            match mkdirat(above, step, Mode::S_IRWXU) {
-                Ok(()) | Err(Errno::EEXIST) => {}
-                Err(error) => return Err(PathError::new("make", &path, error).into()),
-            }
-            let folder = openat(above, step, FOLDER, Mode::empty()).map_err(PathError::of("open", &path))?;
-            self.share(&path, &folder, Mode::from_bits_truncate(0o750))?;
-            folders.push(folder);
+        let (key, path) = (agent.key(), self.path.join(agent.key().as_str()));
+        let top = self.top(true)?.ok_or_else(|| PathError::of("open", &self.path)(Errno::ENOENT))?;
+        match mkdirat(&top, key.as_str(), Mode::S_IRWXU) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(PathError::new("make", &path, error).into()),
         }
-        Ok((path, folders))
+        let folder = openat(&top, key.as_str(), FOLDER, Mode::empty()).map_err(PathError::of("open", &path))?;
+        self.share(&path, &folder, Mode::from_bits_truncate(0o750))?;
+        Ok((path, folder))
     }
 
     fn make_file(&self, path: &Path, folder: &OwnedFd, name: &str) -> Result<OwnedFd, Error> {
@@ -499,23 +435,6 @@ impl Store {
         }
         Ok(())
     }
-}
-
-/// Where the folder of an agent or a run is, below the top.
-fn place(key: &Key) -> PathBuf {
-    match key.run() {
-        Some((agent, id)) => [agent.as_str(), runs::FOLDER, id].iter().collect(),
-        None => key.as_str().into(),
-    }
-}
-
-/// Opens the folder of an agent or a run. No part of the path may be a link.
-fn open_folder(top: &OwnedFd, key: &Key) -> nix::Result<OwnedFd> {
-    let mut folder = openat(top, ".", FOLDER, Mode::empty())?;
-    for step in &place(key) {
-        folder = openat(&folder, step, FOLDER, Mode::empty())?;
-    }
-    Ok(folder)
 }
 
 /// When a file was last written to; `None` if it is empty.
@@ -550,21 +469,19 @@ fn names(folder: &OwnedFd) -> nix::Result<Vec<String>> {
 }
 
 /// Removes an attempt's files. What cannot be removed is tried again with the next attempt.
+/// What is left is removed with a later attempt.
 fn remove(folder: &OwnedFd, kept: AttemptId) {
     let _ = unlink(folder, kept);
 }
 
 /// Removes the files of an attempt. The text goes last, because it identifies the attempt.
 fn unlink(folder: &OwnedFd, kept: AttemptId) -> nix::Result<()> {
-    [INDEX, TEXT].into_iter().try_for_each(|ending| unlink_file(folder, &kept.file_name(ending)))
-}
-
-/// Removes a file, unless it is gone already.
-fn unlink_file(folder: &OwnedFd, name: &str) -> nix::Result<()> {
-    match unlinkat(folder, name, UnlinkatFlags::NoRemoveDir) {
+    let [index, text] =
+        [INDEX, TEXT].map(|ending| unlinkat(folder, kept.file_name(ending).as_str(), UnlinkatFlags::NoRemoveDir));
+    [index, text].into_iter().try_for_each(|removed| match removed {
         Err(Errno::ENOENT) => Ok(()),
         removed => removed,
-    }
+    })
 }
 
 #[cfg(test)]

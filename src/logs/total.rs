@@ -1,47 +1,22 @@
 //! The disk space that the logs of all agents take together, and which of them go first when it is too much.
 //!
 //! The latest attempt of an agent may be running, and always stays. The earliest one goes last, because what went wrong first often
-//! explains all that followed. Of a run that is over, all but the result may go.
+//! explains all that followed.
 
 use std::collections::HashMap;
 
 use crate::agent::name::Key;
-use crate::logs::attempt::{AttemptId, Output, TEXT};
-use crate::logs::store::runs::RESULT;
+use crate::logs::attempt::AttemptId;
 use crate::wire::status::LogUse;
 
 /// The largest cap that is chosen by default.
 const MOST_BY_DEFAULT: u64 = 20 << 30;
 
-/// What of an agent's logs was measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    /// The files of one attempt.
-    Attempt(AttemptId),
-    /// An output of a run.
-    Output(Output),
-    /// How a run ended.
-    Result,
-}
-
-impl Part {
-    /// The name of its file, or of the first of two.
-    pub fn file_name(self) -> String {
-        match self {
-            Self::Attempt(kept) => kept.file_name(TEXT),
-            Self::Output(output) => output.file_name().to_owned(),
-            Self::Result => RESULT.to_owned(),
-        }
-    }
-}
-
-/// A part of the logs of an agent or a run, as it was measured.
+/// The files of one attempt, as they were measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Measured {
     pub agent: Key,
-    pub part: Part,
-    /// Whether it is of a run that has ended, and whose result is kept.
-    pub is_over: bool,
+    pub kept: AttemptId,
     /// How much disk space they take.
     pub bytes: u64,
     /// When something was last written to them, in seconds and nanoseconds since 1970.
@@ -58,14 +33,13 @@ pub(super) fn bytes(all: &[Measured]) -> u64 {
     all.iter().fold(0, |sum, one| sum.saturating_add(one.bytes))
 }
 
-/// What each agent's take, with those of its runs.
+/// What each agent's take.
 pub(super) fn by_agent(all: &[Measured]) -> HashMap<Key, LogUse> {
     let mut uses: HashMap<Key, LogUse> = HashMap::new();
     for one in all {
-        let agent = one.agent.run().map_or_else(|| one.agent.clone(), |(agent, _)| agent);
-        let of_agent = uses.entry(agent).or_insert(LogUse { bytes: 0, attempts: 0 });
+        let of_agent = uses.entry(one.agent.clone()).or_insert(LogUse { bytes: 0, attempts: 0 });
         of_agent.bytes = of_agent.bytes.saturating_add(one.bytes);
-        of_agent.attempts += u64::from(matches!(one.part, Part::Attempt(_)));
+        of_agent.attempts += 1;
     }
     uses
 }
@@ -73,20 +47,14 @@ pub(super) fn by_agent(all: &[Measured]) -> HashMap<Key, LogUse> {
 /// What has to go for the rest to take no more than `cap`, as far as that is possible.
 pub(super) fn surplus(all: &[Measured], cap: u64) -> Vec<&Measured> {
     let mut ends: HashMap<&Key, (AttemptId, AttemptId)> = HashMap::new();
-    for one in all.iter().filter(|one| !one.is_over) {
-        let Part::Attempt(kept) = one.part else { continue };
-        let (first, last) = ends.entry(&one.agent).or_insert((kept, kept));
-        (*first, *last) = ((*first).min(kept), (*last).max(kept));
+    for one in all {
+        let (first, last) = ends.entry(&one.agent).or_insert((one.kept, one.kept));
+        (*first, *last) = ((*first).min(one.kept), (*last).max(one.kept));
     }
     let is_end = |one: &Measured, of: fn(&(AttemptId, AttemptId)) -> AttemptId| {
-        ends.get(&one.agent).is_some_and(|ends| one.part == Part::Attempt(of(ends)))
+        ends.get(&one.agent).is_some_and(|ends| of(ends) == one.kept)
     };
-    let may_go = |one: &&Measured| match one.part {
-        Part::Attempt(_) => !is_end(one, |ends| ends.1),
-        Part::Output(_) => one.is_over,
-        Part::Result => false,
-    };
-    let mut removable: Vec<&Measured> = all.iter().filter(may_go).collect();
+    let mut removable: Vec<&Measured> = all.iter().filter(|one| !is_end(one, |ends| ends.1)).collect();
     removable.sort_by_key(|one| (is_end(one, |ends| ends.0), one.written));
     let mut left = bytes(all);
     let mut surplus = Vec::new();
@@ -106,36 +74,11 @@ mod tests {
     use crate::agent::name::key;
 
     fn measured(agent: &str, sequence: u64, bytes: u64, written: i64) -> Measured {
-        let part = Part::Attempt(AttemptId { sequence, attempt: sequence });
-        Measured { agent: key(agent), part, is_over: false, bytes, written: (written, 0) }
+        Measured { agent: key(agent), kept: AttemptId { sequence, attempt: sequence }, bytes, written: (written, 0) }
     }
 
     fn gone(all: &[Measured], cap: u64) -> Vec<(&str, u64)> {
-        let sequence = |part| if let Part::Attempt(kept) = part { kept.sequence } else { 0 };
-        surplus(all, cap).into_iter().map(|one| (one.agent.as_str(), sequence(one.part))).collect()
-    }
-
-    /// A run with one attempt and both outputs, of 10 bytes each, and maybe its result of 5.
-    fn run(name: &str, is_over: bool, written: i64) -> Vec<Measured> {
-        let outputs = Output::ALL.map(|output| (Part::Output(output), 10));
-        let result = is_over.then_some((Part::Result, 5));
-        let attempt = (Part::Attempt(AttemptId { sequence: 1, attempt: 1 }), 10);
-        let parts = [attempt].into_iter().chain(outputs).chain(result);
-        let measured = |(part, bytes)| Measured { agent: key(name), part, is_over, bytes, written: (written, 0) };
-        parts.map(measured).collect()
-    }
-
-    #[test]
-    fn a_run_that_is_over_keeps_its_result_and_one_that_is_not_keeps_all() {
-        let all = [run("a+1", true, 3), run("a+2", false, 1), run("a+3", true, 2)].concat();
-        assert_eq!(bytes(&all), 35 + 30 + 35);
-        let parts = |cap| surplus(&all, cap).iter().map(|one| one.agent.as_str()).collect::<Vec<_>>();
-        assert_eq!(parts(100), [""; 0]);
-        assert_eq!(parts(99), ["a+3"]);
-        assert_eq!(parts(70), ["a+3", "a+3", "a+3"]);
-        assert_eq!(parts(0), ["a+3", "a+3", "a+3", "a+1", "a+1", "a+1"]);
-        assert!(surplus(&all, 0).iter().all(|one| one.part != Part::Result));
-        assert_eq!(by_agent(&all), [(key("a"), LogUse { bytes: 100, attempts: 3 })].into());
+        surplus(all, cap).into_iter().map(|one| (one.agent.as_str(), one.kept.sequence)).collect()
     }
 
     #[test]

@@ -235,7 +235,7 @@ impl Writer {
 }
 
 /// A file that keeps the latest bytes.
-pub(super) struct TailFile {
+struct TailFile {
     file: File,
     /// The offset of the first byte that is kept.
     begin: u64,
@@ -248,37 +248,6 @@ pub(super) struct TailFile {
 impl TailFile {
     fn new(file: OwnedFd, size: u64) -> Self {
         Self { file: File::from(file), begin: 0, end: 0, size, gone: 0 }
-    }
-
-    /// The same for a file that may have something in it.
-    pub(super) fn with_earlier(file: OwnedFd, size: u64) -> io::Result<Self> {
-        let file = File::from(file);
-        let end = file.metadata()?.len();
-        Ok(Self { file, begin: 0, end, size, gone: 0 })
-    }
-
-    /// The offset of what is written next.
-    pub(super) fn end(&self) -> u64 {
-        self.end
-    }
-
-    /// Leaves a hole of this length.
-    pub(super) fn skip(&mut self, count: u64) -> io::Result<()> {
-        let end = self.end.saturating_add(count);
-        self.file.set_len(end)?;
-        self.end = end;
-        Ok(())
-    }
-
-    /// Frees surplus bytes once there are many, and keeps the length. If the file system cannot free a part, all that was written is
-    /// freed.
-    pub(super) fn shorten_in_place(&mut self) {
-        if self.shorten() {
-            let gone = std::mem::take(&mut self.gone);
-            // If this fails, the output begins again.
-            let _ = self.skip(gone);
-            self.begin = self.end;
-        }
     }
 
     /// Detects that another program has emptied the file (as logrotate's `copytruncate` does), so that the next write starts at
@@ -296,7 +265,7 @@ impl TailFile {
         false
     }
 
-    pub(super) fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             match self.file.write(bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

@@ -178,7 +178,7 @@ fn of_agents(families: &mut Families<'_, '_>, snapshot: &Snapshot) -> fmt::Resul
         ("agentd_agent_outcome", None),
         "1 for the outcome of the agent, once it has one, 0 for the others",
         agents.iter().flat_map(|agent| {
-            Outcome::OF_AGENTS.map(|outcome| {
+            Outcome::ALL.map(|outcome| {
                 let labels = [("agent", agent.name.as_str()), ("outcome", outcome.word())];
                 (Some(labels), u64::from(agent.outcome == Some(outcome)))
             })

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hyper::body::Bytes;
 
 use crate::agent::labels::{self, Selector};
-use crate::agent::name::{Key, Name};
+use crate::agent::name::Key;
 use crate::text::printable;
 use crate::wire::events::{Event, Id, Since, What};
 use crate::wire::status::Time;
@@ -33,7 +33,7 @@ impl RingEvent {
         let data = printable::json(serde_json::to_string(event).unwrap_or_default());
         Self {
             number: event.id.number,
-            agent: event.what.agent().and_then(|name| Name::parse_any(name).ok()).map(|name| name.key()),
+            agent: event.what.agent().and_then(|name| name.parse().ok()),
             labels,
             message: format!("id: {}\nevent: {}\ndata: {data}\n\n", event.id, event.what.kind()).into(),
         }
@@ -49,11 +49,9 @@ impl RingEvent {
         self.agent.is_none() || labels::fits_all(selectors, &self.labels)
     }
 
-    /// Whether a listener for this agent or run gets the event: an event about no agent concerns all, and one about a run also whoever
-    /// listens for its agent.
+    /// Whether a listener for this agent gets the event: an event about no agent concerns all.
     pub fn concerns(&self, agent: &Key) -> bool {
-        let is_its = |about: &Key| about == agent || about.run().is_some_and(|(of, _)| of == *agent);
-        self.agent.as_ref().is_none_or(is_its)
+        self.agent.as_ref().is_none_or(|about| about == agent)
     }
 }
 

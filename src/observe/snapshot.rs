@@ -1,8 +1,7 @@
 //! The snapshot: what the daemon knows at one instant, ready to be served.
 
 use std::collections::HashMap;
-use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use hyper::body::Bytes;
@@ -10,21 +9,17 @@ use hyper::body::Bytes;
 use crate::agent::declaration::Reading;
 use crate::agent::harness::rule::Rule;
 use crate::agent::labels::{self, Selector};
-use crate::agent::name::{Key, Name};
+use crate::agent::name::Key;
 use crate::agent::user::AgentUser;
 use crate::contain::cgroup::Cgroups;
 use crate::observe::facts::Facts;
 use crate::observe::outputs::Outputs;
 use crate::observe::redactions::{Redactions, Unknown, prepared};
 use crate::state::history::History;
-use crate::state::history::runs::Reader;
 use crate::text::printable::json_line;
 use crate::text::redact::Redactor;
 use crate::wire::approval::{Approval, Approvals};
-use crate::wire::history::{self, Ended, EndedAttempt, HistoryWanted};
 use crate::wire::hold::GroupHold;
-use crate::wire::reason::{Causes, WaitingFor};
-use crate::wire::run::RunStatus;
 use crate::wire::status::{AgentStatus, Errors, Health, Override, Resources, State, Time};
 
 /// What a snapshot is made of.
@@ -32,10 +27,6 @@ use crate::wire::status::{AgentStatus, Errors, Health, Override, Resources, Stat
 pub struct Parts {
     /// The agents, in any order.
     pub agents: Vec<AgentStatus>,
-    /// The runs that wait, that are under way, and those that are kept after their end, in any order.
-    pub runs: Vec<Arc<RunStatus>>,
-    /// More runs: those that wait for a place.
-    pub lines: Vec<Line>,
     /// When the daemon started.
     pub started: Instant,
     /// What hinders the daemon.
@@ -44,14 +35,10 @@ pub struct Parts {
     pub groups: Option<Arc<Cgroups>>,
     /// The finished attempts of agents.
     pub histories: HashMap<Key, Arc<History>>,
-    /// What reads the runs that have ended.
-    pub past_runs: Option<Reader>,
     /// All that a snapshot has of launches and secrets.
     pub redactions: Arc<Redactions>,
     /// Where overrides are written.
     pub override_dir: Option<String>,
-    /// Where tasks of runs are written.
-    pub spool_dir: Option<String>,
     /// The override that lets nothing start, if there is one.
     pub paused: Option<Override>,
     /// The credentials that do not work.
@@ -79,16 +66,12 @@ impl Parts {
     pub fn new(agents: Vec<AgentStatus>, started: Instant, errors: Errors) -> Self {
         Self {
             agents,
-            runs: Vec::new(),
-            lines: Vec::new(),
             started,
             errors,
             groups: None,
             histories: HashMap::new(),
-            past_runs: None,
             redactions: Arc::default(),
             override_dir: None,
-            spool_dir: None,
             paused: None,
             holds: Vec::new(),
             rules: HashMap::new(),
@@ -106,107 +89,10 @@ impl Parts {
 /// What the daemon knows at one instant, ready to be served. The supervisor makes one whenever something changes; the API reads it.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// The agents are sorted by the bytes of their names.
+    /// Sorted by the bytes of their names.
     parts: Parts,
     by_key: HashMap<Key, usize>,
-    runs: OnceLock<Runs>,
     agents_body: Mutex<AgentsBody>,
-}
-
-/// The runs in order, made when they are first asked for: most snapshots are never asked.
-#[derive(Debug)]
-struct Runs {
-    latest_first: Vec<Arc<RunStatus>>,
-    by_key: HashMap<Key, usize>,
-}
-
-/// The runs of a template that wait for a place, in the order of their line.
-#[derive(Clone, Debug)]
-pub struct Line {
-    /// How many runs of the template have a place.
-    pub taken: u64,
-    /// How many may have one.
-    pub at_once: u64,
-    /// If the places of the whole machine are taken: how many there are.
-    pub machine: Option<u64>,
-    /// What the template waits for, and so all of them.
-    pub others: Vec<WaitingFor>,
-    /// The runs, without their places in line.
-    pub runs: Vec<Arc<RunStatus>>,
-}
-
-impl Line {
-    /// The runs, each with its place in line.
-    fn shown(&self) -> impl Iterator<Item = Arc<RunStatus>> {
-        (1..).zip(&self.runs).map(|(position, run)| {
-            let Self { taken, at_once, machine, .. } = *self;
-            let place = WaitingFor::Place { taken, at_once, position, machine };
-            let waiting_for: Vec<WaitingFor> = self.others.iter().cloned().chain([place]).collect();
-            let reason = Some(Causes(&waiting_for).to_string());
-            Arc::new(RunStatus { position: Some(position), reason, waiting_for, ..RunStatus::clone(run) })
-        })
-    }
-}
-
-impl Runs {
-    fn of(runs: &[Arc<RunStatus>], lines: &[Line]) -> Self {
-        let mut latest_first: Vec<_> = runs.iter().cloned().chain(lines.iter().flat_map(Line::shown)).collect();
-        latest_first.sort_by(|a, b| b.queued_at.0.cmp(&a.queued_at.0).then_with(|| a.name.cmp(&b.name)));
-        let key = |run: &RunStatus| Name::parse_any(&run.name).ok().map(|name| name.key());
-        let by_key = latest_first.iter().enumerate().filter_map(|(at, run)| Some((key(run)?, at))).collect();
-        Self { latest_first, by_key }
-    }
-}
-
-/// What has a terminal, logs and a life of its own: an agent or a run.
-#[derive(Clone, Copy, Debug)]
-pub enum Life<'a> {
-    /// An agent.
-    Agent(&'a AgentStatus),
-    /// A run.
-    Run(&'a RunStatus),
-}
-
-impl<'a> Life<'a> {
-    /// Its name, as people write it.
-    pub fn name(self) -> &'a str {
-        match self {
-            Self::Agent(agent) => &agent.name,
-            Self::Run(run) => &run.name,
-        }
-    }
-
-    /// The status of the agent, or that of the run in the form of one.
-    pub fn as_agent(self) -> AgentStatus {
-        match self {
-            Self::Agent(agent) => agent.clone(),
-            Self::Run(run) => run.as_agent(),
-        }
-    }
-
-    /// Where it is in its life.
-    pub fn state(self) -> State {
-        match self {
-            Self::Agent(agent) => agent.state,
-            Self::Run(run) => run.state,
-        }
-    }
-
-    /// Its tmux session; empty if it has none.
-    pub fn session(self) -> &'a str {
-        match self {
-            Self::Agent(agent) => &agent.session,
-            Self::Run(run) => &run.session,
-        }
-    }
-
-    /// Why it is in its state.
-    pub fn reason(self) -> Option<&'a str> {
-        match self {
-            Self::Agent(agent) => agent.reason.as_deref(),
-            Self::Run(run) => run.reason.as_deref(),
-        }
-    }
 }
 
 /// The body of `GET /v1/agents`.
@@ -236,7 +122,7 @@ impl From<Parts> for Snapshot {
         let keys = parts.agents.iter().enumerate().filter_map(|(at, agent)| Some((agent.name.parse().ok()?, at)));
         let by_key: HashMap<Key, usize> = keys.collect();
         let agents_body = Mutex::new(AgentsBody::new(&mut parts.agents, &by_key, &parts.outputs));
-        Self { parts, by_key, runs: OnceLock::new(), agents_body }
+        Self { parts, by_key, agents_body }
     }
 }
 
@@ -263,7 +149,7 @@ impl Snapshot {
 
     /// Whom the latest attempt of an agent ran as, also of one that is not held any more; `None` is the default user.
     pub fn printer(&self, agent: &Key) -> Option<&AgentUser> {
-        let has_session = || self.life(agent).is_some_and(|life| !life.session().is_empty());
+        let has_session = || self.agent(agent).is_some_and(|status| !status.session.is_empty());
         match self.user_of(agent) {
             None if !has_session() => self.parts.former_users.get(agent),
             user => user,
@@ -339,36 +225,6 @@ impl Snapshot {
         self.by_key.get(key).map(|&at| &self.parts.agents[at])
     }
 
-    /// All runs, the latest first.
-    pub fn runs(&self) -> &[Arc<RunStatus>] {
-        &self.runs.get_or_init(|| Runs::of(&self.parts.runs, &self.parts.lines)).latest_first
-    }
-
-    /// One run.
-    pub fn run(&self, key: &Key) -> Option<&Arc<RunStatus>> {
-        let runs = self.runs.get_or_init(|| Runs::of(&self.parts.runs, &self.parts.lines));
-        runs.by_key.get(key).map(|&at| &runs.latest_first[at])
-    }
-
-    /// The agent or the run with this key.
-    pub fn life(&self, key: &Key) -> Option<Life<'_>> {
-        if key.is_run() { self.run(key).map(|run| Life::Run(run)) } else { self.agent(key).map(Life::Agent) }
-    }
-
-    /// What has ended and is meant, the latest first: runs, and the attempts of agents that are declared. Blocks.
-    pub fn history(&self, wanted: &HistoryWanted, limit: usize) -> io::Result<history::History> {
-        // One more tells whether there is a next page.
-        let read = self.parts.past_runs.as_ref().map(|reader| reader.read(wanted, limit.saturating_add(1)));
-        let mut ended = read.transpose()?.unwrap_or_default();
-        for agent in &self.parts.agents {
-            let past = agent.name.parse().ok().and_then(|key: Key| self.parts.histories.get(&key));
-            let attempts = past.into_iter().flat_map(|history| history.latest_first());
-            let attempts = attempts.map(|past| Ended::Attempt(Box::new(EndedAttempt::of(&agent.name, &past))));
-            ended.extend(attempts.filter(|ended| wanted.fits(ended)));
-        }
-        Ok(history::History::latest(ended, limit))
-    }
-
     /// One agent with its history and its resources as far as the kernel counts them. The kernel answers from memory.
     pub fn agent_in_full(&self, key: &Key) -> Option<AgentStatus> {
         let agent = self.agent(key)?.clone();
@@ -408,8 +264,6 @@ impl Snapshot {
             groups_error: self.parts.errors.groups.clone(),
             override_error: self.parts.errors.overrides.clone(),
             override_dir: self.parts.override_dir.clone(),
-            spool_error: self.parts.errors.spool.clone(),
-            spool_dir: self.parts.spool_dir.clone(),
             paused: self.parts.paused.clone(),
             holds: self.parts.holds.len(),
             config_generation: self.parts.reading.map(|reading| reading.generation),
@@ -477,29 +331,6 @@ mod tests {
         assert_eq!(listed(), before, "it is made at most once a second");
         snapshot.agents_body.lock().unwrap().made = Instant::now().checked_sub(BODY_AGE).unwrap();
         assert!(listed().contains("\"last_output_at\":\"1970-01-01T00:00:01.000Z\""), "{}", listed());
-    }
-
-    #[test]
-    fn runs_are_listed_latest_first_and_found_without_regard_to_case() {
-        let run = |id: &str, second: u64| -> Arc<RunStatus> {
-            let queued_at = Time(SystemTime::UNIX_EPOCH + Duration::from_secs(second));
-            let words = serde_json::json!({
-                "name": format!("Fixer/{id}"), "agent": "Fixer", "id": id, "state": "exited", "queued_at": queued_at,
-                "reason": id,
-            });
-            Arc::new(serde_json::from_value(words).unwrap())
-        };
-        let runs = vec![run("b", 2), run("T1", 3), run("a", 2), run("old", 1)];
-        let snapshot = Snapshot::from(Parts { runs, ..parts(None) });
-        let ids: Vec<&str> = snapshot.runs().iter().map(|run| run.id.as_str()).collect();
-        assert_eq!(ids, ["T1", "a", "b", "old"]);
-        assert_eq!(snapshot.run(&key("fixer+t1")).map(|run| run.id.as_str()), Some("T1"));
-        assert!(snapshot.run(&key("fixer+t2")).is_none() && snapshot.life(&key("fixer")).is_none());
-        let life = snapshot.life(&key("fixer+old")).unwrap();
-        assert_eq!(
-            (life.name(), life.state(), life.session(), life.reason()),
-            ("Fixer/old", State::Exited, "", Some("old"))
-        );
     }
 
     const TEXT: &str = "secret of known, secret of adopted, secret of nobody, second line, yes";

@@ -1,14 +1,11 @@
-//! The history of each agent's latest attempts, and of runs, kept across restarts of the daemon and of the machine.
+//! The history of each agent's latest attempts, kept across restarts of the daemon and of the machine.
 //!
 //! ```text
 //! STATE_DIR/history/NAME.json    the last 50, whether the agent is declared or not
-//! STATE_DIR/history/runs/        the runs that have ended
 //! ```
 //!
 //! It is written in the background, as the [record](crate::state::record) is. It is for people: no decision depends on it, so losing
 //! it does no harm.
-
-pub mod runs;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,9 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::name::Key;
 use crate::agent::user::AgentUser;
-use crate::state::history::runs::{PastRuns, Reader};
 use crate::state::record::Recorder;
-use crate::wire::history::PastRun;
 use crate::wire::status::PastAttempt;
 
 /// The folder in the state directory.
@@ -73,7 +68,6 @@ pub struct Histories {
     by_agent: BTreeMap<Key, Arc<History>>,
     users: Arc<HashMap<Key, AgentUser>>,
     recorder: Recorder<Key>,
-    runs: Option<PastRuns>,
 }
 
 impl Histories {
@@ -88,40 +82,11 @@ impl Histories {
         let user = |(key, history): &(Key, History)| Some((key.clone(), history.user.clone()?));
         let users = Arc::new(by_end.iter().filter_map(user).collect());
         let by_agent = by_end.into_iter().map(|(key, history)| (key, Arc::new(history))).collect();
-        Self { by_agent, users, recorder, runs: None }
+        Self { by_agent, users, recorder }
     }
 
-    /// The same with the runs that have ended, which are otherwise not kept.
-    #[must_use]
-    pub fn with_runs(self, runs: PastRuns) -> Self {
-        Self { runs: Some(runs), ..self }
-    }
-
-    /// Adds a run that has ended. A daemon that does so again after a restart changes nothing.
-    pub fn add_run(&mut self, run: PastRun) {
-        if let Some(runs) = &mut self.runs {
-            runs.add(run);
-        }
-    }
-
-    /// Says which agents are declared: the runs of those that are not are kept only of the latest few.
-    pub fn declare<'a>(&mut self, agents: impl Iterator<Item = &'a str>) {
-        if let Some(runs) = &mut self.runs {
-            runs.declare(agents);
-        }
-    }
-
-    /// What reads the runs that have ended.
-    pub fn past_runs(&self) -> Option<Reader> {
-        self.runs.as_ref().map(PastRuns::reader)
-    }
-
-    /// Adds a finished attempt of this agent, which ran as this user; `None` is the default user. An attempt of a run is left out: the
-    /// run itself is [added](Self::add_run) when it has ended.
+    /// Adds a finished attempt of this agent, which ran as this user; `None` is the default user.
     pub fn add(&mut self, key: &Key, user: Option<&AgentUser>, past: PastAttempt) {
-        if key.is_run() {
-            return;
-        }
         if self.users.get(key) != user {
             let users = Arc::make_mut(&mut self.users);
             match user {
@@ -156,12 +121,7 @@ impl Histories {
 
     /// Returns once all are written, or after `patience`.
     pub async fn finish(self, patience: Duration) {
-        let runs = async {
-            if let Some(runs) = self.runs {
-                runs.finish(patience).await;
-            }
-        };
-        tokio::join!(self.recorder.finish(patience), runs);
+        self.recorder.finish(patience).await;
     }
 }
 

@@ -103,11 +103,6 @@ impl Record {
         Ok(Self { folder: state_dir.join(FOLDER), boot: String::from_utf8_lossy(boot.trim_ascii()).into_owned() })
     }
 
-    /// Which boot of the machine it is of; empty if it remains valid after a boot.
-    pub fn boot(&self) -> &str {
-        &self.boot
-    }
-
     /// A record like this one, in another folder of this state directory.
     #[must_use]
     pub fn beside(&self, folder: &str) -> Self {

@@ -108,9 +108,7 @@ fn build(agent: &str, names: &[&OsString]) -> Result<Built, Error> {
     if Uid::effective().is_root() {
         return Err(Error::Root);
     }
-    // The runs of a template have the packages of one.
-    let agent = Name::try_from(agent.split_once('+').map_or(agent, |(template, _)| template))
-        .map_err(|_| Error::NoAgent(agent.to_owned()))?;
+    let agent = Name::try_from(agent).map_err(|_| Error::NoAgent(agent.to_owned()))?;
     let package = |name: &&OsString| {
         let name = name.to_string_lossy();
         Package::new(&name).map_err(|why| Error::NoPackage(name.into_owned(), why))

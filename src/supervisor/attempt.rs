@@ -914,7 +914,7 @@ impl<T: Fn(machine::Event)> Run<T> {
         let limits = self.limits.take().unwrap_or_default();
         let tree = Arc::clone(&launcher.tree);
         let mut log = self.keep_later();
-        let prepared = async { tokio::join!(tree.contain(&limits), log.make_with(launch.io.is_pipes())) };
+        let prepared = async { tokio::join!(tree.contain(&limits), log.make()) };
         let (limits_error, files) = self.listen_during(prepared).await;
         self.log = log;
         self.see_met_noted().await;
@@ -965,7 +965,6 @@ impl<T: Fn(machine::Event)> Run<T> {
                 Box::new(SessionOrder { plan, new, resume, proof })
             }),
             stream: launch.stream,
-            io: launch.io.clone(),
             hooks: launch.hooks,
             asking: launch.asking.clone().map(Box::new),
             reports: true,

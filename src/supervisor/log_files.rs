@@ -10,22 +10,16 @@ use tokio::time::timeout;
 
 use crate::agent::machine::Numbers;
 use crate::agent::name::{Key, Name};
-use crate::logs::attempt::{AttemptId, Files, Live, Output};
+use crate::logs::attempt::{AttemptId, Files, Live};
 use crate::logs::guard::{Guard, Watch};
 use crate::logs::store::{Error, Store};
 use crate::observe::outputs::Outputs;
 use crate::supervisor::future::BoxFuture;
 use crate::sys::blocking;
-use crate::sys::rate_limit::OnChange;
-use crate::text::printable::json_line;
-use crate::wire::run::RunStatus;
 
 /// How long the files of an attempt may take to be made before it runs without them, or to be removed before it is over: longer than
 /// a busy disk takes.
 const MAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long to wait before a result is written again that could not be written.
-const RESULT_RETRY: Duration = Duration::from_secs(1);
 
 /// By how much the clock of file systems may be late.
 const CLOCK_TICK: Duration = Duration::from_millis(50);
@@ -35,9 +29,8 @@ pub trait LogFiles: Debug + Send + Sync {
     /// Returns how many bytes of each attempt are kept.
     fn size(&self) -> u64;
 
-    /// Makes the files of an agent's next attempt, and watches them; with those of a run's outputs, if it has pipes. Fails in words for
-    /// a person.
-    fn make<'a>(&'a self, agent: &'a Name, numbers: Numbers, has_pipes: bool) -> BoxFuture<'a, Result<Made, String>>;
+    /// Makes the files of an agent's next attempt, and watches them. Fails in words for a person.
+    fn make<'a>(&'a self, agent: &'a Name, numbers: Numbers) -> BoxFuture<'a, Result<Made, String>>;
 
     /// Removes the files of what was no attempt after all.
     fn discard<'a>(&'a self, agent: &'a Name, kept: AttemptId) -> BoxFuture<'a, ()>;
@@ -54,16 +47,6 @@ pub trait LogFiles: Debug + Send + Sync {
     /// When agents last printed something.
     fn outputs(&self) -> Outputs {
         Outputs::default()
-    }
-
-    /// Keeps the result of a run, again and again until that succeeds. Returns it with what the files of the run tell.
-    fn keep_result<'a>(&'a self, _run: &'a Key, status: RunStatus) -> BoxFuture<'a, RunStatus> {
-        Box::pin(async { status })
-    }
-
-    /// Removes the result and the output of a run.
-    fn remove_run<'a>(&'a self, _run: &'a Key) -> BoxFuture<'a, ()> {
-        Box::pin(async {})
     }
 
     /// Removes the oldest files of agents that are no longer held; see [`Store::tidy`].
@@ -118,8 +101,8 @@ impl StoredLogs {
         }));
     }
 
-    async fn make(&self, agent: &Name, numbers: Numbers, has_pipes: bool) -> Result<Made, String> {
-        let made = self.try_to_make(agent, numbers, has_pipes).await;
+    async fn make(&self, agent: &Name, numbers: Numbers) -> Result<Made, String> {
+        let made = self.try_to_make(agent, numbers).await;
         match &made {
             Ok(made) => self.outputs.begin(&agent.key(), made.files.kept.sequence),
             Err(_) => self.outputs.lost(&agent.key(), SystemTime::now()),
@@ -127,13 +110,10 @@ impl StoredLogs {
         made
     }
 
-    async fn try_to_make(&self, agent: &Name, numbers: Numbers, has_pipes: bool) -> Result<Made, String> {
+    async fn try_to_make(&self, agent: &Name, numbers: Numbers) -> Result<Made, String> {
         let (store, agent) = (self.store.clone(), agent.clone());
         let make = move || -> Result<(Files, Live), String> {
-            let mut files = store.create(&agent, numbers).map_err(|error| error.to_string())?;
-            if has_pipes {
-                files.outputs = Some(store.make_outputs(&agent).map_err(|error| error.to_string())?);
-            }
+            let files = store.create(&agent, numbers).map_err(|error| error.to_string())?;
             let live = Live::of(agent, &files).map_err(|error| format!("failed to look after its files: {error}"))?;
             Ok((files, live))
         };
@@ -173,38 +153,6 @@ impl StoredLogs {
         }
     }
 
-    async fn keep_result(&self, run: &Key, status: RunStatus) -> RunStatus {
-        let mut told = OnChange::default();
-        loop {
-            let (store, key, mut status) = (self.store.clone(), run.clone(), status.clone());
-            let keep = move || -> Result<RunStatus, Error> {
-                let size = |output| store.output_size(&key, output).ok().flatten();
-                let (stdout, stderr) = (size(Output::Stdout), size(Output::Stderr));
-                status.truncated = stdout.iter().chain(&stderr).any(|size| !size.is_whole);
-                status.stdout_bytes = stdout.map(|size| size.bytes);
-                status.stderr_bytes = stderr.map(|size| size.bytes);
-                store.write_result(&key, json_line(&status).as_bytes())?;
-                Ok(status)
-            };
-            let error = match blocking::run(keep).await {
-                Ok(Ok(kept)) => return kept,
-                Ok(Err(error)) => error.to_string(),
-                Err(error) => error.to_string(),
-            };
-            if told.pass(&error) {
-                tracing::error!(run = %run.to_name(), "failed to keep its result: {error}; trying again");
-            }
-            tokio::time::sleep(RESULT_RETRY).await;
-        }
-    }
-
-    async fn remove_run(&self, run: &Key) {
-        let (store, key) = (self.store.clone(), run.clone());
-        if let Ok(Err(error)) = blocking::run(move || store.remove_run(&key)).await {
-            tracing::warn!(run = %run.to_name(), "{error}");
-        }
-    }
-
     async fn tidy(&self, held: BTreeSet<Key>) -> Result<(), Error> {
         let store = self.store.clone();
         self.outputs.keep_only(&held);
@@ -218,8 +166,8 @@ impl LogFiles for StoredLogs {
         self.store.size()
     }
 
-    fn make<'a>(&'a self, agent: &'a Name, numbers: Numbers, has_pipes: bool) -> BoxFuture<'a, Result<Made, String>> {
-        Box::pin(self.make(agent, numbers, has_pipes))
+    fn make<'a>(&'a self, agent: &'a Name, numbers: Numbers) -> BoxFuture<'a, Result<Made, String>> {
+        Box::pin(self.make(agent, numbers))
     }
 
     fn discard<'a>(&'a self, agent: &'a Name, kept: AttemptId) -> BoxFuture<'a, ()> {
@@ -240,14 +188,6 @@ impl LogFiles for StoredLogs {
 
     fn outputs(&self) -> Outputs {
         self.outputs.clone()
-    }
-
-    fn keep_result<'a>(&'a self, run: &'a Key, status: RunStatus) -> BoxFuture<'a, RunStatus> {
-        Box::pin(self.keep_result(run, status))
-    }
-
-    fn remove_run<'a>(&'a self, run: &'a Key) -> BoxFuture<'a, ()> {
-        Box::pin(self.remove_run(run))
     }
 
     fn tidy(&self, held: BTreeSet<Key>) -> BoxFuture<'_, Result<(), Error>> {

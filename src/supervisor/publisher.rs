@@ -125,9 +125,7 @@ impl Supervisor {
     }
 
     pub(super) fn snapshot(&mut self) -> Snapshot {
-        let agents = self.agents.iter().filter(|(key, _)| !key.is_run());
-        let mut statuses: Vec<AgentStatus> = agents.map(|(_, agent)| agent.status()).collect();
-        self.show_runs(&mut statuses);
+        let statuses = self.agents.values().map(Agent::status).collect();
         let state_errors: Vec<&str> = self.state_errors.iter().chain(&self.record_error).map(String::as_str).collect();
         let errors = Errors {
             config: self.desired.config_error.clone(),
@@ -135,22 +133,17 @@ impl Supervisor {
             state: Some(state_errors.join("\n")).filter(|errors| !errors.is_empty()),
             groups: self.resources.seats.default_seat().containment.groups_error(),
             overrides: self.desired.override_error.clone(),
-            spool: self.runs.error(),
         };
         let restarts = self.agents.values().map(|agent| (agent.machine.name().to_string(), agent.restarts)).collect();
         let facts = Facts { config_read: self.desired.config_read, restarts, ..self.facts.clone() };
         Snapshot::from(Parts {
             agents: statuses,
-            runs: self.runs_apart_from_lines(),
-            lines: self.lines(),
             started: self.started,
             errors,
             groups: self.resources.seats.default_seat().containment.groups(),
             histories: self.outlets.histories.of(self.agents.keys()),
-            past_runs: self.outlets.histories.past_runs(),
             redactions: self.redactions(),
             override_dir: self.desired.override_dir.as_ref().map(|path| path.display().to_string()),
-            spool_dir: Some(self.runs.spool_dir()),
             paused: self.desired.overrides.as_deref().and_then(Overrides::pause).cloned(),
             holds: self.shown_holds(),
             rules: self.rules(),
@@ -208,9 +201,6 @@ impl Supervisor {
             let noted: Vec<_> = self.to_note.extract_if(.., |note| note.version <= tried).collect();
             for Note { key, attempt, command, .. } in noted {
                 self.command(&key, attempt, command);
-            }
-            for launching in self.to_launch.extract_if(.., |it| it.version <= tried).collect::<Vec<_>>() {
-                self.launch_run(launching);
             }
         }
         if error != self.record_error {

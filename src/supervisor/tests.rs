@@ -1,7 +1,6 @@
 pub(super) mod fakes;
 mod holds;
 pub(super) mod journal;
-mod order;
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -22,7 +21,6 @@ use crate::launch::launcher as launch_command;
 use crate::launch::protocol::{Ending, FromLauncher, Harness};
 use crate::state::conversations::Conversations;
 use crate::state::record::Record;
-use crate::state::runs::{Keeper, Ledgers};
 use crate::wire::events::Since;
 use crate::wire::exit_status::ExitStatus;
 
@@ -55,19 +53,7 @@ impl House {
             conversations: Conversations::new(BTreeMap::new(), recorder("conversations")),
             notifier: Notifier::silent(),
         };
-        let kept = outlets.events.clone();
-        let ledgers = Ledgers::default();
-        let keeping = Keeping {
-            keeper: Keeper::start(state.path(), ledgers.clone(), move |it| drop(kept.send(Event::Kept(it)))),
-            ledgers,
-            orders: mpsc::unbounded_channel().0,
-            boot: "boot".to_owned(),
-            at_once: None,
-            spool_dir: "/spool".into(),
-            scheduled: watch::channel(Arc::default()).0,
-        };
-        let supervisor =
-            Supervisor::new(fakes.resources(), outlets, keeping, Detail::Plain, Instant::now(), Vec::new());
+        let supervisor = Supervisor::new(fakes.resources(), outlets, Detail::Plain, Instant::now(), Vec::new());
         let snapshot = fakes.snapshots.subscribe();
         let seen = Since::Beginning;
         Self { fakes, supervisor, inbox, snapshot, happening, seen, is_recorded: true, _state: state }

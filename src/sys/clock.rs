@@ -122,44 +122,6 @@ impl Alarm {
     }
 }
 
-/// A timer on the wall clock, which also rings when that clock is set.
-#[derive(Debug)]
-pub struct WallAlarm {
-    timer: TimerFd,
-    readable: Readable,
-    /// Whether the clock was set since it last rang.
-    was_set: bool,
-}
-
-impl WallAlarm {
-    /// A timer that rings when the clock is set. Must be created inside the async runtime.
-    pub fn new() -> io::Result<Self> {
-        let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
-        let timer = TimerFd::new(timerfd::ClockId::CLOCK_REALTIME, flags)?;
-        let readable = Readable::new(timer.as_fd().try_clone_to_owned()?)?;
-        Ok(Self { timer, readable, was_set: false })
-    }
-
-    /// Has it ring at this time as well, replacing any other.
-    pub fn set(&mut self, at: Option<SystemTime>) {
-        let since_1970 = at.map(|at| at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
-        let instant = since_1970.unwrap_or(AGES).clamp(Duration::from_nanos(1), AGES);
-        let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
-        // The kernel says so if the clock was set meanwhile (`timerfd_create(2)`, ECANCELED).
-        self.was_set |= self.timer.set(Expiration::OneShot(TimeSpec::from_duration(instant)), flags).is_err();
-    }
-
-    /// Waits for the time that is set, or until the clock is set. Cancel-safe.
-    pub async fn ring(&mut self) {
-        if std::mem::take(&mut self.was_set) {
-            return;
-        }
-        if self.readable.readable().await.is_err() {
-            std::future::pending().await
-        }
-    }
-}
-
 impl PartialEq for Timestamp {
     fn eq(&self, other: &Self) -> bool {
         self.boot == other.boot

@@ -80,11 +80,6 @@ pub struct Look {
 }
 
 impl Look {
-    /// The id of the mount that it is in. Kernels before 5.8 do not report it.
-    pub fn mount(&self) -> Option<u64> {
-        self.mount
-    }
-
     /// Whether it is on the same file system and, as far as the kernel reports that, in the same mount.
     pub fn is_beside(&self, other: &Self) -> bool {
         (self.version.id.device(), self.mount) == (other.version.id.device(), other.mount)

@@ -92,8 +92,7 @@ pub(super) async fn serve(
 
 /// An error, with the more probable reason if the agent has ended.
 fn ended_meanwhile(error: crate::tmux::Error, service: &Service, before: &AgentStatus) -> Failure {
-    let snapshot = Arc::clone(&service.snapshot.borrow());
-    let now = Name::parse_any(&before.name).ok().and_then(|name| Some(snapshot.life(&name.key())?.as_agent()));
+    let now = before.name.parse::<Key>().ok().and_then(|key| service.snapshot.borrow().agent(&key).cloned());
     match now {
         Some(now) if now.state == State::Running => Failure::of(error),
         Some(now) => Failure::new(Why::NotRunning, format!("it has ended meanwhile; {}", present_state(&now))),

@@ -112,7 +112,7 @@ impl Tmux {
             ],
             command,
         );
-        let target = format!("={name}:");
+        let target = format!("={session}:");
         mark(&mut arguments, owner, &target, &target, &directory);
         let output = self.client("open a session", arguments).await?;
         self.share_socket().await?;

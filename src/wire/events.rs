@@ -16,7 +16,6 @@ use crate::wire::approval::Approval;
 use crate::wire::conversation::Conversation;
 use crate::wire::hold::{Hold, HoldKind};
 use crate::wire::reason::Changes;
-use crate::wire::run::{RunChange, RunStatus};
 use crate::wire::status::{AgentStatus, Errors, PendingRotation, State, Time};
 
 /// Which event of which daemon. Those of one daemon are counted up from 1; another daemon's are of another epoch.
@@ -183,15 +182,6 @@ pub enum What {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         activity: Option<Activity>,
     },
-    /// Something happened to a run, beside its changes of state.
-    Run {
-        /// The run: `AGENT/ID`.
-        name: String,
-        /// What happened.
-        change: RunChange,
-        /// The run as `GET /v1/runs` lists it.
-        run: Box<RunStatus>,
-    },
     /// Something needs attention, or the error has changed.
     Error {
         /// What it is about.
@@ -257,8 +247,6 @@ pub enum Subject {
     Groups,
     /// The overrides.
     Overrides,
-    /// The spool, where tasks of runs are written.
-    Spool,
 }
 
 impl What {
@@ -272,7 +260,6 @@ impl What {
             | Self::Approval { name, .. }
             | Self::Rotation { name, .. }
             | Self::Activity { name, .. }
-            | Self::Run { name, .. }
             | Self::Removed { name } => Some(name),
             Self::Error { name, .. } | Self::Resolved { name, .. } => name.as_deref(),
             Self::Daemon { .. } | Self::Missed {} | Self::Hold { .. } | Self::Released { .. } => None,
@@ -293,7 +280,6 @@ impl What {
             Self::Hold { .. } => "hold",
             Self::Released { .. } => "released",
             Self::Activity { .. } => "activity",
-            Self::Run { .. } => "run",
             Self::Error { .. } => "error",
             Self::Resolved { .. } => "resolved",
             Self::Missed {} => "missed",
@@ -336,7 +322,6 @@ impl What {
             (Subject::State, &before.state, &after.state),
             (Subject::Groups, &before.groups, &after.groups),
             (Subject::Overrides, &before.overrides, &after.overrides),
-            (Subject::Spool, &before.spool, &after.spool),
         ];
         let told = subjects
             .into_iter()

@@ -10,7 +10,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::wire::activity::Doing;
-use crate::wire::after::{AllAwaited, Awaited};
 use crate::wire::hold::{self, HoldKind};
 use crate::wire::status::Time;
 
@@ -101,14 +100,6 @@ pub enum WaitingFor {
         #[serde(flatten)]
         proxy: MissingProxy,
     },
-    /// Other agents that its `after` names: they must have completed, run or ended before it first starts.
-    After {
-        /// Those of which that is not true yet. Those that are `stuck` come first, and of very many, only some are listed.
-        agents: Vec<Awaited>,
-        /// How many there are beside.
-        #[serde(default, skip_serializing_if = "is_zero")]
-        more: u64,
-    },
     /// The end of a hold: its credential does not work. `agentd release` ends it.
     Hold {
         /// The credential, by the name of the agents that share it.
@@ -147,20 +138,6 @@ pub enum WaitingFor {
     Retry {},
     /// The end of everything that the previous attempt left behind.
     PreviousAttempt {},
-    /// A task: the agent is a template, and only its runs are started.
-    Task {},
-    /// A run: a place among those of its template, or of the machine.
-    Place {
-        /// How many runs of its template have a place.
-        taken: u64,
-        /// How many may have one.
-        at_once: u64,
-        /// Where it is in line, from 1.
-        position: u64,
-        /// Whether the places of the whole machine are taken: there are as many.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        machine: Option<u64>,
-    },
     /// A kind that only a newer daemon knows.
     #[serde(untagged)]
     #[schemars(skip)]
@@ -168,18 +145,6 @@ pub enum WaitingFor {
         /// Its name.
         kind: String,
     },
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-impl WaitingFor {
-    /// Whether it does not end without somebody who does something: an agent that must come first has ended otherwise.
-    pub fn is_stuck(&self) -> bool {
-        matches!(self, Self::After { agents, .. } if agents.iter().any(|agent| agent.stuck))
-    }
 }
 
 /// A program that was not found.
@@ -274,10 +239,6 @@ pub enum StoppingBecause {
     },
     /// The daemon is being stopped, and stops its agents.
     Shutdown {},
-    /// A run: its task was removed, or its template is no longer one.
-    Cancelled {},
-    /// A run: it is over, and its result is kept.
-    Over {},
     /// It is not to run: an operator stopped it, or its entry says `enabled = false`. It then waits until it is enabled again.
     Disabled {
         /// Who stopped it; absent if its entry says so.
@@ -456,7 +417,6 @@ impl fmt::Display for WaitingFor {
             Self::Enabled { by: None, .. } => f.write_str("its entry says `enabled = false`"),
             Self::Paused { by: Some(by), .. } => write!(f, "all agents are paused by {by}"),
             Self::Paused { by: None, .. } => f.write_str("all agents are paused"),
-            Self::After { agents, more } => write!(f, "waits for {}", AllAwaited { agents, more: *more }),
             Self::Program { program } => program.fmt(f),
             Self::Packages { packages } => packages.fmt(f),
             Self::Proxy { proxy } => proxy.fmt(f),
@@ -477,31 +437,8 @@ impl fmt::Display for WaitingFor {
             Self::Backoff { restart, max_restarts: None } => write!(f, "restart {restart} follows"),
             Self::Retry {} => f.write_str("the launch failed and will be tried again"),
             Self::PreviousAttempt {} => f.write_str("what was there before is being cleared away"),
-            Self::Task {} => f.write_str("it runs when it is given a task"),
-            Self::Place { position, machine: Some(most), .. } => {
-                write!(f, "all {most} places of the machine are taken; {} in line", Ordinal(*position))
-            }
-            Self::Place { taken, at_once, position, machine: None } => {
-                write!(f, "{taken} of {at_once} places are taken; {} in line", Ordinal(*position))
-            }
             Self::Unknown { kind } => write!(f, "{kind} (a newer agentd knows what that is)"),
         }
-    }
-}
-
-/// A number as a place in a row: `1st`, `22nd`, `113th`.
-struct Ordinal(u64);
-
-impl fmt::Display for Ordinal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ending = match (self.0 % 100, self.0 % 10) {
-            (11..=13, _) => "th",
-            (_, 1) => "st",
-            (_, 2) => "nd",
-            (_, 3) => "rd",
-            _ => "th",
-        };
-        write!(f, "{}{ending}", self.0)
     }
 }
 
@@ -532,8 +469,6 @@ impl fmt::Display for StoppingBecause {
                 detail.as_ref().map_or(Ok(()), |detail| write!(f, ": {detail}"))
             }
             Self::Shutdown {} => f.write_str("agentd is being stopped"),
-            Self::Cancelled {} => f.write_str("it is cancelled"),
-            Self::Over {} => f.write_str("it is over"),
             Self::Disabled { by: Some(by), .. } => write!(f, "stopped by {by}"),
             Self::Disabled { by: None, .. } => f.write_str("its entry says `enabled = false`"),
             Self::Restarted { by: Some(by), .. } => write!(f, "restarted by {by}"),
@@ -644,9 +579,7 @@ mod tests {
 
     #[test]
     fn each_thing_waited_for_by_a_launch_has_its_json_and_its_words() {
-        use WaitingFor::{
-            Backoff, Entry, Packages, Place, PreviousAttempt, Program, Proxy, Retry, Session, Task, Unknown, Unread,
-        };
+        use WaitingFor::{Backoff, Entry, Packages, PreviousAttempt, Program, Proxy, Retry, Session, Unknown, Unread};
         for (value, json, words) in [
             (
                 Session { name: Some("s".into()), holder: "b".into() },
@@ -708,17 +641,6 @@ mod tests {
             ),
             (Retry {}, json!({ "kind": "retry" }), "the launch failed and will be tried again"),
             (PreviousAttempt {}, json!({ "kind": "previous-attempt" }), "what was there before is being cleared away"),
-            (Task {}, json!({ "kind": "task" }), "it runs when it is given a task"),
-            (
-                Place { taken: 2, at_once: 2, position: 3, machine: None },
-                json!({ "kind": "place", "taken": 2, "at_once": 2, "position": 3 }),
-                "2 of 2 places are taken; 3rd in line",
-            ),
-            (
-                Place { taken: 1, at_once: 2, position: 112, machine: Some(8) },
-                json!({ "kind": "place", "taken": 1, "at_once": 2, "position": 112, "machine": 8 }),
-                "all 8 places of the machine are taken; 112th in line",
-            ),
             (
                 Unknown { kind: "moonrise".into() },
                 json!({ "kind": "moonrise" }),
@@ -727,45 +649,6 @@ mod tests {
         ] {
             check(&value, &json, words);
         }
-    }
-
-    #[test]
-    fn each_agent_waited_for_has_its_json_and_its_words() {
-        use crate::wire::after::{Awaited, Condition};
-        use crate::wire::status::{Outcome, State};
-        let awaited = |name: &str, condition, state| Awaited {
-            name: name.to_owned(),
-            condition,
-            state,
-            outcome: None,
-            reason: None,
-            stuck: false,
-        };
-        let lint = awaited("lint", Condition::Completed, Some(State::Running));
-        let value = WaitingFor::After {
-            agents: vec![lint.clone(), awaited("db", Condition::Running, Some(State::Starting))],
-            more: 0,
-        };
-        let json = json!({ "kind": "after", "agents": [
-            { "name": "lint", "condition": "completed", "state": "running" },
-            { "name": "db", "condition": "running", "state": "starting" },
-        ] });
-        check(&value, &json, "waits for lint (running) and db (not running)");
-        assert!(!value.is_stuck());
-        let failed = Awaited {
-            state: Some(State::Exited),
-            outcome: Some(Outcome::TimedOut),
-            reason: Some("its timeout has passed".to_owned()),
-            stuck: true,
-            ..lint
-        };
-        let value = WaitingFor::After { agents: vec![failed, awaited("x", Condition::Ended, None)], more: 3 };
-        let json = json!({ "kind": "after", "agents": [
-            { "name": "lint", "condition": "completed", "state": "exited", "outcome": "timed-out", "reason": "its timeout has passed", "stuck": true },
-            { "name": "x", "condition": "ended" },
-        ], "more": 3 });
-        check(&value, &json, "waits for lint (timed out: its timeout has passed), x (not known yet) and 3 more");
-        assert!(value.is_stuck());
     }
 
     #[test]
@@ -794,15 +677,13 @@ mod tests {
 
     #[test]
     fn each_cause_and_stage_of_a_stop_has_its_json_and_its_words() {
-        use StoppingBecause::{Cancelled, Changed, CostLimit, Over, Removed, Shutdown, TimedOut, Unknown};
+        use StoppingBecause::{Changed, CostLimit, Removed, Shutdown, TimedOut, Unknown};
         for (value, kind, words) in [
             (Removed {}, "removed", "its entry was removed"),
             (Changed { changes: Changes::default() }, "changed", "its declaration has changed"),
             (TimedOut {}, "timed-out", "its timeout has passed"),
             (CostLimit {}, "cost-limit", "cost limit: it has cost more than its `max_cost`"),
             (Shutdown {}, "shutdown", "agentd is being stopped"),
-            (Cancelled {}, "cancelled", "it is cancelled"),
-            (Over {}, "over", "it is over"),
             (Unknown { kind: "moonset".into() }, "moonset", "moonset"),
         ] {
             check(&value, &json!({ "kind": kind }), words);

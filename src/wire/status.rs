@@ -18,7 +18,6 @@ use crate::wire::exit_status::ExitStatus;
 use crate::wire::hold::Hold;
 use crate::wire::reason::{Changes, LaunchReason, StopStage, StoppingBecause, WaitingFor};
 use crate::wire::result::{StreamResult, Tokens};
-use crate::wire::run::TemplateRuns;
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_none_held(holds: &usize) -> bool {
@@ -115,31 +114,11 @@ pub enum Outcome {
     TimedOut,
     /// `max_restarts` restarts were made.
     GaveUp,
-    /// A run: its task was removed before its end.
-    Cancelled,
-    /// A run: something that it was to come after has failed, or the time of a schedule passed without it.
-    Skipped,
-    /// A run: its task was not taken.
-    Refused,
-    /// A run: a stop of agentd or of the machine ended it.
-    Interrupted,
 }
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Self; 8] = [
-        Self::Completed,
-        Self::Failed,
-        Self::TimedOut,
-        Self::GaveUp,
-        Self::Cancelled,
-        Self::Skipped,
-        Self::Refused,
-        Self::Interrupted,
-    ];
-
-    /// Those that an agent can have that is no run.
-    pub const OF_AGENTS: [Self; 4] = [Self::Completed, Self::Failed, Self::TimedOut, Self::GaveUp];
+    pub const ALL: [Self; 4] = [Self::Completed, Self::Failed, Self::TimedOut, Self::GaveUp];
 
     /// The word of the API.
     pub fn word(self) -> &'static str {
@@ -148,22 +127,12 @@ impl Outcome {
             Self::Failed => "failed",
             Self::TimedOut => "timed-out",
             Self::GaveUp => "gave-up",
-            Self::Cancelled => "cancelled",
-            Self::Skipped => "skipped",
-            Self::Refused => "refused",
-            Self::Interrupted => "interrupted",
         }
     }
 
     /// Whether the agent did not complete.
     pub fn is_failure(self) -> bool {
         self != Self::Completed
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word())
     }
 }
 
@@ -389,12 +358,6 @@ pub struct AgentStatus {
     /// What it can be selected by. A label without a value has an empty one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Its runs, if it is a template: an agent that is started only to do tasks.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub runs: Option<Box<TemplateRuns>>,
-    /// When its schedule makes the next run, if it has one that comes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_run_at: Option<Time>,
     /// The harness process, while it lives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
@@ -558,12 +521,6 @@ pub struct Health {
     /// Where overrides are written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub override_dir: Option<String>,
-    /// What is wrong with the spool, where tasks of runs are written, if anything is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spool_error: Option<String>,
-    /// The spool.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spool_dir: Option<String>,
     /// The override that lets nothing start, if there is one: `agentd pause --all`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Override>,
@@ -601,8 +558,6 @@ pub enum FaultCode {
     NotFound,
     /// There is no agent of that name.
     NoSuchAgent,
-    /// There is no run of that id, or it is no longer kept.
-    NoSuchRun,
     /// Nothing is kept of what the agent printed, or not of that attempt.
     NothingKept,
     /// The method is neither GET nor HEAD.
@@ -647,8 +602,6 @@ pub struct Errors {
     pub groups: Option<String>,
     /// See [`Health::override_error`].
     pub overrides: Option<String>,
-    /// See [`Health::spool_error`].
-    pub spool: Option<String>,
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 mod client;
 mod descriptors;
 mod metrics;
-mod runs;
 mod socket;
 mod streams;
 mod support;

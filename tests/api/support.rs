@@ -11,7 +11,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use agentd::api::{Limits, Sources, serve};
-use agentd::logs::store::Store;
 use agentd::observe::ring::Ring;
 use agentd::observe::snapshot::Snapshot;
 use agentd::wire::status::{AgentStatus, State};
@@ -37,17 +36,13 @@ impl Server {
     }
 
     pub fn start_with(snapshot: Snapshot, limits: Limits) -> Self {
-        Self::start_with_logs(snapshot, None, limits)
-    }
-
-    pub fn start_with_logs(snapshot: Snapshot, logs: Option<Store>, limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agentd.sock");
         let listener = UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
         let (snapshots, snapshot) = watch::channel(Arc::new(snapshot));
         let (happenings, happening) = watch::channel(Ring::new(UNIX_EPOCH));
-        let sources = Sources { snapshot, happenings: happening, desks: None, logs, renderers: None };
+        let sources = Sources { snapshot, happenings: happening, desks: None, logs: None, renderers: None };
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -118,8 +113,6 @@ pub fn snapshot(agents: Vec<AgentStatus>) -> Snapshot {
 
 pub fn running(name: &str) -> AgentStatus {
     AgentStatus {
-        runs: None,
-        next_run_at: None,
         conversation: None,
         name: name.to_owned(),
         running: true,

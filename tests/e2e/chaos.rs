@@ -5,7 +5,7 @@
 //! --nocapture` shows the figures.
 
 mod accounts;
-pub mod stage;
+mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -172,7 +172,7 @@ fn longest(waits: &[Duration]) -> Duration {
     waits.iter().max().copied().unwrap_or_default()
 }
 
-pub fn number(variable: &str) -> Option<u64> {
+fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{variable} is not a number")))
 }
 

@@ -227,15 +227,13 @@ fn an_unknown_flag_is_named_and_nothing_starts() {
 }
 
 #[test]
-fn schema_covers_the_examples_and_needs_no_daemon() {
+fn schema_covers_the_example_and_needs_no_daemon() {
     let (status, printed) = run(&mut Setup::new().agentd(&["schema"]));
     assert_eq!(status, Some(0));
     let schema: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    let example: toml::Value = toml::from_str(include_str!("../../examples/jcard.toml")).unwrap();
     let schema = jsonschema::draft7::new(&schema).unwrap();
-    for example in [include_str!("../../examples/jcard.toml"), include_str!("../../examples/runs.toml")] {
-        let example: toml::Value = toml::from_str(example).unwrap();
-        schema.validate(&serde_json::to_value(&example).unwrap()).unwrap();
-    }
+    schema.validate(&serde_json::to_value(&example).unwrap()).unwrap();
     assert!(!schema.is_valid(&serde_json::json!({ "agent": {} })));
 }
 

@@ -9,43 +9,6 @@ use crate::attach::{Terminal, detach};
 use crate::support::{Process, Setup, binary, path, run};
 
 #[test]
-fn the_quick_start_runs_templates_that_take_tasks() {
-    let setup = Setup::new();
-    let (screen, home) = (setup.path("screen"), setup.path("account"));
-    fs::create_dir(&home).unwrap();
-    let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/quickstart"))
-        .args([concat!(env!("CARGO_MANIFEST_DIR"), "/examples/runs.toml").as_ref(), binary()])
-        .env_clear()
-        .envs([("PATH", path()), ("TMPDIR", setup.dir().display().to_string()), ("HOME", home.display().to_string())])
-        .current_dir(setup.dir())
-        .stdin(Stdio::null())
-        .stdout(File::create(&screen).unwrap())
-        .stderr(File::create(setup.path("stderr")).unwrap())
-        .spawn()
-        .unwrap();
-    let said = setup.wait("the quick start's advice", || {
-        let said = fs::read_to_string(&screen).unwrap();
-        assert_eq!(child.try_wait().unwrap(), None, "{said}{}", fs::read_to_string(setup.path("stderr")).unwrap());
-        said.contains("Ctrl-C stops").then_some(said)
-    });
-    let folder = said.lines().find_map(|line| line.strip_prefix("    cd ")).unwrap().to_owned();
-    let paste = |line: &str| run(Command::new("bash").args(["-c", &format!("cd {folder} && {line}")]));
-    for name in ["worker", "unlucky", "nightly"] {
-        assert!(said.contains(name), "{said}");
-    }
-    let (status, answer) = paste("./agentd run worker 'write a page about queues' --wait --id t1");
-    assert_eq!(status, Some(0), "{answer}");
-    for expected in ["You write for people who have little time.", "write a page about queues", "> done"] {
-        assert!(answer.contains(expected), "{answer}");
-    }
-    let (status, listed) = paste("./agentd runs worker; ./agentd history --summary");
-    assert!(status == Some(0) && listed.contains("t1") && listed.contains("100%"), "{listed}");
-    Process(i32::try_from(child.id()).unwrap()).signal(Signal::SIGINT);
-    let status = setup.wait("its end", || child.try_wait().unwrap());
-    assert!(status.success() && !fs::exists(&folder).unwrap(), "{status}");
-}
-
-#[test]
 fn the_quick_start_runs_agents_and_leaves_nothing() {
     let setup = Setup::new();
     let screen = setup.path("screen");

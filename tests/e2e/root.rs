@@ -325,15 +325,9 @@ fn purge_of_the_package_goes_on_past_a_busy_folder() {
         return;
     }
     let setup = Setup::new();
-    for folder in [
-        "run/agentd",
-        "run/stereos/secrets",
-        "var/lib/agentd",
-        "var/lib/agentd-overrides",
-        "var/log/agentd/a",
-        "var/spool/agentd/fixer",
-        "home",
-    ] {
+    for folder in
+        ["run/agentd", "run/stereos/secrets", "var/lib/agentd", "var/lib/agentd-overrides", "var/log/agentd/a", "home"]
+    {
         fs::create_dir_all(setup.path("machine").join(folder)).unwrap();
     }
     let precious = setup.path("machine/precious");
@@ -343,7 +337,7 @@ fn purge_of_the_package_goes_on_past_a_busy_folder() {
     let (code, said) = purge(&setup);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("something is in use below") && said.contains("userdel\n"), "{said}");
-    for gone in ["run/stereos", "var/lib/agentd", "var/lib/agentd-overrides", "var/log/agentd", "var/spool/agentd"] {
+    for gone in ["run/stereos", "var/lib/agentd", "var/lib/agentd-overrides", "var/log/agentd"] {
         assert!(!setup.path("machine").join(gone).exists(), "{gone}: {said}");
     }
     assert_eq!(fs::read_to_string(&precious).unwrap(), "kept");

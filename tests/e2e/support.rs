@@ -304,7 +304,6 @@ impl Setup {
                 ("--state-dir", self.path("state")),
                 ("--log-dir", self.path("log")),
                 ("--override-dir", self.path("overrides")),
-                ("--spool-dir", self.path("spool")),
             ] {
                 argv.extend([flag.to_owned(), value.to_str().unwrap().to_owned()]);
             }

@@ -38,7 +38,7 @@ let
 
   # The daemon's arguments after those that are always there.
   start = ''"/opt/agentd/bin/agentd" '';
-  always = ''"--api-socket" "/run/stereos/agentd.sock" "--tmux-socket" "/run/agentd/tmux.sock" "--user" "agent" "--admin-group" "admin" "--terminal-socket" "/run/agentd-daemon/terminal.sock" "--operator-group" "admin" "--override-dir" "/var/lib/agentd-overrides" "--spool-dir" "/var/spool/agentd" "--await-tmux"'';
+  always = ''"--api-socket" "/run/stereos/agentd.sock" "--tmux-socket" "/run/agentd/tmux.sock" "--user" "agent" "--admin-group" "admin" "--terminal-socket" "/run/agentd-daemon/terminal.sock" "--operator-group" "admin" "--override-dir" "/var/lib/agentd-overrides" "--await-tmux"'';
   command = settings: (daemon [ (with' settings) ]).serviceConfig.ExecStart;
 
   # What the configuration is refused with.
@@ -160,7 +160,6 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
             adminGroup = "ops";
             operatorGroup = "drivers";
             overrideDir = "/srv/overrides";
-            spoolDir = "/srv/tasks";
             apiSocket = "/run/api/a.sock";
             tmuxSocket = "/run/workers/t.sock";
             terminalSocket = "/run/door/t.sock";
@@ -179,9 +178,6 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
         folder = config.systemd.tmpfiles.settings."00-agentd"."/run/workers".d.user;
         group = config.users.users.worker.group;
         overrides = config.systemd.tmpfiles.settings."10-agentd"."/srv/overrides".d;
-        tasks = config.systemd.tmpfiles.settings."10-agentd"."/srv/tasks".d;
-        # The daemon removes from them what it has taken.
-        written = lib.filter (lib.hasPrefix "-/srv") config.systemd.services.agentd.serviceConfig.ReadWritePaths;
         groups = lib.all (group: config.users.groups ? ${group}) [
           "worker"
           "ops"
@@ -191,7 +187,7 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
     expected = {
       ExecStart =
         start
-        + ''"--api-socket" "/run/api/a.sock" "--tmux-socket" "/run/workers/t.sock" "--user" "worker" "--admin-group" "ops" "--terminal-socket" "/run/door/t.sock" "--operator-group" "drivers" "--override-dir" "/srv/overrides" "--spool-dir" "/srv/tasks" "--await-tmux"'';
+        + ''"--api-socket" "/run/api/a.sock" "--tmux-socket" "/run/workers/t.sock" "--user" "worker" "--admin-group" "ops" "--terminal-socket" "/run/door/t.sock" "--operator-group" "drivers" "--override-dir" "/srv/overrides" "--await-tmux"'';
       User = "worker";
       listenStreams = [ "/run/api/a.sock" ];
       SocketGroup = "ops";
@@ -206,15 +202,6 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
         user = "root";
         group = "drivers";
       };
-      tasks = {
-        mode = "0750";
-        user = "root";
-        group = "drivers";
-      };
-      written = [
-        "-/srv/overrides"
-        "-/srv/tasks"
-      ];
       group = "worker";
       groups = true;
     };
@@ -222,54 +209,6 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
   "the total of the logs is a flag of the daemon" = {
     expr = command { logTotal = "5GiB"; };
     expected = start + ''"--log-total" "5GiB" '' + always;
-  };
-  "the limit of all runs is a flag of the daemon" = {
-    expr = command { runsAtOnce = 8; };
-    expected = start + ''"--runs-at-once" "8" '' + always;
-  };
-  "templates and their schedules are declared like agents" = {
-    expr =
-      (declared [
-        (with' {
-          settings.agents = [
-            {
-              name = "fixer";
-              runs.at_once = 2;
-            }
-          ];
-          agents.nightly.runs = {
-            schedule = [ "0 2 * * mon-fri" ];
-            time_zone = "Europe/Berlin";
-          };
-        })
-      ]).agents;
-    expected = [
-      {
-        name = "fixer";
-        runs.at_once = 2;
-      }
-      {
-        name = "nightly";
-        runs = {
-          schedule = [ "0 2 * * mon-fri" ];
-          time_zone = "Europe/Berlin";
-        };
-      }
-    ];
-  };
-  "the daemon finds the time zones, also elsewhere" = {
-    expr = {
-      usual = (daemon [ ]).environment.TZDIR;
-      other = (daemon [ { systemd.services.agentd.environment.TZDIR = "/opt/zones"; } ]).environment.TZDIR;
-    };
-    expected = {
-      usual = "/etc/zoneinfo";
-      other = "/opt/zones";
-    };
-  };
-  "tasks are not where agents can put something in their place" = {
-    expr = isAdvised { spoolDir = "/home/agent/tasks"; } [ "services.agentd.spoolDir is /home/agent/tasks" ];
-    expected = "advised";
   };
   "debug is a level of the log" = {
     expr = command { logLevel = "debug"; };
@@ -401,7 +340,6 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
       "00-agentd"."/run/agentd" = "2750 agent admin";
       "10-agentd" = {
         "/var/lib/agentd-overrides" = "2770 root admin";
-        "/var/spool/agentd" = "0750 root admin";
         "/run/stereos" = "0750 root admin";
         "/run/stereos/secrets" = "0700 root root";
         "/home/agent/workspace" = "0755 agent agent";
@@ -495,7 +433,6 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
     expected = [
       "/run/agentd-daemon"
       "/var/lib/agentd-overrides"
-      "/var/spool/agentd"
     ];
   };
   "the agent user is a normal one with a group of its own" = {
@@ -1207,11 +1144,10 @@ lib.mapAttrs' (name: lib.nameValuePair "test ${name}") {
       after = true;
       path = true;
       rules = true;
-      # That system had no rule for these.
+      # That system had no rule for this one.
       second = [
         "/run/agentd-daemon"
         "/var/lib/agentd-overrides"
-        "/var/spool/agentd"
       ];
       user = {
         group = "agent";

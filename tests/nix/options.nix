@@ -44,7 +44,6 @@ in
       services = setOf (submodule {
         options = {
           after = listOf types.str;
-          environment = setOf types.unspecified;
           path = listOf types.unspecified;
           requires = listOf types.str;
           serviceConfig = setOf types.unspecified;

@@ -111,7 +111,6 @@ let
       {
         bool = type "boolean" isBool;
         int = type "integer" isInt;
-        ints.positive = type "positive integer" (value: isInt value && value > 0);
         str = type "string" isString;
         package = type "package" isDerivation;
         path = type "path" (

@@ -21,8 +21,6 @@ pub(super) enum Place {
     After(Vec<String>),
     /// One argument: this option, `=`, and the prompt.
     JoinedTo(String),
-    /// On standard input. These words say so.
-    Stdin(Vec<String>),
     /// The form does not take a prompt.
     Nowhere,
 }
@@ -70,19 +68,6 @@ impl Form {
         Ok(Self { before_args, prompt: Place::Nowhere })
     }
 
-    /// Reads the form of a command line whose prompt is on standard input.
-    ///
-    /// # Errors
-    ///
-    /// Says how to write it.
-    pub fn with_stdin(words: &[&str]) -> Result<Self, &'static str> {
-        let (before_args, after) = around_args(words)?;
-        if before_args.iter().chain(&after).any(|word| word.contains(PROMPT)) {
-            return Err("leave out \"${PROMPT}\", which is on standard input");
-        }
-        Ok(Self { before_args, prompt: Place::Stdin(after) })
-    }
-
     /// The words that it was read from.
     pub fn words(&self) -> Vec<String> {
         let mut words = self.before_args.clone();
@@ -93,7 +78,6 @@ impl Form {
                 words.push(PROMPT.to_owned());
             }
             Place::JoinedTo(option) => words.push(format!("{option}={PROMPT}")),
-            Place::Stdin(after) => words.extend(after.iter().cloned()),
             Place::Nowhere => {}
         }
         words
@@ -103,7 +87,7 @@ impl Form {
     pub fn is_bare(&self) -> bool {
         match &self.prompt {
             Place::After(words) => words.is_empty(),
-            Place::JoinedTo(_) | Place::Stdin(_) => false,
+            Place::JoinedTo(_) => false,
             Place::Nowhere => true,
         }
     }

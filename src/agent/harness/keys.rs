@@ -63,8 +63,6 @@ enum Slot<'a> {
     Form(&'a mut Option<Form>),
     /// Of a command line without a prompt.
     Alone(&'a mut Form),
-    /// Of a command line with a task on standard input. An empty one is one that the harness does not have.
-    Stdin(&'a mut Option<Form>),
     Variables(&'a mut BTreeMap<String, String>),
     Stream(&'a mut Option<StreamKind>),
     Hooks(&'a mut Option<HookKind>),
@@ -94,7 +92,6 @@ pub static KEYS: &[Key] = &[
     key!("ends_guarded", "the same for a prompt that could be taken for something else", Form, forms.ends_guarded),
     key!("stays", "the command line that stays at its terminal (`interactive = true`)", Form, forms.stays),
     key!("stays_guarded", "the same for a prompt that could be taken for something else", Form, forms.stays_guarded),
-    key!("task_stdin", "the command line that takes a run's task on standard input", Stdin, task_stdin),
     key!("stays_by_default", "whether `prompt` stays at its terminal", Flag, stays_by_default),
     key!("subcommands", "what a prompt of one word must not be taken for", Words, subcommands),
     key!("looks_behind_dashes", "whether it looks for a subcommand after `--` as well", Flag, looks_behind_dashes),
@@ -244,14 +241,6 @@ impl Reader {
                 match Form::without_prompt(&words) {
                     Ok(read) => *form = read,
                     Err(right) => self.refuse(value.span().start, format!("`{name}` has no place for `args`; {right}")),
-                }
-            }
-            Slot::Stdin(form) => {
-                let Some(words) = self.words(name, value) else { return };
-                let words: Vec<&str> = words.iter().map(String::as_str).collect();
-                match Form::with_stdin(&words) {
-                    Ok(read) => *form = (!words.is_empty()).then_some(read),
-                    Err(right) => self.refuse(value.span().start, format!("`{name}` cannot be read; {right}")),
                 }
             }
             Slot::Variables(variables) => self.variables(variables, name, value),
@@ -489,7 +478,6 @@ pub fn written(harness: &Harness) -> String {
                 super::form::Place::Nowhere => array(&[]),
                 _ => array(&form.words()),
             }),
-            (Slot::Stdin(form), _) => form.as_ref().map(|form| array(&form.words())),
             (Slot::Alone(form), _) => (!form.before_args.is_empty()).then(|| array(&form.words())),
             (Slot::Variables(variables), _) => {
                 let pairs = variables.iter().map(|(name, value)| format!("{name} = {}", string(value)));
@@ -643,7 +631,6 @@ mod tests {
     #[case("binary = \"\"", "`binary` names no program; write the name", true)]
     #[case("binary = [\"x\"]", "`binary` is an array; write the name", true)]
     #[case("prompt = [\"-p\"]", "`prompt` has no place for what it must hold; end it", true)]
-    #[case("task_stdin = [\"-p\", \"${PROMPT}\"]", "`task_stdin` cannot be read; leave out", true)]
     #[case("alone = [\"${PROMPT}\"]", "`alone` has no place for `args`; end it", true)]
     #[case("[[rules]]\non = \"exit\"\nmatch = \"(\"\nmeans = \"login\"", "`match` is not a regular expression: ", true)]
     #[case(

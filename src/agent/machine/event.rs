@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use super::Attempt;
 use crate::agent::activity::News;
-use crate::agent::after::Unmet;
 use crate::agent::approval::{self, Question, Told, Word};
 use crate::agent::conversation::{Plan, SessionId, Taken};
 use crate::agent::declaration::Declaration;
@@ -41,8 +40,6 @@ pub enum Event {
     Barred(Option<String>),
     /// The agent is to be launched again with the new values of its secrets, if it runs with others.
     Rotate,
-    /// What is left of the agents that must come before its first start. Once nothing is, it may start.
-    Awaits(Unmet),
     /// Nothing of it may be launched now, because of the credential that it shares: this is why. `None` if something may be.
     Held(Option<Bar>),
     /// The agent is no longer wanted.
@@ -218,10 +215,6 @@ pub enum Removal {
     Undeclared,
     /// The daemon is being stopped, and its agents with it.
     Shutdown,
-    /// A run: its task was taken back, or is no longer wanted.
-    Cancelled,
-    /// A run: it is over, and its result is kept.
-    Over,
 }
 
 /// Why an attempt is launched.

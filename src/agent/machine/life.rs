@@ -7,7 +7,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use super::awaiting::Gate;
 use super::{Absent, Attempt, LaunchReason};
 use crate::agent::changes::{Before, Marks, changes};
 use crate::agent::cost::Bill;
@@ -34,8 +33,6 @@ pub(super) struct Life {
     pub(super) wanted: Wanted,
     /// What was launched last under this declaration.
     pub(super) in_force: InForce,
-    /// What is known of the agents that must come before its first start. Not on record: the next daemon looks.
-    pub(super) gate: Gate,
     /// Which run of the agent it is. Records of earlier builds lack it.
     pub(super) generation: Option<u64>,
     /// Of what is to be launched, or was last; unknown if an early build wrote the record.
@@ -218,7 +215,6 @@ impl Life {
             changed: Changes::default(),
             wanted: Wanted::new(declaration.launch, None),
             in_force: InForce::Nothing,
-            gate: Gate::default(),
             generation: None,
             at,
             first_started: None,
@@ -253,7 +249,6 @@ impl Life {
         (self.error, self.limits_error, self.log_error, self.environment_error) = (None, None, None, None);
         (self.absences, self.absent) = (0, None);
         self.next = Some(Next::Ordered);
-        self.gate = Gate::default();
     }
 
     /// What this declaration would change. An early build's record does not tell all, and then nothing is told.

@@ -4,25 +4,17 @@
 //! life, too. Generations never fall: an override that is gone takes nothing back. A pause keeps whatever waits from starting, and
 //! touches nothing that runs.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::life::{Next, Wanted};
+use super::life::Next;
 use super::{BackoffReason, Effect, Force, Machine, State, StopReason, Then};
-use crate::agent::conversation::SessionId;
-use crate::agent::declaration::Declaration;
 use crate::agent::hold::{self, Bar, HoldKind, OnHold};
-use crate::agent::name::Name;
 use crate::agent::orders::Orders;
-use crate::agent::run::Template;
-use crate::agent::spec::Policy;
 use crate::agent::verdict::{self, Verdict};
 use crate::sys::clock::Timestamp;
-use crate::sys::secret_bytes::SecretBytes;
 use crate::wire::exit_status::ExitStatus;
 use crate::wire::reason::{Problem, WaitingFor};
 use crate::wire::result::StreamResult;
-use crate::wire::status::Outcome;
 
 impl Machine {
     /// The orders that it follows.
@@ -33,52 +25,6 @@ impl Machine {
     /// Whether it must not run.
     pub fn is_disabled(&self) -> bool {
         self.life.as_ref().is_some_and(|life| !self.orders.enables(&life.policy))
-    }
-
-    /// Whether it is a template, of which only runs are started.
-    pub fn is_template(&self) -> bool {
-        self.template().is_some()
-    }
-
-    /// How its runs are made, if it is a template.
-    pub fn template(&self) -> Option<&Arc<Template>> {
-        self.life.as_ref()?.policy.template.as_ref()
-    }
-
-    /// Whether a run of this template could start now.
-    pub fn is_ready_for_runs(&self) -> bool {
-        let is_free = !self.is_disabled() && !self.is_paused() && self.bar.is_none() && self.entry_error.is_none();
-        let is_free = is_free && !self.awaits_others();
-        let has_launch = self.life.as_ref().is_some_and(|life| matches!(life.wanted, Wanted::Ready(_)));
-        is_free && has_launch && self.is_template() && !self.is_leaving()
-    }
-
-    /// How a run of this template, with this task, is to live; `None` if none could start now. `continues` is the conversation that it
-    /// goes on with; the inner `None` says that its harness cannot.
-    pub fn declaration_of_run(
-        &self,
-        run: Name,
-        task: &SecretBytes,
-        continues: Option<&SessionId>,
-    ) -> Option<Option<Declaration>> {
-        let life = self.life.as_ref()?;
-        let Wanted::Ready(launch) = &life.wanted else { return None };
-        let policy = Policy { template: None, enabled: true, generation: 0, after: Vec::new(), ..life.policy.clone() };
-        let launch = launch.of_run(run, task, continues);
-        Some(launch.map(|launch| Declaration { kind: life.kind.clone(), policy, launch: Ok(Arc::new(launch)) }))
-    }
-
-    /// How it has come to its end, if it has and nothing of it is left but its session.
-    pub fn end(&self) -> Option<Outcome> {
-        match self.state {
-            State::Exited { outcome } if self.lingering.is_none() => Some(outcome),
-            _ => None,
-        }
-    }
-
-    /// Whether nothing of it may be launched, whatever else changes.
-    pub(super) fn stays_down(&self) -> bool {
-        self.is_disabled() || self.is_template()
     }
 
     pub(super) fn is_paused(&self) -> bool {
@@ -95,10 +41,10 @@ impl Machine {
     }
 
     pub(super) fn ordered(&mut self, orders: Orders, now: Timestamp, effects: &mut Vec<Effect>) {
-        let (was_down, was_paused) = (self.stays_down(), self.is_paused());
+        let (was_disabled, was_paused) = (self.is_disabled(), self.is_paused());
         self.orders = orders;
-        self.heed(was_down, now, effects);
-        let is_held = self.bar.is_some() || self.is_paused() || self.stays_down();
+        self.heed(was_disabled, now, effects);
+        let is_held = self.bar.is_some() || self.is_paused() || self.is_disabled();
         if was_paused && !is_held && self.waits_to_start() {
             self.go_on(now, effects);
         }
@@ -107,7 +53,7 @@ impl Machine {
     /// Takes in whether, and why, nothing of it may be launched. What runs goes on.
     pub(super) fn barred(&mut self, why: Option<String>, now: Timestamp, effects: &mut Vec<Effect>) {
         let was_barred = std::mem::replace(&mut self.bar, why).is_some();
-        let is_held = self.bar.is_some() || self.is_paused() || self.stays_down();
+        let is_held = self.bar.is_some() || self.is_paused() || self.is_disabled();
         if was_barred && !is_held && self.waits_to_start() {
             self.go_on(now, effects);
         }
@@ -148,7 +94,7 @@ impl Machine {
     pub(super) fn held_by_group(&mut self, hold: Option<Bar>, now: Timestamp, effects: &mut Vec<Effect>) {
         let was_held = self.hold.is_some() || self.life.as_ref().is_some_and(|life| life.held_since.is_some());
         self.hold = hold;
-        let is_free = !(self.bar.is_some() || self.is_paused() || self.stays_down());
+        let is_free = !(self.bar.is_some() || self.is_paused() || self.is_disabled());
         let waits = self.waits_to_start();
         if (was_held || self.hold.is_some()) && is_free && waits {
             self.go_on(now, effects);
@@ -156,7 +102,7 @@ impl Machine {
     }
 
     /// Whether it waits for something that a pause, a bar or a hold can be.
-    pub(super) fn waits_to_start(&self) -> bool {
+    fn waits_to_start(&self) -> bool {
         matches!(self.state, State::Waiting | State::Backoff { why: BackoffReason::Hold, .. })
     }
 
@@ -175,8 +121,7 @@ impl Machine {
     /// Keeps account of the time in which its group keeps it from starting.
     pub(super) fn count_hold(&mut self, now: Timestamp) {
         let waits = self.waits_to_start();
-        let may_start = !self.stays_down() && !self.is_paused() && self.bar.is_none() && !self.awaits_others();
-        let is_held = self.hold.is_some() && waits && may_start;
+        let is_held = self.hold.is_some() && waits && !self.is_disabled() && !self.is_paused() && self.bar.is_none();
         let Some(life) = &mut self.life else { return };
         if is_held {
             life.held_since.get_or_insert(now);
@@ -193,8 +138,8 @@ impl Machine {
         self.bar.as_deref()
     }
 
-    /// Takes in that the policy or the orders have changed. `was_down` is whether it [stayed down](Machine::stays_down) before.
-    pub(super) fn heed(&mut self, was_down: bool, now: Timestamp, effects: &mut Vec<Effect>) {
+    /// Takes in that the policy or the orders have changed. `was_disabled` is how things stood before.
+    pub(super) fn heed(&mut self, was_disabled: bool, now: Timestamp, effects: &mut Vec<Effect>) {
         let Some(life) = &mut self.life else { return };
         let asked = self.orders.generation(&life.policy);
         // Of a life that an earlier build began, the generation is not known until its entry is read.
@@ -205,10 +150,10 @@ impl Machine {
         if self.removal().is_some() {
             return;
         }
-        if self.stays_down() {
+        if self.is_disabled() {
             self.giver = self.orders.stopped_by();
             self.disable(now, effects);
-        } else if was_down {
+        } else if was_disabled {
             self.giver = self.orders.started_by();
             self.run_again(now, effects);
         } else if has_risen {
@@ -253,7 +198,7 @@ impl Machine {
 
     /// Nothing is left of what was stopped because an operator or the entry said so.
     pub(super) fn stopped_by_order(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
-        if self.stays_down() {
+        if self.is_disabled() {
             self.wait_with_shell(effects);
         } else {
             self.renew(now);
@@ -301,7 +246,7 @@ impl Machine {
     }
 
     /// Starts what has waited for nothing but the end of a pause, or of a bar.
-    pub(super) fn go_on(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+    fn go_on(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let restarts = self.life.as_ref().is_some_and(|life| life.next == Some(Next::Restart));
         if restarts { self.judge(now, effects) } else { self.begin(now, effects) }
     }
@@ -312,8 +257,7 @@ impl Machine {
             let giver = self.orders.stopped_by();
             WaitingFor::Enabled { by: giver.by, at: giver.at }
         });
-        let task = self.is_template().then_some(WaitingFor::Task {});
-        enabled.into_iter().chain(self.held()).chain(task)
+        enabled.into_iter().chain(self.held())
     }
 
     /// What keeps anything of it from being launched while it is enabled, as the API shows it.

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::awaiting::Gate;
 use super::life::{Exit, Idled, Latest, Life, Lingering, Next, Session, Wanted, known, unread};
 use super::rotation::Given;
 use super::{
@@ -58,9 +57,6 @@ struct Record<'a> {
     /// Whether that is because the daemon is being stopped.
     #[serde(default)]
     shutdown: bool,
-    /// Why a run leaves. Records of earlier builds lack it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    removal_of_run: Option<Removal>,
     state: StateRecord<'a>,
     attempt: Attempt,
     /// Absent in records of earlier builds.
@@ -260,7 +256,6 @@ impl<'a> Record<'a> {
             declared: machine.life.as_ref().map(LifeRecord::of),
             leaving: removal.is_some(),
             shutdown: removal == Some(Removal::Shutdown),
-            removal_of_run: removal.filter(|it| matches!(it, Removal::Cancelled | Removal::Over)),
             state: StateRecord::of(&machine.state),
             attempt: machine.attempt,
             total: Some(machine.total),
@@ -318,7 +313,7 @@ impl<'a> Record<'a> {
         }
         let removal = match (self.leaving, self.shutdown) {
             (false, _) => None,
-            (true, false) => Some(self.removal_of_run.unwrap_or(Removal::Undeclared)),
+            (true, false) => Some(Removal::Undeclared),
             (true, true) => Some(Removal::Shutdown),
         };
         let is_absent = self
@@ -435,7 +430,6 @@ impl<'a> LifeRecord<'a> {
             kind: Kind::from_words(&self.kind, self.engine),
             policy: self.policy.into_owned(),
             wanted: Wanted::Lacking { missing, former: None },
-            gate: Gate::default(),
             in_force: self.fingerprint.map_or(InForce::Nothing, |fingerprint| InForce::Here(fingerprint.into_owned())),
             marks: self.marks.map(Cow::into_owned),
             changed: self.changed.map(Cow::into_owned).unwrap_or_default(),

@@ -47,7 +47,7 @@ impl Machine {
             name: self.name.to_string(),
             running: pid.is_some(),
             session: match &self.session {
-                Some(Session { name, is_open: true, .. }) => name.as_str().to_owned(),
+                Some(Session { name, is_open: true, .. }) => name.to_string(),
                 Some(Session { is_open: false, .. }) | None => String::new(),
             },
             restarts: life.map_or(0, |life| life.restarts),
@@ -55,8 +55,6 @@ impl Machine {
             state: self.shown_state(),
             since: self.shown_since().map(time),
             reason: Some(reason),
-            runs: None,
-            next_run_at: None,
             outcome: match self.state {
                 State::Exited { outcome } => Some(outcome),
                 _ => None,
@@ -158,23 +156,20 @@ impl Machine {
     }
 
     /// What it waits for, the nearest at hand first.
-    pub fn waiting_for(&self) -> Vec<WaitingFor> {
+    fn waiting_for(&self) -> Vec<WaitingFor> {
         let Some(life) = &self.life else { return vec![WaitingFor::Entry {}] };
         match &self.state {
             State::Invalid => vec![WaitingFor::Entry {}],
             State::Waiting => self
                 .forbidden()
-                .chain(self.awaited())
                 .chain(self.barred_by_hold())
                 .chain(life.wanted.missing().into_iter().flat_map(|missing| missing.0.clone()))
                 .collect(),
-            State::Absent { .. } => {
-                self.forbidden().chain(self.awaited()).chain(life.absent.clone().map(WaitingFor::from)).collect()
-            }
+            State::Absent { .. } => self.forbidden().chain(life.absent.clone().map(WaitingFor::from)).collect(),
             State::Queued { session, holder } => {
                 let name = session.as_ref().map(Name::to_string);
                 let session = WaitingFor::Session { name, holder: holder.to_string() };
-                self.forbidden().chain(self.awaited()).chain([session]).collect()
+                self.forbidden().chain([session]).collect()
             }
             State::Backoff { why, .. } => {
                 let delay = match why {
@@ -187,7 +182,7 @@ impl Machine {
                     BackoffReason::Clearing => None,
                 };
                 let leftovers = self.lingering.as_ref().map(|_| WaitingFor::PreviousAttempt {});
-                delay.into_iter().chain(leftovers).chain(self.held()).chain(self.awaited()).collect()
+                delay.into_iter().chain(leftovers).chain(self.held()).collect()
             }
             State::Starting { .. }
             | State::Running { .. }
@@ -229,8 +224,6 @@ impl Machine {
             },
             StopReason::Removed(Removal::Undeclared) => StoppingBecause::Removed {},
             StopReason::Removed(Removal::Shutdown) => StoppingBecause::Shutdown {},
-            StopReason::Removed(Removal::Cancelled) => StoppingBecause::Cancelled {},
-            StopReason::Removed(Removal::Over) => StoppingBecause::Over {},
             StopReason::TimedOut => StoppingBecause::TimedOut {},
             StopReason::CostLimit => StoppingBecause::CostLimit {},
             StopReason::Idled => self.life.as_ref().and_then(idled).unwrap_or(StoppingBecause::TimedOut {}),
@@ -256,11 +249,6 @@ impl Machine {
             }
             _ => None,
         }
-    }
-
-    /// How it has ended, as a sentence for people.
-    pub(super) fn why_over(&self) -> String {
-        self.reason(&[], None)
     }
 
     /// The sentence for people, made of what `waiting` and `stopping` say as data.

@@ -301,7 +301,6 @@ impl Life {
     }
 }
 
-mod awaiting;
 mod conversing;
 mod holds;
 mod operate;

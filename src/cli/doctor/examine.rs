@@ -79,7 +79,6 @@ pub(super) async fn all(target: &Target) -> Vec<Check> {
     checks.push(jcard.check(target, answers.health.as_ref()));
     checks.extend(jcard.sandbox());
     checks.push(secrets(target, &jcard, answers.health.as_ref()));
-    checks.push(spool(target, &jcard, answers.health.as_ref()));
     checks.extend(jcard.config().into_iter().flat_map(|config| {
         let user = target.settings.user.as_deref().unwrap_or("agent");
         shared_logins(config, &target.settings.secret_dir, user)
@@ -635,56 +634,6 @@ fn secrets(target: &Target, jcard: &Jcard, health: Option<&Health>) -> Check {
         format!("every user can read {} in {shown}", named(&open)),
         format!("chmod 0700 {shown}, or deny others access to the files (chmod o=)"),
     )
-}
-
-/// The folders of tasks: that of all templates is root's, and those of each are the operators'.
-fn spool(target: &Target, jcard: &Jcard, health: Option<&Health>) -> Check {
-    const NAME: &str = "spool";
-    const REMEDY: &str = "correct it; agentd makes a folder that is missing, and notices the change by itself";
-    let path = &target.settings.spool_dir;
-    let shown = path.display();
-    if let Some(error) = health.and_then(|health| health.spool_error.as_ref()) {
-        return Check::failure(NAME, error.clone(), "correct it; tasks stay where they are until then");
-    }
-    let entries = jcard.config().into_iter().flat_map(|config| &config.entries);
-    let templates: Vec<&str> = entries
-        .filter(|entry| entry.spec.as_ref().is_ok_and(|spec| spec.policy.template.is_some()))
-        .map(|entry| entry.name.as_str())
-        .collect();
-    if templates.is_empty() {
-        return Check::ok(NAME, "no entry is a template, so there are no tasks");
-    }
-    let owner = if target.is_system { 0 } else { target.user_id.as_raw() };
-    let gid = users::get_group_by_name(&target.settings.operator_group).map(|group| group.gid());
-    let gid = gid.filter(|_| target.is_system);
-    let (needs, bars) = if target.is_system { (0o750, 0o027) } else { (0o700, 0o077) };
-    let all = Right { kind: SFlag::S_IFDIR, uid: Some(owner), gid, needs, bars };
-    let check = judge(NAME, path, look_at(path), all, target, REMEDY);
-    if check.result != Verdict::Ok || target.daemon.is_none() {
-        return check;
-    }
-    let needs = if target.is_system { 0o2770 } else { 0o700 };
-    for name in &templates {
-        let folder = path.join(name);
-        let seen = look_at(&folder);
-        // A folder that a host shares has its own owner, group and mode.
-        let is_shared = seen.as_ref().is_ok_and(|look| look.as_ref().is_some_and(|look| look.owner != owner));
-        let right = if is_shared {
-            Right { kind: SFlag::S_IFDIR, uid: None, gid: None, needs: 0, bars: 0o002 }
-        } else {
-            Right { kind: SFlag::S_IFDIR, uid: Some(owner), gid, needs, bars: 0o007 }
-        };
-        let check = judge(NAME, &folder, seen, right, target, REMEDY);
-        if check.result != Verdict::Ok {
-            return check;
-        }
-    }
-    let who = if target.is_system {
-        format!("; group {} may write tasks", target.settings.operator_group)
-    } else {
-        String::new()
-    };
-    Check::ok(NAME, format!("{shown} has the folders of {}{who}", counted(templates.len(), "template")))
 }
 
 /// Which secrets nobody uses, and which have one value under several names.

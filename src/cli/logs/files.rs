@@ -47,7 +47,7 @@ pub(super) async fn print(
     for (name, label) in names.iter().zip(labels) {
         let printer = Printer::new(arguments, label);
         let agent: Name =
-            Name::parse_any(name).map_err(|error| Failure::Said(format!("there is no log of {name:?}: {error}")))?;
+            name.parse().map_err(|error| Failure::Said(format!("there is no log of {name:?}: {error}")))?;
         let rendering = if arguments.raw { None } else { Some(rendering(&target, arguments, &agent)?) };
         let reading = Reading { store: &store, agent, arguments, rendering };
         reading.print(printer).await?;
@@ -74,7 +74,7 @@ fn rendering(target: &Target, arguments: &Arguments, agent: &Name) -> Result<Ren
         let why = why.lines().next().unwrap_or_default();
         return Err(refused(format!("its secrets could not be redacted ({why})")));
     }
-    let user = target.declared_user(&agent.key().declared());
+    let user = target.declared_user(&agent.key());
     let (account, _) = target.side_of(user.as_deref()).map_err(refused)?;
     let redactor = Redactor::new(reading.secrets.to_redact().cloned());
     let renderers = Renderers::new(Deputy::new(&account, || {}));

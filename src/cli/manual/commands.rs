@@ -34,14 +34,13 @@ const ENVIRONMENT: [(&str, &str); 8] = [
     ),
 ];
 
-const FILES: [(&str, &str); 10] = [
+const FILES: [(&str, &str); 9] = [
     ("/etc/stereos/jcard.toml", "What agents there are; see `jcard.toml`(5)."),
     ("/run/stereos/secrets", "The secrets, one file for each variable."),
     ("/run/stereos/agentd.sock", "The API."),
     ("/run/agentd/tmux.sock", "The tmux server of the agents."),
     ("/run/agentd-daemon/terminal.sock", "Where operators attach and send."),
     ("/var/lib/agentd-overrides", "What operators want of agents, one file for each."),
-    ("/var/spool/agentd", "The tasks of runs, one folder for each template."),
     ("/var/lib/agentd", "What the next daemon has to know, for root only."),
     ("/var/log/agentd", "What agents print, one folder for each agent."),
     ("~/.config/agentd, ~/.local/state/agentd", "The same without root."),

@@ -44,7 +44,7 @@ pub enum Failure {
 }
 
 /// Who may write in the folder of this file, as far as the folder's permissions can be read.
-pub(in crate::cli) fn who_may_write(path: &Path) -> String {
+fn who_may_write(path: &Path) -> String {
     // Those who may not write cannot look into the folder either: its group is that of the one above it.
     let group = path.ancestors().skip(1).find_map(|folder| fs::metadata(folder).ok()).map(|metadata| metadata.gid());
     match group.filter(|&group| group != 0).and_then(users::get_group_by_gid) {

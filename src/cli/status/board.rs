@@ -15,8 +15,8 @@ use crate::cli::table::{
     Column, GAP, NOTHING, headings, push_hanging, row, shortened_in_the_middle, width_of, without_empty, wrapped,
 };
 use crate::cli::wording::{
-    STATE_WORDS, activity, all_of, counted, dollars, exit_cell, in_short, never_started, paint, remarks, runs_of,
-    since, state_word, until, urgency, words,
+    STATE_WORDS, activity, all_of, counted, dollars, exit_cell, in_short, never_started, paint, remarks, since,
+    state_word, until, urgency, words,
 };
 use crate::text::printable::escaped;
 use crate::wire::reason::WaitingFor;
@@ -131,11 +131,7 @@ fn columns(agents: &[&AgentStatus], view: &View) -> Vec<Column> {
 /// The state, and what the agent does in it.
 fn state(agent: &AgentStatus, now: SystemTime) -> String {
     let activity = activity(agent, now).map(|activity| format!(" ({activity})")).unwrap_or_default();
-    match (runs_of(agent), state_word(agent)) {
-        (Some(runs), word @ ("stopped" | "invalid")) => format!("{word} ({runs})"),
-        (Some(runs), _) => runs,
-        (None, word) => format!("{word}{activity}"),
-    }
+    format!("{}{activity}", state_word(agent))
 }
 
 /// What stands below a row, or beside it.

@@ -3,7 +3,6 @@
 use rstest::rstest;
 
 use super::super::*;
-use crate::agent::after::After;
 
 /// Everything that `agentd check` says about a text, with the word for its severity.
 fn answers(text: &str) -> Vec<String> {
@@ -639,86 +638,4 @@ fn a_conversation_that_cannot_be_resumed_is_a_finding(
 ) {
     let answers = answers(&format!("[agent]\nharness = {harness:?}\n{lines}\n"));
     assert!(answers.iter().any(|answer| answer.starts_with(expected)), "{answers:?}");
-}
-
-/// An entry for each name, with these lines.
-fn entries(entries: &[(&str, &str)]) -> String {
-    let entry = |(name, lines): &(&str, &str)| format!("[[agents]]\nharness = \"custom\"\nname = {name:?}\n{lines}\n");
-    entries.iter().map(entry).collect()
-}
-
-#[rstest]
-#[case("after = \"a\"", "4:9: error: `after` is a string; write an array of strings, in [ ]")]
-#[case("after = [1]", "4:10: error: a string in `after` is ")]
-#[case("after = [\"a b\"]", "4:10: error: \"a b\" cannot be in `after`; a name has 1 to 64 characters")]
-#[case(
-    "after = [\"a:\"]",
-    "4:10: error: \"a:\" cannot be in `after`; the condition is `completed`, `running` or `ended`"
-)]
-#[case("after = [\"a:runing\"]", "4:10: error: \"a:runing\" cannot be in `after`; did you mean \"running\"?")]
-#[case("after = [\"a:ready\"]", "4:10: error: \"a:ready\" needs a probe, and agentd has none yet; write \"a:running\"")]
-#[case("after = [\"a\", \"A:running\"]", "4:15: error: \"A\" is twice in `after`; remove one of them")]
-#[case("after = [\"ab\"]", "4:10: error: unknown agent \"ab\" in `after`; write the `name` of another entry")]
-#[case("after = [\"a\", \"reviewr\"]", "4:15: error: unknown agent \"reviewr\" in `after`; did you mean \"reviewer\"?")]
-#[case("after = [\"B\"]", "4:10: error: \"B\" cannot come after itself; remove it")]
-fn an_order_that_cannot_be_is_a_finding(#[case] lines: &str, #[case] expected: &str) {
-    let text = entries(&[("b", lines), ("a", ""), ("reviewer", "")]);
-    let answers = answers(&text);
-    assert!(answers.len() == 1 && answers[0].starts_with(expected), "{answers:?}");
-    let config = parse(text.as_bytes(), &Options::default()).unwrap();
-    let is_wrong = |name: &str| config.entries.iter().find(|entry| entry.name.as_str() == name).unwrap().spec.is_err();
-    assert_eq!(["a", "b", "reviewer"].map(is_wrong), [false, true, false]);
-}
-
-#[test]
-fn too_many_names_in_an_order_are_an_error() {
-    let names: Vec<String> = (0..65).map(|number| format!("a{number}")).collect();
-    let others: Vec<_> = names.iter().map(|name| (name.as_str(), "")).collect();
-    let text = entries(&[("b", &format!("after = {names:?}"))]) + &entries(&others);
-    let answers = answers(&text);
-    assert!(answers.len() == 1 && answers[0].contains("too many names in `after`; write at most 64"), "{answers:?}");
-}
-
-#[test]
-fn agents_that_wait_for_each_other_are_told_with_their_path() {
-    let text = entries(&[
-        ("a", "after = [\"b:running\"]"),
-        ("b", "after = [\"x\", \"c\"]"),
-        ("c", "after = [\"a\"]"),
-        ("x", ""),
-        ("d", "after = [\"c\"]"),
-    ]);
-    let told = answers(&text);
-    let expected = "12:10: error: agents wait for each other: a → b → c → a; remove one of these from an `after`";
-    assert_eq!(told, [expected]);
-    let config = parse(text.as_bytes(), &Options::default()).unwrap();
-    let wrong: Vec<&str> =
-        config.entries.iter().filter(|entry| entry.spec.is_err()).map(|entry| entry.name.as_str()).collect();
-    assert_eq!(wrong, ["c"], "only what closes the cycle is wrong");
-}
-
-#[test]
-fn replicas_are_meant_by_the_name_of_their_entry_and_by_their_own() {
-    let after = |lines: &str| {
-        let text = entries(&[("b", lines), ("w", "replicas = 2"), ("x", "")]);
-        let config = parse(text.as_bytes(), &Options::default()).unwrap();
-        assert_eq!(answers(&text), [""; 0]);
-        let spec = config.entries[0].spec.clone().unwrap();
-        spec.policy.after.iter().flat_map(After::agents).map(|key| key.to_string()).collect::<Vec<_>>()
-    };
-    assert_eq!(after("after = [\"W:running\", \"x\"]"), ["w-0", "w-1", "x"]);
-    assert_eq!(after("after = [\"w-1\"]"), ["w-1"]);
-    let own = entries(&[("w", "replicas = 2\nafter = [\"w-1\"]")]);
-    assert_eq!(answers(&own), ["5:10: error: \"w-1\" cannot come after itself; remove it"]);
-    let both = entries(&[("b", "after = [\"w\"]"), ("w", "replicas = 2\nafter = [\"b\"]")]);
-    assert!(answers(&both)[0].contains("wait for each other: b → w → b"), "{:?}", answers(&both));
-}
-
-#[test]
-fn while_an_entry_does_not_say_whom_it_means_nobody_is_unknown() {
-    let text = entries(&[("b", "after = [\"a\"]"), ("a\u{e9}", "")]);
-    let config = parse(text.as_bytes(), &Options::default()).unwrap();
-    assert!(!config.complete);
-    let spec = config.entries.iter().find(|entry| entry.name.as_str() == "b").unwrap().spec.clone().unwrap();
-    assert_eq!(spec.policy.after, [After::parse("a").unwrap()]);
 }

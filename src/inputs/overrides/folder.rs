@@ -1,8 +1,7 @@
-//! The folders of operators, for overrides and for tasks: made by root through descriptors, and checked each time.
+//! The folder of the overrides: made by root through descriptors, and checked each time.
 //!
-//! Members of the operators' group write to them. Root follows no link in them, and enters no file system that a user serves.
+//! Members of the operators' group write to it. Root follows no link in it, and enters no file system that a user serves.
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -30,49 +29,15 @@ pub enum Error {
         /// The uid of the owner that it should have.
         right: u32,
     },
-    /// It belongs to somebody else, and everybody may write to it.
-    #[error("{} belongs to the user with uid {owner}, and everybody may write to it; chmod o-w {} ends that", path.display(), path.display())]
-    Open {
-        /// The folder.
-        path: PathBuf,
-        /// The uid of its owner.
-        owner: u32,
-    },
     /// It cannot be opened, made, or changed.
     #[error(transparent)]
     Path(#[from] safe_path::Error),
-}
-
-/// How a folder is to be, if root makes it. That of another user is the user's own, with mode 0700.
-#[derive(Clone, Copy, Debug)]
-pub struct Right {
-    /// Its group.
-    pub group: Gid,
-    /// Its permissions.
-    pub mode: Mode,
-}
-
-impl Right {
-    /// For what members of the group write: 2770.
-    pub fn written(group: Gid) -> Self {
-        Self { group, mode: Mode::from_bits_truncate(0o2770) }
-    }
-
-    /// For what members of the group read: 0750.
-    pub fn read(group: Gid) -> Self {
-        Self { group, mode: Mode::from_bits_truncate(0o750) }
-    }
 }
 
 /// Opens the folder so that it can be listed, and corrects its group and mode. Makes it if `makes` is set and it does not exist.
 ///
 /// As root it is `root:GROUP` 2770, else the user's own with mode 0700.
 pub fn open(path: &Path, group: Gid, makes: bool) -> Result<OwnedFd, Error> {
-    open_as(path, Right::written(group), makes)
-}
-
-/// Opens a folder like [`open`], which is to be like this.
-pub fn open_as(path: &Path, right: Right, makes: bool) -> Result<OwnedFd, Error> {
     let is_root = Uid::effective().is_root();
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(safe_path::Error::from(PathError::new("open", path, Errno::EINVAL)).into());
@@ -84,53 +49,29 @@ pub fn open_as(path: &Path, right: Right, makes: bool) -> Result<OwnedFd, Error>
         safe_path::open_dir(parent, makes.then_some(Mode::S_IRWXU))
     };
     let parent = parent.map_err(|error| absent(path, error))?;
-    let folder = open_at(&parent, name, path, makes)?;
-    correct(&folder, path, right, is_root)?;
-    Ok(folder)
-}
-
-fn open_at(parent: &OwnedFd, name: &OsStr, path: &Path, makes: bool) -> Result<OwnedFd, Error> {
-    match safe_path::open_dir_at(parent, name, path).map_err(|error| absent(path, error)) {
+    let folder = match safe_path::open_dir_at(&parent, name, path).map_err(|error| absent(path, error)) {
         Err(Error::Absent(_)) if makes => {
-            match mkdirat(parent, name, Mode::S_IRWXU) {
+            match mkdirat(&parent, name, Mode::S_IRWXU) {
                 Ok(()) | Err(Errno::EEXIST) => {}
                 Err(error) => return Err(safe_path::Error::from(PathError::new("make", path, error)).into()),
             }
-            Ok(safe_path::open_dir_at(parent, name, path)?)
+            safe_path::open_dir_at(&parent, name, path)?
         }
-        folder => folder,
-    }
-}
-
-/// Opens a folder in another one, like [`open_as`]. One that belongs to somebody else than root stays as it is: a host may share it.
-///
-/// Returns its owner, too. Such a folder is refused only if everybody may write to it.
-pub fn open_shared(
-    parent: &OwnedFd,
-    name: &OsStr,
-    path: &Path,
-    right: Right,
-    makes: bool,
-) -> Result<(OwnedFd, Uid), Error> {
-    let is_root = Uid::effective().is_root();
-    let folder = open_at(parent, name, path, makes)?;
-    let FileStat { st_uid: owner, st_mode, .. } = fstat(folder.as_fd())
-        .map_err(|error| Error::Path(safe_path::Error::from(PathError::new("examine", path, error))))?;
-    if is_root && owner != 0 {
-        if st_mode & 0o002 != 0 {
-            return Err(Error::Open { path: path.to_owned(), owner });
-        }
-    } else {
-        correct(&folder, path, right, is_root)?;
-    }
-    Ok((folder, Uid::from_raw(owner)))
+        folder => folder?,
+    };
+    correct(&folder, path, group, is_root)?;
+    Ok(folder)
 }
 
 /// Opens a folder in that of the overrides, of the same owner, group and mode, and makes it if it does not exist.
 pub fn open_inside(parent: &OwnedFd, name: &str, path: &Path, group: Gid) -> Result<OwnedFd, Error> {
     let is_root = Uid::effective().is_root();
-    let folder = open_at(parent, name.as_ref(), path, true)?;
-    correct(&folder, path, Right::written(group), is_root)?;
+    match mkdirat(parent, name, Mode::S_IRWXU) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(error) => return Err(safe_path::Error::from(PathError::new("make", path, error)).into()),
+    }
+    let folder = safe_path::open_dir_at(parent, name.as_ref(), path)?;
+    correct(&folder, path, group, is_root)?;
     Ok(folder)
 }
 
@@ -144,7 +85,7 @@ fn absent(path: &Path, error: safe_path::Error) -> Error {
     }
 }
 
-fn correct(folder: &OwnedFd, path: &Path, Right { group, mode }: Right, is_root: bool) -> Result<(), Error> {
+fn correct(folder: &OwnedFd, path: &Path, group: Gid, is_root: bool) -> Result<(), Error> {
     let failed = |operation: &'static str| {
         move |error: Errno| Error::Path(safe_path::Error::from(PathError::new(operation, path, error)))
     };
@@ -153,7 +94,7 @@ fn correct(folder: &OwnedFd, path: &Path, Right { group, mode }: Right, is_root:
     if owner != right {
         return Err(Error::Foreign { path: path.to_owned(), owner, right });
     }
-    let mode = if is_root { mode } else { Mode::S_IRWXU };
+    let mode = if is_root { Mode::from_bits_truncate(0o2770) } else { Mode::S_IRWXU };
     let is_groups = !is_root || st_gid == group.as_raw();
     if !is_groups {
         fchown(folder.as_fd(), None, Some(group)).map_err(failed("change the group of"))?;

@@ -21,14 +21,6 @@ pub enum Operators {
 }
 
 impl Operators {
-    /// Whether agents run as this user.
-    pub fn is_agent(&self, user: Uid) -> bool {
-        match self {
-            Self::Group { agents, .. } => agents.borrow().contains(&user.as_raw()),
-            Self::Own(_) => false,
-        }
-    }
-
     /// The name of the owner of a file, if the file counts; else why it does not, and what would be right. Blocks.
     pub fn judge(&self, owner: Uid) -> Result<String, String> {
         let user = users::get_user_by_uid(owner.as_raw());
@@ -38,7 +30,7 @@ impl Operators {
             _ if owner.is_root() => Ok(shown),
             Self::Own(own) if owner == *own => Ok(shown),
             Self::Own(_) => Err(format!("it belongs to {shown}, and only your own files count")),
-            Self::Group { .. } if self.is_agent(owner) => {
+            Self::Group { agents, .. } if agents.borrow().contains(&owner.as_raw()) => {
                 Err(format!("it belongs to the agent user {shown}, who may not operate agents; remove it"))
             }
             Self::Group { group, .. } => {

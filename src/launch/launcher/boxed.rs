@@ -21,7 +21,7 @@ use crate::launch::daemon_link::{DaemonLink, readable};
 use crate::launch::git;
 use crate::launch::login::Login;
 use crate::launch::protocol::{Ending, Failure, Harness, ToLauncher};
-use crate::launch::sandbox::{self, Begun, Channel, FromInside, Held, Request, Stdio, ToInside};
+use crate::launch::sandbox::{self, Begun, Channel, FromInside, Held, Request, ToInside};
 use crate::launch::secret_files::SecretFiles;
 use crate::launch::tell::Ear;
 use crate::launch::temporary_dir;
@@ -63,7 +63,6 @@ pub(super) fn start(mut order: Order, login: &Login, daemon: &mut DaemonLink) ->
     order.hooks = order.hooks.filter(|_| has_sockets);
     let ear = give_hooks(&mut order, login.variable(temporary_dir::VARIABLE), daemon, Path::new(sandbox::PROGRAM));
     let asking = order.asking.take();
-    let wiring = order.wiring()?;
     let Order { arguments, environment: declared, workdir, sandbox, .. } = &order;
     let Some(sandbox) = sandbox else { return Err(not_yet("it has no sandbox".to_owned())) };
     let mut environment = environment(&order, login, Some(Path::new(sandbox::TEMPORARY)));
@@ -87,24 +86,23 @@ pub(super) fn start(mut order: Order, login: &Login, daemon: &mut DaemonLink) ->
         environment: sandbox::of_inside(environment, declared.keys()),
         mark: declared.get(marker::VARIABLE).map(|mark| (marker::VARIABLE, mark)),
         launch_socket: &daemon.socket,
-        stdio: match (wiring.is_pipes(), order.stream) {
-            (true, _) => Stdio::Pipes,
-            (false, Some(_)) => Stdio::Streamed,
-            (false, None) => Stdio::Terminal,
-        },
+        is_streamed: order.stream.is_some(),
         tell: ear.as_ref().map(Ear::path),
     };
     let outside = of_outside(&order, login);
     let mut ready = request.prepare()?;
     let is_relayed = sandbox::is_relayed(sandbox.engine);
-    let terminal =
-        if is_relayed { Terminal::open_relayed(order.log, wiring) } else { Terminal::open(order.log, wiring) };
+    let terminal = if is_relayed {
+        Terminal::open_relayed(order.log, order.stream)
+    } else {
+        Terminal::open(order.log, order.stream)
+    };
     let mut terminal = terminal.map_err(|error| no_terminal(&error))?;
     ready.size = terminal.size().map(Into::into);
     let at = Timestamp::now().boot();
     let engine = ready.engine;
     let seed = ready.seed();
-    let begun = terminal.ends().and_then(|ends| ready.start(ends));
+    let begun = terminal.ends().and_then(|(stdin, stdout)| ready.start(stdin, stdout));
     let Begun { child, channel, held, scratch, .. } =
         begun.map_err(|error| Failure::of_system(&format!("{engine} cannot be started"), &error))?;
     terminal.make_pane_raw();

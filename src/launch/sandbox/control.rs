@@ -8,9 +8,8 @@
 //! about its own pid and end, as it could anyway. So everything that comes from there is bounded, and no number in it is used as
 //! the id of a process.
 
-use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 
@@ -19,9 +18,9 @@ use zeroize::Zeroizing;
 
 use super::mounts::Examined;
 use crate::launch::protocol::{Ending, Failure};
+use crate::sys::fd;
 use crate::sys::frame::{self, Decoder};
 use crate::sys::secret_bytes::SecretBytes;
-use crate::sys::{fd, fd_passing};
 
 /// What the process inside prints first.
 pub(super) const MARKER: &[u8] = b"\0agentd-launcher inner\0";
@@ -71,22 +70,9 @@ pub(in crate::launch) struct Order {
     pub size: Option<Size>,
     /// Whether there is a way to a proxy.
     pub has_proxy: bool,
-    /// What it has on its standard descriptors.
-    #[serde(default)]
-    pub stdio: Stdio,
-}
-
-/// What a harness has on its standard descriptors.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(in crate::launch) enum Stdio {
-    /// The terminal.
-    #[default]
-    Terminal,
-    /// The terminal, but for standard output, which is that of the engine.
-    Streamed,
-    /// Three descriptors that follow the order, each [with a byte](crate::sys::fd_passing::send_one).
-    Pipes,
+    /// Whether standard output is not the terminal, but is read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_streamed: bool,
 }
 
 /// A path inside, and the file that was examined outside.
@@ -139,8 +125,6 @@ pub(in crate::launch) struct Channel {
     rest: Vec<u8>,
     outgoing: Zeroizing<Vec<u8>>,
     sent: usize,
-    /// What is passed once all of that is sent.
-    descriptors: VecDeque<OwnedFd>,
     is_over: bool,
 }
 
@@ -148,8 +132,7 @@ impl Channel {
     pub fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let (words, rest, outgoing) = (Vec::new(), Vec::new(), Zeroizing::default());
-        let descriptors = VecDeque::new();
-        Ok(Self { stream, words, decoder: None, rest, outgoing, sent: 0, descriptors, is_over: false })
+        Ok(Self { stream, words, decoder: None, rest, outgoing, sent: 0, is_over: false })
     }
 
     /// What to wait for; `None` if nothing more can come.
@@ -159,13 +142,7 @@ impl Channel {
 
     /// Whether something waits to be sent.
     pub fn is_sending(&self) -> bool {
-        (self.sent < self.outgoing.len() || !self.descriptors.is_empty()) && !self.is_over
-    }
-
-    /// Adds a message that these descriptors follow. Nothing more may be said before the other end has them.
-    pub fn say_with(&mut self, message: &ToInside, descriptors: impl Iterator<Item = OwnedFd>) {
-        self.descriptors.extend(descriptors);
-        self.say(message);
+        self.sent < self.outgoing.len() && !self.is_over
     }
 
     /// Adds a message to those that are sent as the other end takes them in.
@@ -179,7 +156,7 @@ impl Channel {
 
     /// Sends as much as possible without blocking.
     pub fn send(&mut self) {
-        while self.sent < self.outgoing.len() && !self.is_over {
+        while self.is_sending() {
             match fd::write(&self.stream, &self.outgoing[self.sent..]) {
                 Ok(count) => self.sent += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -189,15 +166,6 @@ impl Channel {
         }
         self.outgoing = Zeroizing::default();
         self.sent = 0;
-        while let Some(descriptor) = self.descriptors.front() {
-            match fd_passing::send_one(&self.stream, descriptor.as_fd()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(()) => drop(self.descriptors.pop_front()),
-                // What it has said is still to be read.
-                Err(_) => self.descriptors.clear(),
-            }
-        }
     }
 
     /// The next message, if it has arrived. Anything that is not one ends the channel.

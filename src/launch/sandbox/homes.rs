@@ -54,12 +54,7 @@ fn at(path: &Path) -> impl Fn(io::Error) -> Error {
 
 /// Where the kept home of this agent is, or would be. Names that differ only in case are one agent.
 pub(super) fn place(home: &Path, agent: &str) -> PathBuf {
-    home.join(FOLDER).join(folder_of(agent))
-}
-
-/// The name of the kept home of this agent. The runs of a template share one, as its attempts would.
-fn folder_of(agent: &str) -> String {
-    agent.split_once('+').map_or(agent, |(template, _)| template).to_ascii_lowercase()
+    home.join(FOLDER).join(agent.to_ascii_lowercase())
 }
 
 /// The kept home of this agent, which is made and filled by this if it is not there.
@@ -74,7 +69,7 @@ pub(super) fn kept(home: &Path, agent: &str, fill: impl FnOnce(&Path) -> Result<
         Err(error) => return Err(at(&path)(error)),
     }
     // No agent has a name with a dot. A launcher that was killed has left one of this name.
-    let new = folder.join(format!(".new-{}", folder_of(agent)));
+    let new = folder.join(format!(".new-{}", agent.to_ascii_lowercase()));
     match tree::remove(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&new)(error)),
         _ => {}

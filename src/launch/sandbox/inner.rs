@@ -28,7 +28,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{self, Command};
+use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
@@ -40,13 +40,13 @@ use nix::unistd::{Pid, tcgetpgrp, tcsetpgrp};
 use rustix::process::{WaitOptions, wait};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use super::control::{Expected, FromInside, MARKER, MAX_TO_INSIDE, Order, Size, Stdio, ToInside};
+use super::control::{Expected, FromInside, MARKER, MAX_TO_INSIDE, Order, Size, ToInside};
 use super::{filter, forward, homes, mounts};
 use crate::launch::launcher::{ending, find};
 use crate::launch::protocol::{Ending, Failure};
 use crate::sys::frame::{self, Decoder};
 use crate::sys::secret_bytes::SecretBytes;
-use crate::sys::{fd, fd_passing, memory, poll};
+use crate::sys::{fd, memory, poll};
 
 /// The hidden command that runs inside a sandbox.
 pub const COMMAND: &str = "inner";
@@ -59,12 +59,6 @@ pub(super) const GIVEN: &str = "given";
 
 /// The terminal is to be made.
 pub(super) const MADE: &str = "made";
-
-/// The standard descriptors of the harness are the terminal, or those that are inherited.
-const ON_TERMINAL: &str = "terminal";
-
-/// They come from the process inside.
-const PIPED: &str = "pipes";
 
 /// How much is relayed at a time.
 const PIECE: usize = 4096;
@@ -176,21 +170,10 @@ impl Inside {
             forward::start().map_err(|error| failed("the way to the proxy cannot be made", error))?;
         }
         umask(Mode::from_bits_truncate(order.umask));
-        let pipes =
-            self.take_pipes(order.stdio).map_err(|error| failed("the pipes do not reach the sandbox", error))?;
-        self.spawn(&order, pipes).map(Some)
+        self.spawn(&order).map(Some)
     }
 
-    /// The standard descriptors of the harness, if they follow the order.
-    fn take_pipes(&self, stdio: Stdio) -> io::Result<Option<[OwnedFd; 3]>> {
-        if stdio != Stdio::Pipes {
-            return Ok(None);
-        }
-        let take = || fd_passing::receive_one(&self.control);
-        Ok(Some([take()?, take()?, take()?]))
-    }
-
-    fn spawn(&self, order: &Order, pipes: Option<[OwnedFd; 3]>) -> Result<Harness, Failure> {
+    fn spawn(&self, order: &Order) -> Result<Harness, Failure> {
         let words: Vec<&OsStr> = order.arguments.iter().map(|word| OsStr::from_bytes(word.as_slice())).collect();
         let Some((&program, arguments)) = words.split_first() else {
             return Err(failed("no program was given", Errno::EINVAL));
@@ -204,7 +187,6 @@ impl Inside {
         command
             .arg(START_COMMAND)
             .arg(if self.is_made { MADE } else { GIVEN })
-            .arg(if pipes.is_some() { PIPED } else { ON_TERMINAL })
             .arg(&found)
             .arg(program)
             .args(arguments);
@@ -213,7 +195,7 @@ impl Inside {
         command.stderr(OwnedFd::from(far));
         if let Some(made) = &made {
             command.stdin(made.own().map_err(terminal)?).process_group(0);
-            if order.stdio == Stdio::Terminal {
+            if !order.is_streamed {
                 command.stdout(made.own().map_err(terminal)?);
             }
         }
@@ -225,11 +207,6 @@ impl Inside {
             tcsetpgrp(&made.own, pid).map_err(|errno| terminal(errno.into()))?;
             (&report).write_all(&[0]).map_err(terminal)?;
         }
-        for pipe in pipes.iter().flatten() {
-            fd_passing::send_one(&report, pipe.as_fd()).map_err(terminal)?;
-        }
-        // The launcher is to notice when the harness has closed them.
-        drop(pipes);
         let mut answer = Vec::new();
         (&report).read_to_end(&mut answer).map_err(terminal)?;
         match answer.first_chunk() {
@@ -358,7 +335,7 @@ impl Made {
         Ok(made)
     }
 
-    fn own(&self) -> io::Result<process::Stdio> {
+    fn own(&self) -> io::Result<Stdio> {
         Ok(self.own.as_fd().try_clone_to_owned()?.into())
     }
 
@@ -480,32 +457,29 @@ fn give(bytes: &mut Vec<u8>, goal: impl AsFd) {
 
 /// Runs the hidden command [`START_COMMAND`]: becomes the harness. Returns the exit status if that fails.
 pub fn start(words: &[OsString]) -> u8 {
-    let [terminal, stdio, found, name, arguments @ ..] = words else { return 1 };
+    let [terminal, found, name, arguments @ ..] = words else { return 1 };
     let Ok(report) = io::stderr().as_fd().try_clone_to_owned().map(UnixStream::from) else { return 1 };
-    let prepared = prepare(terminal == MADE, stdio == PIPED, &report);
-    let error = prepared.err().unwrap_or_else(|| Command::new(found).arg0(name).args(arguments).exec());
-    let errno = error.raw_os_error();
+    let errno = become_harness(terminal == MADE, &report, found, name, arguments).raw_os_error();
     let _ = (&report).write_all(&errno.unwrap_or(Errno::EIO as i32).to_le_bytes());
     1
 }
 
-/// Gets the terminal and the standard descriptors of the harness.
-fn prepare(is_made: bool, is_piped: bool, report: &UnixStream) -> io::Result<()> {
-    if is_made {
+fn become_harness(
+    is_made: bool,
+    report: &UnixStream,
+    found: &OsStr,
+    name: &OsStr,
+    arguments: &[OsString],
+) -> io::Error {
+    let prepared = if is_made {
         // Until this process group is in the foreground.
         let mut reader = report;
-        reader.read_exact(&mut [0])?;
+        reader.read_exact(&mut [0])
     } else {
-        lead_session()?;
-    }
-    if is_piped {
-        rustix::stdio::dup2_stdin(fd_passing::receive_one(report)?)?;
-        rustix::stdio::dup2_stdout(fd_passing::receive_one(report)?)?;
-        rustix::stdio::dup2_stderr(fd_passing::receive_one(report)?)?;
-    } else {
-        rustix::stdio::dup2_stderr(io::stdin())?;
-    }
-    Ok(())
+        lead_session()
+    };
+    let prepared = prepared.and_then(|()| Ok(rustix::stdio::dup2_stderr(io::stdin())?));
+    prepared.err().unwrap_or_else(|| Command::new(found).arg0(name).args(arguments).exec())
 }
 
 /// Makes standard input the terminal of a session that this process leads.

@@ -13,10 +13,9 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags};
 use nix::unistd::{Uid, mkdtemp};
 
-use super::{Begun, FromInside, Request, Stdio, explain, is_relayed, refused};
+use super::{Begun, FromInside, Request, explain, is_relayed, refused};
 use crate::agent::sandbox::{Engine, Home, Network, Sandbox};
 use crate::launch::protocol::{Ending, Failure};
-use crate::launch::terminal::Ends;
 use crate::sys::secret_bytes::SecretBytes;
 use crate::sys::{fd, poll};
 
@@ -77,7 +76,7 @@ pub fn try_engine(engine: Engine, program: Option<PathBuf>) -> Result<(), Failur
         login: &login,
         mark: None,
         launch_socket: socket,
-        stdio: Stdio::Terminal,
+        is_streamed: false,
         tell: None,
     };
     let ready = request.prepare()?;
@@ -92,8 +91,7 @@ pub fn try_engine(engine: Engine, program: Option<PathBuf>) -> Result<(), Failur
         (near.into(), far)
     };
     fd::set_nonblocking(&near).map_err(not_started)?;
-    let begun = far.try_clone().and_then(|stdout| ready.start(Ends { stdin: far, stdout, pipes: None }));
-    let begun = begun.map_err(not_started)?;
+    let begun = far.try_clone().and_then(|copy| ready.start(far, copy)).map_err(not_started)?;
     conclude(begun, &near)
 }
 

@@ -79,10 +79,8 @@ impl Launcher {
         let Some((_, writer)) = &mut self.connection else { return };
         let said = async {
             match files {
-                Some(Files { text, index, outputs, .. }) => {
-                    let outputs = outputs.iter().flatten().map(AsFd::as_fd);
-                    let files: Vec<_> = [text.as_fd(), index.as_fd()].into_iter().chain(outputs).collect();
-                    frame::write_with(writer, message, &files).await
+                Some(Files { text, index, .. }) => {
+                    frame::write_with(writer, message, &[text.as_fd(), index.as_fd()]).await
                 }
                 None => frame::write(writer, message).await,
             }

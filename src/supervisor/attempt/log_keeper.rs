@@ -55,14 +55,9 @@ impl LogKeeper {
         Self::new(Arc::clone(&self.log_files), self.agent.clone(), self.numbers)
     }
 
-    /// Makes files for a launcher to go on in, and watches them. Fails in words for a person.
+    /// Makes files and watches them. Fails in words for a person.
     pub(super) async fn make(&mut self) -> Result<NewFiles, String> {
-        self.make_with(false).await
-    }
-
-    /// Makes the first files, with those of the outputs if the harness has pipes.
-    pub(super) async fn make_with(&mut self, has_pipes: bool) -> Result<NewFiles, String> {
-        let Made { files, watch, flaw } = self.log_files.make(&self.agent, self.numbers, has_pipes).await?;
+        let Made { files, watch, flaw } = self.log_files.make(&self.agent, self.numbers).await?;
         self.keep(watch);
         self.is_told = true;
         Ok(NewFiles { files, flaw })

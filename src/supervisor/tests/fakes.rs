@@ -394,7 +394,7 @@ impl FakeLogFiles {
         let [text, index] = [(); 2].map(|()| tempfile::tempfile().unwrap());
         *self.latest.lock().unwrap() = Some(FileId::of(&text).unwrap());
         let kept = AttemptId { sequence: 1, attempt };
-        let files = Files { text: text.into(), index: index.into(), outputs: None, kept, can_shrink: true };
+        let files = Files { text: text.into(), index: index.into(), kept, can_shrink: true };
         let (findings, watch) = Watch::of_test(Live::of(agent.clone(), &files).unwrap());
         self.findings.lock().unwrap().push(findings);
         (files, watch)
@@ -406,13 +406,12 @@ impl LogFiles for FakeLogFiles {
         SIZE
     }
 
-    fn make<'a>(&'a self, agent: &'a Name, numbers: Numbers, has_pipes: bool) -> BoxFuture<'a, Result<Made, String>> {
+    fn make<'a>(&'a self, agent: &'a Name, numbers: Numbers) -> BoxFuture<'a, Result<Made, String>> {
         let number = numbers.attempt;
         self.calls.note(format!("make {agent} {number}"));
         Box::pin(async move {
             let flaw = self.make.answer().await?;
-            let (mut files, watch) = self.files(agent, number);
-            files.outputs = has_pipes.then(|| [(); 2].map(|()| tempfile::tempfile().unwrap().into()));
+            let (files, watch) = self.files(agent, number);
             Ok(Made { files, watch, flaw })
         })
     }

@@ -86,10 +86,6 @@ impl ByteStream {
         }
         self.covered = at - until;
         self.held.drain(..until);
-        if self.held.is_empty() {
-            // Several may be at rest in a process that is to be small.
-            self.held = Zeroizing::default();
-        }
     }
 
     /// Adds marks for the first characters of what is held there, and blanks for the others, so that the terminal that the log is of

@@ -7,7 +7,6 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
 
 use super::*;
-use crate::agent::after::{After, Unmet};
 use crate::agent::hold;
 use crate::agent::orders::Override;
 use crate::agent::rotation::Rotation;
@@ -48,8 +47,6 @@ enum Move {
     Sleep(Duration),
     /// Somebody asks to look for the program again.
     LookAgain,
-    /// The agent that it comes after has come, or not any more.
-    Comes(bool),
     /// What was to be done is done: what was killed dies, what was to close closes, what was to start starts.
     Obey,
     /// The daemon is cut off, this happens, and the next one takes up.
@@ -101,8 +98,6 @@ impl Choices {
             labels: self.one_of(&[BTreeMap::new(), [("team".to_owned(), "x".to_owned())].into()]),
             max_cost: None,
             results: None,
-            after: if self.below(4) == 3 { vec![After::parse("b").unwrap()] } else { Vec::new() },
-            template: None,
         }
     }
 
@@ -144,7 +139,7 @@ impl Choices {
     }
 
     fn a_move(mut self) -> Move {
-        match self.below(53) {
+        match self.below(50) {
             0..5 => Move::Obey,
             5..17 => Move::Goes(self.way()),
             17..25 => Move::Wait(self.time()),
@@ -160,7 +155,6 @@ impl Choices {
             42..44 => Move::CutOff,
             44..48 => Move::Order(self.orders()),
             48 => Move::LookAgain,
-            49..52 => Move::Comes(self.below(2) == 0),
             _ => Move::Reject,
         }
     }
@@ -244,8 +238,6 @@ struct World {
     orders: Orders,
     /// Whether an order may begin a new life that has not begun yet.
     may_renew: bool,
-    /// Whether the agent that it comes after has come.
-    has_come: bool,
 }
 
 impl World {
@@ -265,7 +257,6 @@ impl World {
             is_doomed: false,
             orders: Orders::default(),
             may_renew: false,
-            has_come: true,
         }
     }
 
@@ -288,10 +279,6 @@ impl World {
                 return;
             }
             Move::LookAgain => self.tell(Event::LookAgain),
-            Move::Comes(has_come) => {
-                self.has_come = has_come;
-                self.review();
-            }
             Move::Obey => self.obey(),
             Move::Crash(meanwhile) => self.crash(meanwhile),
             Move::CutOff => {
@@ -306,7 +293,7 @@ impl World {
         // Who was declared in between is another with the same name: the supervisor makes a new machine.
         if self.machine.is_gone() {
             let orders = std::mem::take(&mut self.orders);
-            *self = Self { now: self.now, is_busy: self.is_busy, has_come: self.has_come, ..Self::new() };
+            *self = Self { now: self.now, is_busy: self.is_busy, ..Self::new() };
             self.order(orders);
         }
         self.may_renew = false;
@@ -517,17 +504,6 @@ impl World {
             self.carry_out(effect);
         }
         self.check();
-        self.review();
-    }
-
-    /// As after each event: what it comes after is looked at.
-    fn review(&mut self) {
-        let after = self.machine.comes_after();
-        let unmet = if self.has_come { Unmet::default() } else { Unmet::unknown(after) };
-        if !after.is_empty() && self.machine.is_news(&unmet) {
-            self.tell(Event::Awaits(unmet));
-        }
-        assert!(!self.machine.must_be_reviewed(), "looked at, and not content");
     }
 
     /// Another daemon with nothing but the record, which is then told the same declaration.
@@ -650,8 +626,6 @@ impl World {
         assert!(self.open.as_ref().is_none_or(|open| *open == launch.session), "leaves a session behind");
         let in_force = self.in_force.as_mut().unwrap();
         assert!(!in_force.is_missing, "launches although something is missing");
-        let may_come = in_force.policy.after.is_empty() || self.has_come;
-        assert!(may_come || in_force.attempts > 0, "launches before what it comes after");
         assert_eq!(in_force.launch.as_ref(), Some(launch));
         let timeout_at = in_force.first_started.zip(in_force.policy.timeout).map(|(at, timeout)| at + timeout);
         assert!(timeout_at.is_none_or(|at| at > self.now), "launches after the timeout");
@@ -755,8 +729,7 @@ proptest! {
         }
         world.declare(declaration.clone());
         world.notice();
-        let may_come = declaration.policy.after.is_empty() || world.has_come;
-        let may_start = world.orders.enables(&declaration.policy) && world.orders.pause.is_none() && may_come;
+        let may_start = world.orders.enables(&declaration.policy) && world.orders.pause.is_none();
         let expected = if declaration.launch.is_ok() && may_start { Running } else { Waiting };
         world.settle(|world| world.machine.status().state == expected);
         prop_assert_eq!(world.machine.launch(), declaration.launch.as_ref().ok());
@@ -775,8 +748,7 @@ proptest! {
         let own = Override { enabled: Some(true), generation: Some(generation), ..Override::default() };
         world.order(Orders { own: Some(own), pause: None });
         world.notice();
-        let may_come = declaration.policy.after.is_empty() || world.has_come;
-        let expected = if declaration.launch.is_ok() && may_come { Running } else { Waiting };
+        let expected = if declaration.launch.is_ok() { Running } else { Waiting };
         world.settle(|world| world.machine.status().state == expected);
         prop_assert_eq!(world.machine.status().generation, generation);
         prop_assert_eq!(world.machine.status().attempt.unwrap_or_default(), world.in_force.unwrap().attempts);
